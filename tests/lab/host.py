@@ -1,0 +1,198 @@
+# Copyright: (c) 2026, The kvmops.migration authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""One lab host: a systemd-nspawn container with an overlay on the shared root file system."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import signal
+import subprocess
+import time
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+
+from . import cgroup
+from .paths import CONTROL_NETNS, NAME, STATE, LabError, netns_of, run
+
+BOOT_TIMEOUT = 120
+SSH_KEY = STATE / "id_ed25519"
+KNOWN_HOSTS = STATE / "known_hosts"
+# The host's own devices; /dev/kvm joins them where a probe has booted a kernel on it.
+DEVICES = ("/dev/net/tun", "/dev/fuse")
+
+# Units that need a kernel, hardware or network service of their own and can only fail in a container.
+MASKED = (
+    "nfs-server.service nfs-blkmap.service nfs-idmapd.service nfs-mountd.service nfsdcld.service rpc-statd.service "
+    "rpc-statd-notify.service rpc-gssd.service rpc-svcgssd.service proc-fs-nfsd.mount run-rpc_pipefs.mount "
+    "nfs-client.target systemd-networkd.service apt-daily.timer apt-daily-upgrade.timer e2scrub_all.timer "
+    "fstrim.timer dpkg-db-backup.timer systemd-timesyncd.service libvirt-guests.service"
+).split()
+
+
+@dataclass
+class Host:
+    name: str
+    addresses: dict[str, str]
+
+    @property
+    def folder(self) -> Path:
+        return STATE / "hosts" / self.name
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "console.log"
+
+    def prepare(self) -> None:
+        """Write what makes this host itself: name, identity, SSH host key, the controller's key."""
+        upper = self.folder / "upper"
+        for part in ("upper", "work", "root"):
+            (self.folder / part).mkdir(parents=True)
+        self._write("etc/hostname", f"{self.name}\n")
+        # The line that Debian's installer writes, trap included: the host's own name leads to loopback.
+        self._write("etc/hosts", f"127.0.0.1\tlocalhost\n127.0.1.1\t{self.name}\n")
+        for unit in MASKED:
+            link = upper / "etc/systemd/system" / unit
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to("/dev/null")
+        key = upper / "etc/ssh/ssh_host_ed25519_key"
+        key.parent.mkdir(parents=True, exist_ok=True)
+        run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", self.name, "-f", key)
+        public = key.with_suffix(".pub").read_text(encoding="ascii").split()
+        with KNOWN_HOSTS.open("a", encoding="ascii") as handle:
+            handle.writelines(f"{address} {public[0]} {public[1]}\n" for address in self.addresses.values())
+        for home, owner in (("root", 0), ("home/deploy", 1000)):
+            self._write(f"{home}/.ssh/authorized_keys", SSH_KEY.with_suffix(".pub").read_text(encoding="ascii"), 0o600)
+            for path in (upper / home / ".ssh", upper / home / ".ssh/authorized_keys"):
+                os.chown(path, owner, owner)
+            (upper / home / ".ssh").chmod(0o700)
+            os.chown(upper / home, owner, owner)
+            (upper / home).chmod(0o700)
+
+    def _write(self, name: str, text: str, mode: int = 0o644) -> None:
+        target = self.folder / "upper" / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(text, encoding="ascii")
+        target.chmod(mode)
+
+    def boot(self, root: Path, *, kvm: bool) -> None:
+        """Start the container in the background; it ends with its processes, and its mounts end with it."""
+        devices = [device for device in (*DEVICES, *(["/dev/kvm"] if kvm else [])) if Path(device).exists()]
+        nspawn = [
+            # Not `ip netns exec`: that remounts /sys, and nspawn then fails to find out the cgroup hierarchy in use.
+            "nsenter",
+            f"--net=/run/netns/{netns_of(self.name)}",
+            "systemd-nspawn",
+            f"--directory={self.folder / 'root'}",
+            "--boot",
+            "--register=no",
+            "--keep-unit",
+            f"--machine={self.name}",
+            f"--hostname={self.name}",
+            # The container's machine-id, from which libvirt takes the host UUID: the same for a name at every boot.
+            f"--uuid={uuid.uuid5(uuid.NAMESPACE_DNS, f'{self.name}.{NAME}')}",
+            "--capability=all",
+            "--resolv-conf=off",
+            "--timezone=off",
+            "--link-journal=no",
+            "--console=pipe",
+            *(f"--bind={device}" for device in devices),
+        ]
+        overlay = ",".join(
+            (f"lowerdir={root}", f"upperdir={self.folder / 'upper'}", f"workdir={self.folder / 'work'}")
+        )
+        # The overlay is mounted in a mount namespace of the container's own, so no path out leaves a mount behind.
+        script = f"mount -t overlay {NAME} -o {overlay} {self.folder / 'root'} && exec {shlex.join(nspawn)}"
+        with self.log.open("wb") as log:
+            subprocess.Popen(
+                ["unshare", "--mount", "--propagation=private", "sh", "-c", script],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                preexec_fn=lambda: cgroup.enter(self.name),
+            )
+
+    def leader(self) -> int | None:
+        """Process id, on this machine, of the container's init."""
+        inner = {pid: _namespaced_pid(pid) for pid in cgroup.processes(self.name)}
+        return next((pid for pid, inside in inner.items() if inside == 1), None)
+
+    def wait(self) -> None:
+        """Return when the host has booted and lets the controller in; else say what its journal says."""
+        deadline = time.monotonic() + BOOT_TIMEOUT
+        state = "no init process"
+        while time.monotonic() < deadline:
+            leader = self.leader()
+            if leader:
+                asked = self.execute(leader, "systemctl", "is-system-running", "--wait")
+                state = asked.stdout.strip() or asked.stderr.strip()
+                if state == "running" and self._answers_ssh():
+                    return
+                if state == "degraded":
+                    break
+            elif leader is None and not cgroup.processes(self.name):
+                state = "its container ended"
+                break
+            time.sleep(0.1)
+        raise LabError(f"host {self.name} did not come up ({state})\n{self._story()}")
+
+    def execute(self, leader: int, *command: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["nsenter", f"--target={leader}", "--all", *command],
+            text=True,
+            capture_output=True,
+            timeout=BOOT_TIMEOUT,
+            check=False,
+        )
+
+    def _answers_ssh(self) -> bool:
+        probe = f"nc -w 2 {self.addresses['lan']} 22 </dev/null"
+        done = subprocess.run(
+            ["nsenter", f"--net=/run/netns/{CONTROL_NETNS}", "sh", "-c", probe],
+            capture_output=True,
+            check=False,
+            timeout=10,
+        )
+        return done.stdout.startswith(b"SSH-")
+
+    def _story(self) -> str:
+        """The journal where the host has one, and what its console printed."""
+        parts = [f"--- console of {self.name} ---", self.log.read_text(encoding="utf-8", errors="replace")[-3000:]]
+        leader = self.leader()
+        if leader:
+            for title, command in (
+                ("failed units", ["systemctl", "--failed", "--no-legend", "--plain"]),
+                ("journal", ["journalctl", "--no-pager", "-b", "-p", "warning", "-n", "60"]),
+            ):
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    parts += [f"--- {title} of {self.name} ---", self.execute(leader, *command).stdout]
+        return "\n".join(parts)
+
+
+def _namespaced_pid(pid: int) -> int | None:
+    try:
+        status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    ids = next(line for line in status.splitlines() if line.startswith("NSpid:")).split()[1:]
+    return int(ids[-1]) if len(ids) > 1 else None
+
+
+def kill_all() -> None:
+    """End every process of every host, and wait until the kernel has let go of them."""
+    deadline = time.monotonic() + 20
+    while pids := cgroup.processes():
+        if time.monotonic() > deadline:
+            raise LabError(f"processes of the lab do not end: {sorted(pids)}")
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.05)
+
+
+def make_controller_key() -> None:
+    run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", f"controller of {NAME}", "-f", SSH_KEY)
+    KNOWN_HOSTS.touch()

@@ -1,0 +1,78 @@
+# Copyright: (c) 2026, The kvmops.migration authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The lab's networks: one bridge per network in a control namespace, one namespace per host, nothing else.
+
+No namespace has a way out: the control namespace holds the bridges and an address on the LAN (from there the
+controller logs in), and no interface of it leads to the machine itself.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from .paths import CONTROL_NETNS, LabError, netns_of, run
+
+GUEST_BRIDGE = "br-lan"  # on each hypervisor: the host's LAN address and its guests' interfaces
+# QEMU guests and containers share the machine's bridge netfilter switch; the lab's frames are none of its business.
+SYSCTLS = ("net/bridge/bridge-nf-call-iptables", "net/bridge/bridge-nf-call-ip6tables", "net/ipv6/conf/all/disable_ipv6")
+
+
+def create(networks: dict, hosts: dict) -> None:
+    run("ip", "netns", "add", CONTROL_NETNS)
+    for host in hosts:
+        run("ip", "netns", "add", netns_of(host))
+    _batch(CONTROL_NETNS, _control_commands(networks, hosts))
+    for number, (host, facts) in enumerate(hosts.items()):
+        _batch(netns_of(host), _host_commands(number, facts["networks"], networks, bridged=facts["hypervisor"]))
+
+
+def destroy() -> None:
+    for name in namespaces():
+        run("ip", "netns", "delete", name)
+
+
+def namespaces() -> list[str]:
+    """The lab's namespaces that exist now: the control one and the hosts'."""
+    folder = Path("/run/netns")
+    return sorted(entry.name for entry in folder.glob(f"{CONTROL_NETNS}*")) if folder.is_dir() else []
+
+
+def _control_commands(networks: dict, hosts: dict) -> list[str]:
+    lines = ["link set lo up"]
+    for network, facts in networks.items():
+        lines += [f"link add br-{network} type bridge", f"link set br-{network} up"]
+        if "controller" in facts:
+            lines.append(f"address add {facts['controller']}/{facts['prefix']} dev br-{network}")
+    for number, (host, facts) in enumerate(hosts.items()):
+        for network in facts["networks"]:
+            if network not in networks:
+                raise LabError(f"host {host} is on network {network}, which the inventory does not declare")
+            port = f"{network}.{number}"
+            lines += [
+                f"link add {port} type veth peer name {network}0 netns {netns_of(host)}",
+                f"link set {port} master br-{network} up",
+            ]
+    return lines
+
+
+def _host_commands(number: int, addresses: dict, networks: dict, *, bridged: bool) -> list[str]:
+    lines = ["link set lo up"]
+    for network, address in addresses.items():
+        device = f"{network}0"
+        lines.append(f"link set {device} up")
+        if network == "lan" and bridged:
+            # A locally administered address of the bridge's own: it must not follow the guests' interfaces.
+            lines += [
+                f"link add {GUEST_BRIDGE} address 02:00:5e:00:00:{number + 1:02x} type bridge",
+                f"link set {device} master {GUEST_BRIDGE}",
+                f"link set {GUEST_BRIDGE} up",
+            ]
+            device = GUEST_BRIDGE
+        lines.append(f"address add {address}/{networks[network]['prefix']} dev {device}")
+    return lines
+
+
+def _batch(namespace: str, lines: list[str]) -> None:
+    run("ip", "-n", namespace, "-batch", "-", stdin="\n".join(lines) + "\n")
+    script = "; ".join(f"[ ! -e /proc/sys/{key} ] || echo {int('ipv6' in key)} > /proc/sys/{key}" for key in SYSCTLS)
+    run("nsenter", f"--net=/run/netns/{namespace}", "sh", "-c", script)

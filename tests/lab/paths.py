@@ -1,0 +1,69 @@
+# Copyright: (c) 2026, The kvmops.migration authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Where the lab keeps its things, and the few helpers that every part of it uses."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+# One lab per machine: its addresses are fixed by the inventory, so a second one could only collide.
+NAME = "kvmops-lab"
+STATE = Path("/var/lib") / NAME
+CACHE = Path(os.environ.get("KVMOPS_LAB_CACHE", f"/var/cache/{NAME}"))
+LOCK = Path("/run/lock") / f"{NAME}.lock"
+CONTROL_NETNS = NAME
+
+_START = time.monotonic()
+
+
+class LabError(Exception):
+    """Something a person can act on: the text is the whole message."""
+
+
+def say(text: str) -> None:
+    """One progress line with the seconds since the command began."""
+    print(f"[lab {time.monotonic() - _START:5.1f}s] {text}", file=sys.stderr, flush=True)
+
+
+def run(*command: str | Path, stdin: str | None = None, timeout: float | None = 120) -> str:
+    """Run a command; its output comes back, its failure becomes a LabError with what it said."""
+    try:
+        done = subprocess.run(
+            [str(part) for part in command], input=stdin, text=True, capture_output=True, timeout=timeout, check=False
+        )
+    except FileNotFoundError as error:
+        raise LabError(f"{command[0]} is not installed; `make setup` installs what the lab needs") from error
+    except subprocess.TimeoutExpired as error:
+        raise LabError(f"{' '.join(map(str, command))} did not end within {timeout} s") from error
+    if done.returncode:
+        said = (done.stderr or done.stdout).strip()
+        raise LabError(f"{' '.join(map(str, command))} failed ({done.returncode}): {said}")
+    return done.stdout
+
+
+def netns_of(host: str) -> str:
+    return f"{NAME}-{host}"
+
+
+def require_root() -> None:
+    if os.geteuid() != 0:
+        raise LabError("the lab boots containers and makes network namespaces: run it as root (or with sudo)")
+
+
+@contextlib.contextmanager
+def locked() -> Iterator[None]:
+    """Serialise `up` and `down` of this machine; the lock dies with its holder."""
+    with LOCK.open("w", encoding="ascii") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say("another lab command is at work; waiting for it")
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,108 @@
+# Copyright: (c) 2026, The kvmops.migration authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The one root file system that every lab host starts from, built by mmdebstrap and cached by its recipe's hash."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+from .paths import CACHE, LabError, run, say
+
+SUITE = "bookworm"
+PACKAGES = (
+    # an ordinary minimal Debian server that Ansible can log in to
+    "systemd-sysv udev dbus kmod iproute2 iputils-ping openssh-server netcat-openbsd python3 sudo rsync e2fsprogs "
+    # a hypervisor as a Debian administrator installs it
+    "libvirt-daemon-system libvirt-clients python3-libvirt python3-lxml qemu-system-x86 qemu-utils "
+    # storage and firewall
+    "nfs-kernel-server nfs-common rpcbind firewalld python3-firewall nftables "
+    # the guest's kernel and userland come from here too
+    "linux-image-cloud-amd64 busybox-static"
+).split()
+
+# What every host of this lab must have because it is a container or because Ansible must get in. Nothing that a role
+# of the collection configures (names, firewall, trust between hosts, pools, exports) belongs here.
+FILES = {
+    "etc/sudoers.d/deploy": "deploy ALL=(ALL) NOPASSWD: ALL\n",
+    "etc/ssh/sshd_config.d/lab.conf": "UseDNS no\n",
+    # Debian's SMBIOS default would give all hosts the build machine's UUID: libvirt then sees one host, not three.
+    "etc/libvirt/libvirtd.conf.append": 'host_uuid_source = "machine-id"\n',
+    # No cgroup controller is delegated to a container: "Failed to create v1 controller cpu for group".
+    "etc/libvirt/qemu.conf.append": "cgroup_controllers = []\n",
+}
+
+
+def recipe_hash() -> str:
+    text = repr((SUITE, sorted(PACKAGES), sorted(FILES.items()), mirror()))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def mirror() -> str:
+    """The Debian mirror; `KVMOPS_LAB_MIRROR` names another one."""
+    return os.environ.get("KVMOPS_LAB_MIRROR", "")
+
+
+def path() -> Path:
+    return CACHE / f"rootfs-{recipe_hash()}"
+
+
+def build() -> Path:
+    """Return the root file system, building it first where the cache has none."""
+    root = path()
+    if root.is_dir():
+        return root
+    CACHE.mkdir(parents=True, exist_ok=True)
+    for stale in CACHE.glob("rootfs-*.tmp*"):
+        shutil.rmtree(stale)
+    for outdated in CACHE.glob("rootfs-*"):
+        shutil.rmtree(outdated)
+    say(f"building the hosts' root file system with mmdebstrap ({len(PACKAGES)} packages; about a minute, once)")
+    # Under a temporary name until complete: a build that was killed never looks finished.
+    temporary = Path(tempfile.mkdtemp(prefix=f"{root.name}.tmp", dir=CACHE))
+    tree = temporary / "root"
+    command = ["mmdebstrap", "--variant=minbase", f"--include={','.join(PACKAGES)}", SUITE, str(tree)]
+    if mirror():
+        command.append(mirror())
+    _run_with_progress(command)
+    _configure(tree)
+    tree.rename(root)
+    temporary.rmdir()
+    say(f"root file system ready: {root}")
+    return root
+
+
+def _run_with_progress(command: list[str]) -> None:
+    tail: list[str] = []
+    try:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    except FileNotFoundError as error:
+        raise LabError("mmdebstrap is not installed; `make setup` installs what the lab needs") from error
+    assert process.stdout is not None
+    for line in process.stdout:
+        tail = [*tail[-30:], line]
+        if line.startswith("I: "):
+            say(line[3:].strip())
+    if process.wait():
+        raise LabError("mmdebstrap failed:\n" + "".join(tail))
+
+
+def _configure(tree: Path) -> None:
+    for name, text in FILES.items():
+        target = tree / name.removesuffix(".append")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with target.open("a" if name.endswith(".append") else "w", encoding="utf-8") as handle:
+            handle.write(text)
+    (tree / "etc/sudoers.d/deploy").chmod(0o440)
+    # Every host gets an identity of its own at boot.
+    for key in (tree / "etc/ssh").glob("ssh_host_*"):
+        key.unlink()
+    (tree / "etc/machine-id").write_text("", encoding="ascii")
+    (tree / "var/lib/dbus/machine-id").unlink(missing_ok=True)
+    (tree / "etc/hostname").unlink(missing_ok=True)
+    (tree / "etc/resolv.conf").unlink(missing_ok=True)
+    run("chroot", tree, "useradd", "--create-home", "--shell", "/bin/bash", "deploy")
