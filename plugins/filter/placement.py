@@ -1,0 +1,63 @@
+# Copyright: (c) 2026, The kvmops.migration authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+name: placement
+short_description: Compare the declared placement of VMs with where they are
+version_added: 0.1.0
+author: The kvmops.migration authors (@kvmops)
+description:
+  - Takes what every hypervisor said about its domains and answers which VM has to move from where to where.
+  - A host that did not answer counts as running whatever is not seen elsewhere.
+options:
+  _input:
+    description: The results of M(kvmops.migration.virt_migrate_info) by inventory name of the host.
+    type: dict
+    required: true
+  vm:
+    description: The VMs to look at, as a list or a comma list; without it all declared ones.
+    type: raw
+  dest:
+    description: Where they shall live, as a list or a comma list (any of these, first fit); overrides the declaration.
+    type: raw
+  declared:
+    description: The declared placement, C(migration_vms).
+    type: dict
+    default: {}
+  inventory:
+    description: All names of the inventory, to tell a host that is no hypervisor from one that does not exist.
+    type: list
+    elements: str
+    default: []
+"""
+
+EXAMPLES = r"""
+---
+- name: Show what would move
+  ansible.builtin.debug:
+    msg: "{{ facts | kvmops.migration.placement(vm='centos64a', dest='labkvm2') }}"
+  vars:
+    facts:
+      labkvm1: "{{ hostvars['labkvm1'].migrate_info }}"
+      labkvm2: "{{ hostvars['labkvm2'].migrate_info }}"
+"""
+
+RETURN = r"""
+_value:
+  description:
+    - A mapping with C(moves) and C(settled), lists of steps with C(name), C(source), C(dest), C(state), C(mode),
+      C(storage) and C(note), and C(errors), a list of lines.
+    - With any error nothing may be moved.
+  type: dict
+"""
+
+from ansible_collections.kvmops.migration.plugins.module_utils._pure.placement import plan
+
+
+class FilterModule:
+    """The filter M(kvmops.migration.placement)."""
+
+    def filters(self):
+        return {"placement": plan}

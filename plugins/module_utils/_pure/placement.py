@@ -1,0 +1,216 @@
+# Copyright: (c) 2026, The kvmops.migration authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# PRIVATE to the collection: it can have breaking changes at any time.
+"""Where VMs live and where they shall live: declared placement against what every host says.
+
+Pure: the facts of all hosts come in, a plan of moves or a list of errors comes out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+MODES = ("auto", "live", "offline")
+STORAGES = ("auto", "shared", "copy")
+DECLARED_KEYS = ("host", "mode", "storage")
+# A domain in one of these states runs, or will as soon as somebody resumes it: it must not be started elsewhere.
+ACTIVE_STATES = ("running", "paused", "postcopy_failed", "incoming")
+
+
+@dataclass
+class Seen:
+    """What one host of the inventory said, or that it said nothing."""
+
+    name: str
+    error: str = ""
+    identity: tuple[str, str] = ("", "")
+    domains: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    @property
+    def answers(self) -> bool:
+        return not self.error
+
+
+@dataclass
+class Step:
+    """What happens to one VM: `source` is empty where it already lives as wished."""
+
+    name: str
+    dest: str
+    source: str = ""
+    state: str = ""
+    mode: str = "auto"
+    storage: str = "auto"
+    note: str = ""
+
+
+def read_facts(facts: Mapping[str, Mapping[str, Any]]) -> dict[str, Seen]:
+    """Turn the registered results of C(virt_migrate_info), by inventory host, into what each host said."""
+    hosts = {}
+    for name, result in facts.items():
+        if "domains" in result:
+            host = result["host"]
+            hosts[name] = Seen(
+                name,
+                identity=(host.get("uuid", ""), host.get("hostname", "")),
+                domains={domain["name"]: domain for domain in result["domains"]},
+            )
+        else:
+            hosts[name] = Seen(name, error=_first_line(result))
+    return hosts
+
+
+def _first_line(result: Mapping[str, Any]) -> str:
+    lines = str(result.get("msg") or "no answer").strip().splitlines()
+    return lines[0].removeprefix("Task failed: ").removeprefix("Failed to connect to the host via ssh: ").strip()
+
+
+def plan(
+    facts: Mapping[str, Mapping[str, Any]],
+    vm: str | Iterable[str] | None = None,
+    dest: str | Iterable[str] | None = None,
+    declared: Mapping[str, Mapping[str, Any]] | None = None,
+    inventory: Iterable[str] = (),
+) -> dict[str, list[Any]]:
+    """Compare the placement asked for with where the VMs are.
+
+    Returns C(moves) and C(settled) (lists of steps as mappings) and C(errors) (one line each). With any error nothing
+    may be moved: a list of VMs is done whole or not begun.
+    """
+    hosts = read_facts(facts)
+    declared = declared or {}
+    errors = _check_hosts(hosts) or _check_declared(declared)
+    moves: list[dict[str, Any]] = []
+    settled: list[dict[str, Any]] = []
+    if not errors:
+        names = split_names(vm) or sorted(declared)
+        if not names:
+            errors = ["no vm is given and no placement is declared: say -e vm=NAME, or declare migration_vms"]
+        for name in names:
+            step = _plan_one(name, split_names(dest), declared, hosts, set(inventory))
+            if isinstance(step, str):
+                errors.append(step)
+            else:
+                (moves if step.source else settled).append(asdict(step))
+    return {"moves": moves, "settled": settled, "errors": errors}
+
+
+def split_names(value: str | Iterable[str] | None) -> list[str]:
+    """A comma list, a list or nothing, as a list of distinct names in their order."""
+    parts = value.split(",") if isinstance(value, str) else list(value or ())
+    return list(dict.fromkeys(part.strip() for part in parts if part.strip()))
+
+
+def _check_hosts(hosts: Mapping[str, Seen]) -> list[str]:
+    if not hosts:
+        return ["the hypervisor group is empty: name it with migration_hosts_group, or add hosts to it"]
+    if not any(host.answers for host in hosts.values()):
+        reasons = {host.error for host in hosts.values()}
+        return [f"no hypervisor answers ({', '.join(hosts)}): {'; '.join(sorted(reasons))}"]
+    by_uuid: dict[str, list[Seen]] = {}
+    for host in hosts.values():
+        if host.identity[0]:
+            by_uuid.setdefault(host.identity[0], []).append(host)
+    return [
+        f"hosts {', '.join(host.name for host in same)} have the same libvirt host UUID {uuid}: "
+        "set host_uuid in libvirtd.conf, or libvirt will refuse to migrate between them"
+        for uuid, same in by_uuid.items()
+        if len({host.identity[1] for host in same}) > 1
+    ]
+
+
+def _check_declared(declared: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    errors = []
+    for name, placement in declared.items():
+        if not isinstance(placement, Mapping):
+            errors.append(f"migration_vms.{name} is not a mapping; accepted keys: {', '.join(DECLARED_KEYS)}")
+            continue
+        unknown = sorted(set(placement) - set(DECLARED_KEYS))
+        if unknown:
+            errors.append(f"migration_vms.{name}.{unknown[0]} is unknown; accepted keys: {', '.join(DECLARED_KEYS)}")
+        for key, accepted in (("mode", MODES), ("storage", STORAGES)):
+            if placement.get(key, "auto") not in accepted:
+                errors.append(f"migration_vms.{name}.{key} is {placement[key]!r}; accepted: {', '.join(accepted)}")
+    return errors
+
+
+def _plan_one(
+    name: str,
+    dest: list[str],
+    declared: Mapping[str, Mapping[str, Any]],
+    hosts: Mapping[str, Seen],
+    inventory: set[str],
+) -> Step | str:
+    silent = [host for host in hosts.values() if not host.answers]
+    homes = _homes(name, hosts)
+    if not homes:
+        if silent:
+            return (
+                f"VM {name} is on no host that answers, and {_say_silent(silent)}: it may be there, so nothing is moved"
+            )
+        return f"unknown VM {name!r}; known: {_known(hosts)}"
+    if len({home.domains[name]["uuid"] for home in homes}) > 1:
+        places = ", ".join(f"{home.name} ({home.domains[name]['uuid']})" for home in homes)
+        return f"{name} is the name of different VMs on {places}: rename one of them"
+    running = [home for home in homes if home.domains[name]["state"] in ACTIVE_STATES]
+    if len(running) > 1:
+        return f"VM {name} is active on {' and '.join(home.name for home in running)} at once; nothing is touched"
+
+    wanted = dest or split_names(declared.get(name, {}).get("host"))
+    if not wanted:
+        candidates = [host.name for host in hosts.values() if host.answers and host not in homes]
+        return f"VM {name} has no declared host and no dest is given; it is on {homes[0].name} and could go to: " + (
+            ", ".join(candidates) or "no other host"
+        )
+    unknown = [host for host in wanted if host not in hosts]
+    if unknown:
+        return f"unknown destination {unknown[0]!r}{_not_a_hypervisor(unknown[0], inventory)}; hosts: {', '.join(hosts)}"
+
+    home = (running or [home for home in homes if home.name not in wanted] or homes)[0]
+    state = home.domains[name]["state"]
+    placement = declared.get(name, {})
+    step = Step(
+        name,
+        dest=home.name,
+        state=state,
+        mode=placement.get("mode", "auto"),
+        storage=placement.get("storage", "auto"),
+    )
+    if home.name in wanted and (running or len(homes) == 1):
+        step.note = f"already lives on {home.name}"
+        return step
+    if silent and not running:
+        return f"VM {name} is {state.replace('_', ' ')} on {home.name}, but {_say_silent(silent)}: it may run there"
+    alias = next((host for host in wanted if hosts[host].answers and hosts[host].identity == home.identity), None)
+    if alias:
+        return f"source {home.name} and destination {alias} are one host under two names (UUID {home.identity[0]})"
+    fit = next((host for host in wanted if hosts[host].answers), None)
+    if fit is None:
+        return f"VM {name} cannot move: {_say_silent([hosts[host] for host in wanted])}"
+    step.source, step.dest = home.name, fit
+    return step
+
+
+def _homes(name: str, hosts: Mapping[str, Seen]) -> list[Seen]:
+    """The hosts that know the VM, a host with several inventory names only once."""
+    homes: dict[tuple[str, str], Seen] = {}
+    for host in hosts.values():
+        if name in host.domains:
+            homes.setdefault(host.identity, host)
+    return list(homes.values())
+
+
+def _known(hosts: Mapping[str, Seen]) -> str:
+    known = sorted({f"{name} ({host.name})" for host in hosts.values() for name in host.domains})
+    return ", ".join(known) or "none on any host"
+
+
+def _say_silent(silent: Iterable[Seen]) -> str:
+    return "; ".join(f"{host.name} does not answer ({host.error})" for host in silent)
+
+
+def _not_a_hypervisor(name: str, inventory: set[str]) -> str:
+    return " (in the inventory, but not in the hypervisor group)" if name in inventory else ""

@@ -1,0 +1,154 @@
+# Copyright: (c) 2026, The kvmops.migration authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Declared placement against what the hosts say."""
+
+from __future__ import annotations
+
+import pytest
+from ansible_collections.kvmops.migration.plugins.module_utils._pure.placement import plan, split_names
+
+UUID = "11111111-1111-1111-1111-111111111111"
+OTHER = "22222222-2222-2222-2222-222222222222"
+
+
+def host(number: int, **domains: str) -> dict:
+    """What virt_migrate_info returns; a domain is `name=state` or `name=(state, uuid)`."""
+    listed = []
+    for name, said in domains.items():
+        state, uuid = said if isinstance(said, tuple) else (said, UUID)
+        listed.append({"name": name, "uuid": uuid, "state": state})
+    return {"host": {"uuid": f"host-{number}", "hostname": f"kvm{number}"}, "domains": listed}
+
+
+SILENT = {"unreachable": True, "msg": "Task failed: Failed to connect to the host via ssh: no route\nmore text"}
+
+
+def test_a_vm_that_is_elsewhere_moves_to_its_declared_host():
+    result = plan({"kvm1": host(1, a="running"), "kvm2": host(2)}, vm="a", declared={"a": {"host": "kvm2"}})
+    assert result["errors"] == []
+    assert result["moves"] == [
+        {
+            "name": "a",
+            "source": "kvm1",
+            "dest": "kvm2",
+            "state": "running",
+            "mode": "auto",
+            "storage": "auto",
+            "note": "",
+        }
+    ]
+
+
+def test_a_vm_that_is_where_it_shall_be_is_settled():
+    result = plan({"kvm1": host(1), "kvm2": host(2, a="shut_off")}, declared={"a": {"host": "kvm2"}})
+    assert (result["moves"], result["errors"]) == ([], [])
+    assert result["settled"][0]["note"] == "already lives on kvm2"
+
+
+def test_dest_overrides_the_declaration_and_takes_the_first_that_answers():
+    facts = {"kvm1": host(1, a="running"), "kvm2": SILENT, "kvm3": host(3)}
+    result = plan(facts, vm="a", dest="kvm2,kvm3", declared={"a": {"host": "kvm1"}})
+    assert [(step["source"], step["dest"]) for step in result["moves"]] == [("kvm1", "kvm3")]
+
+
+def test_any_of_the_listed_hosts_will_do():
+    facts = {"kvm1": host(1), "kvm2": host(2, a="running")}
+    assert plan(facts, vm="a", dest=["kvm1", "kvm2"])["settled"][0]["dest"] == "kvm2"
+
+
+def test_placement_options_travel_with_the_move():
+    declared = {"a": {"host": "kvm2", "mode": "offline", "storage": "shared"}}
+    step = plan({"kvm1": host(1, a="shut_off"), "kvm2": host(2)}, declared=declared)["moves"][0]
+    assert (step["mode"], step["storage"]) == ("offline", "shared")
+
+
+def test_a_stale_definition_at_the_destination_does_not_settle_a_running_vm():
+    result = plan({"kvm1": host(1, a="running"), "kvm2": host(2, a="shut_off")}, vm="a", dest="kvm2")
+    assert [(step["source"], step["dest"]) for step in result["moves"]] == [("kvm1", "kvm2")]
+
+
+def test_a_stopped_vm_that_is_defined_twice_is_not_settled():
+    result = plan({"kvm1": host(1, a="shut_off"), "kvm2": host(2, a="shut_off")}, vm="a", dest="kvm2")
+    assert [(step["source"], step["dest"]) for step in result["moves"]] == [("kvm1", "kvm2")]
+
+
+@pytest.mark.parametrize(
+    ("facts", "arguments", "error"),
+    [
+        ({}, {}, "hypervisor group is empty"),
+        ({"kvm1": SILENT, "kvm2": SILENT}, {"vm": "a"}, "no hypervisor answers (kvm1, kvm2): no route"),
+        ({"kvm1": host(1, b="running")}, {"vm": "x"}, "unknown VM 'x'; known: b (kvm1)"),
+        ({"kvm1": host(1)}, {}, "no vm is given and no placement is declared"),
+        ({"kvm1": host(1)}, {"vm": " , "}, "no vm is given and no placement is declared"),
+        (
+            {"kvm1": host(1, a="running"), "kvm2": host(2)},
+            {"vm": "a", "dest": "kvm9"},
+            "unknown destination 'kvm9'; hosts: kvm1, kvm2",
+        ),
+        (
+            {"kvm1": host(1, a="running")},
+            {"vm": "a", "dest": "stor1", "inventory": ["kvm1", "stor1"]},
+            "unknown destination 'stor1' (in the inventory, but not in the hypervisor group); hosts: kvm1",
+        ),
+        (
+            {"kvm1": host(1, a="running"), "kvm2": host(2), "kvm3": SILENT},
+            {"vm": "a"},
+            "no declared host and no dest is given; it is on kvm1 and could go to: kvm2",
+        ),
+        (
+            {"kvm1": host(1, a="running"), "alias": host(1, a="running")},
+            {"vm": "a", "dest": "alias"},
+            "source kvm1 and destination alias are one host under two names (UUID host-1)",
+        ),
+        (
+            {"kvm1": host(1, a="running"), "kvm2": host(2, a="paused")},
+            {"vm": "a", "dest": "kvm2"},
+            "active on kvm1 and kvm2 at once",
+        ),
+        (
+            {"kvm1": host(1, a="running"), "kvm2": host(2, a=("shut_off", OTHER))},
+            {"vm": "a", "dest": "kvm2"},
+            "is the name of different VMs",
+        ),
+        ({"kvm1": host(1), "kvm2": SILENT}, {"vm": "a", "dest": "kvm1"}, "it may be there, so nothing is moved"),
+        (
+            {"kvm1": host(1, a="shut_off"), "kvm2": host(2), "kvm3": SILENT},
+            {"vm": "a", "dest": "kvm2"},
+            "shut off on kvm1, but kvm3 does not answer (no route): it may run there",
+        ),
+        ({"kvm1": host(1, a="running"), "kvm2": SILENT}, {"vm": "a", "dest": "kvm2"}, "kvm2 does not answer (no route)"),
+        (
+            {"kvm1": host(1), "kvm2": {**host(2), "host": {"uuid": "host-1", "hostname": "kvm2"}}},
+            {"vm": "a"},
+            "have the same libvirt host UUID host-1",
+        ),
+        ({"kvm1": host(1)}, {"declared": {"a": {"where": "x"}}}, "migration_vms.a.where is unknown; accepted keys: host"),
+        ({"kvm1": host(1)}, {"declared": {"a": {"mode": "warp"}}}, "migration_vms.a.mode is 'warp'; accepted: auto, live"),
+        ({"kvm1": host(1)}, {"declared": {"a": "kvm1"}}, "migration_vms.a is not a mapping"),
+    ],
+)
+def test_what_is_wrong_gets_one_line_and_moves_nothing(facts, arguments, error):
+    result = plan(facts, **arguments)
+    assert len(result["errors"]) == 1
+    assert error in result["errors"][0]
+    assert "\n" not in result["errors"][0]
+    assert result["moves"] == []
+
+
+def test_a_running_vm_moves_while_a_third_host_is_silent():
+    facts = {"kvm1": host(1, a="running"), "kvm2": host(2), "kvm3": SILENT}
+    assert plan(facts, vm="a", dest="kvm2")["moves"]
+
+
+def test_every_vm_with_an_error_is_named():
+    facts = {"kvm1": host(1, a="running"), "kvm2": host(2)}
+    result = plan(facts, vm="a,x,y", dest="kvm2")
+    assert [line.split(";")[0] for line in result["errors"]] == ["unknown VM 'x'", "unknown VM 'y'"]
+
+
+@pytest.mark.parametrize(
+    ("given", "names"),
+    [(None, []), ("", []), ("a", ["a"]), ("a, b,a,", ["a", "b"]), (["b", " a "], ["b", "a"])],
+)
+def test_names_come_as_comma_list_or_list(given, names):
+    assert split_names(given) == names
