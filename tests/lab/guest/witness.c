@@ -203,7 +203,7 @@ static void *record_forever(void *unused)
     return NULL;
 }
 
-/* Waits while the load is off; returns its settings and whether they are new. */
+/* Takes over the load's settings; true when they are new. */
 static bool settings(struct load *load, uint64_t *rate, uint64_t *set)
 {
     pthread_mutex_lock(&load->lock);
@@ -214,6 +214,7 @@ static bool settings(struct load *load, uint64_t *rate, uint64_t *set)
     return fresh;
 }
 
+/* Waits while the load is off. */
 static void wait_for_work(struct load *load)
 {
     pthread_mutex_lock(&load->lock);
@@ -286,7 +287,7 @@ static void *write_forever(void *unused)
 {
     (void)unused;
     static char block[BLOCK] __attribute__((aligned(PAGE)));
-    uint64_t rate = 0, set = LOAD_MIB, at = 0, start = 0, done = 0, value = 0x2545F4914F6CDD1DULL;
+    uint64_t rate = 0, set = 0, at = 0, start = 0, done = 0, value = 0x2545F4914F6CDD1DULL;
     int file = -1;
     for (size_t i = 0; i < BLOCK / 8; i++) {
         value ^= value << 13, value ^= value >> 7, value ^= value << 17;
@@ -373,8 +374,11 @@ static void power_off(void)
     pthread_mutex_lock(&record_lock); /* for good: the last record is a whole one */
     close(records);
     /* The write load closes its file within a burst; the file system then goes down clean. */
-    for (int tries = 0; umount(DATA) && tries < 50; tries++)
+    int failed, tries = 0;
+    while ((failed = umount(DATA)) && ++tries < 40)
         sleep_until(now_ns() + SECOND / 20);
+    if (failed)
+        trouble("unmount", next_number);
     sync();
     say("poweroff");
     tcdrain(console);
