@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """`python3 -m tests.lab COMMAND`: what molecule's create.yml and destroy.yml call.
 
-`up` and `place` read what to build as JSON on standard input; the inventory is the only place that knows it.
+`up` and `guests` read what to build as JSON on standard input; the inventory is the only place that knows it.
 """
 
 from __future__ import annotations
@@ -12,11 +12,14 @@ import json
 import shutil
 import sys
 import time
-from pathlib import Path
 
 from . import cgroup, kvm, network, rootfs
-from .host import Host, kill_all, make_controller_key
+from .host import WATCH_LOG, Host, kill_all, make_controller_key
 from .paths import NAME, STATE, LabError, locked, require_root, run, say
+
+
+# Options of the guest builder that a guest of the inventory may set.
+GUEST_OPTIONS = ("name", "address", "gateway", "dirty", "write", "interval")
 
 
 def build(_options: argparse.Namespace) -> dict:
@@ -33,6 +36,8 @@ def up(_options: argparse.Namespace) -> dict:
         began = time.monotonic()
         _remove()
         STATE.mkdir(parents=True, mode=0o700)
+        # Where Ansible and ssh keep the connections that they share; they end with the lab.
+        (STATE / "cp").mkdir(mode=0o700)
         make_controller_key()
         network.create(spec["networks"], spec["hosts"])
         hosts = [Host(name, facts["networks"]) for name, facts in spec["hosts"].items()]
@@ -68,23 +73,34 @@ def _remove() -> bool:
     return there
 
 
-def place(_options: argparse.Namespace) -> dict:
-    """Put files into hosts: `{host: {path in the host: file on this machine}}`, sparsely and at disk speed."""
-    placed = []
-    for name, files in json.load(sys.stdin).items():
-        leader = Host(name, {}).leader()
+def guests(_options: argparse.Namespace) -> dict:
+    """Build the disk of each guest on the list and put it where the guest starts."""
+    built = []
+    root = rootfs.build()
+    for guest in json.load(sys.stdin):
+        leader = Host(guest["host"]).leader()
         if leader is None:
-            raise LabError(f"host {name} is not up; `make lab` boots the lab")
-        for target, source in files.items():
-            inside = Path(f"/proc/{leader}/root") / target.lstrip("/")
-            if not inside.parent.is_dir():
-                raise LabError(f"{name} has no folder {Path(target).parent}")
-            run("cp", "--sparse=always", source, inside)
-            placed.append(f"{name}:{target}")
-    return {"placed": placed}
+            raise LabError(f"host {guest['host']} is not up; `make lab` boots the lab")
+        options = [f"--{key}={guest[key]}" for key in GUEST_OPTIONS if key in guest]
+        target = f"/proc/{leader}/root{guest['image']}"
+        run(sys.executable, "-m", "tests.lab.guest.build", f"--rootfs={root}", f"--output={target}", *options)
+        built.append(f"{guest['host']}:{guest['image']}")
+        say(f"guest {guest['name']}: {built[-1]}")
+    return {"built": built}
 
 
-COMMANDS = {"build": build, "up": up, "down": down, "place": place}
+def watch(_options: argparse.Namespace) -> dict:
+    """Judge what the watchers of all hosts saw since they booted: did a VM ever run in two places?"""
+    logs = []
+    for folder in sorted((STATE / "hosts").iterdir()):
+        leader = Host(folder.name).leader()
+        if leader is None:
+            raise LabError(f"host {folder.name} is not up: its watcher cannot have seen the whole scenario")
+        logs.append(f"/proc/{leader}/root{WATCH_LOG}")
+    return {"watch": run(sys.executable, "-m", "tests.lab.watch.watch", "judge", *logs).strip()}
+
+
+COMMANDS = {"build": build, "up": up, "down": down, "guests": guests, "watch": watch}
 
 
 def main() -> int:

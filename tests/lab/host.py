@@ -11,15 +11,28 @@ import signal
 import subprocess
 import time
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from . import cgroup
+from . import cgroup, network
 from .paths import CONTROL_NETNS, NAME, STATE, LabError, netns_of, run
 
 BOOT_TIMEOUT = 120
 SSH_KEY = STATE / "id_ed25519"
 KNOWN_HOSTS = STATE / "known_hosts"
+WATCHER = Path(__file__).with_name("watch") / "watch.py"
+WATCH_LOG = "/var/log/kvmops-watch.jsonl"
+WATCH_UNIT = f"""[Unit]
+Description=Watch which VMs run on this host
+DefaultDependencies=no
+
+[Service]
+ExecStart=/usr/bin/python3 /usr/local/lib/kvmops-watch.py sample --output {WATCH_LOG}
+Restart=always
+
+[Install]
+WantedBy=sysinit.target
+"""
 # The host's own devices; /dev/kvm joins them where a probe has booted a kernel on it.
 DEVICES = ("/dev/net/tun", "/dev/fuse")
 
@@ -35,7 +48,7 @@ MASKED = (
 @dataclass
 class Host:
     name: str
-    addresses: dict[str, str]
+    addresses: dict[str, str] = field(default_factory=dict)
 
     @property
     def folder(self) -> Path:
@@ -57,6 +70,12 @@ class Host:
             link = upper / "etc/systemd/system" / unit
             link.parent.mkdir(parents=True, exist_ok=True)
             link.symlink_to("/dev/null")
+        # The watcher is the lab's, not the host's: it runs from boot to the end, whatever a scenario does.
+        self._write("usr/local/lib/kvmops-watch.py", WATCHER.read_text(encoding="utf-8"))
+        self._write("etc/systemd/system/kvmops-watch.service", WATCH_UNIT)
+        wanted = upper / "etc/systemd/system/sysinit.target.wants/kvmops-watch.service"
+        wanted.parent.mkdir(parents=True)
+        wanted.symlink_to("../kvmops-watch.service")
         key = upper / "etc/ssh/ssh_host_ed25519_key"
         key.parent.mkdir(parents=True, exist_ok=True)
         run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", self.name, "-f", key)
@@ -74,7 +93,7 @@ class Host:
     def _write(self, name: str, text: str, mode: int = 0o644) -> None:
         target = self.folder / "upper" / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(text, encoding="ascii")
+        target.write_text(text, encoding="utf-8")
         target.chmod(mode)
 
     def boot(self, root: Path, *, kvm: bool) -> None:
@@ -182,9 +201,12 @@ def _namespaced_pid(pid: int) -> int | None:
 
 
 def kill_all() -> None:
-    """End every process of every host, and wait until the kernel has let go of them."""
+    """End every process of the lab, and wait until the kernel has let go of them.
+
+    That is what the hosts run and, in the control namespace, the carriers of connections from this machine.
+    """
     deadline = time.monotonic() + 20
-    while pids := cgroup.processes():
+    while pids := cgroup.processes() | network.processes():
         if time.monotonic() > deadline:
             raise LabError(f"processes of the lab do not end: {sorted(pids)}")
         for pid in pids:

@@ -37,6 +37,11 @@ def namespaces() -> list[str]:
     return sorted(entry.name for entry in folder.glob(f"{CONTROL_NETNS}*")) if folder.is_dir() else []
 
 
+def processes() -> set[int]:
+    """The processes that live in the lab's namespaces."""
+    return {int(pid) for name in namespaces() for pid in run("ip", "netns", "pids", name).split()}
+
+
 def _control_commands(networks: dict, hosts: dict) -> list[str]:
     lines = ["link set lo up"]
     for network, facts in networks.items():

@@ -1,0 +1,129 @@
+# Copyright: (c) 2026, The kvmops.migration authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What every scenario's tests share: the lab's hosts to look at, and the playbooks as a user runs them."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import testinfra
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+PLAYBOOKS = REPOSITORY / "playbooks"
+sys.path.insert(0, str(REPOSITORY))
+
+# One run of everything that a move could leave behind on a hypervisor, in an order that two runs share.
+FOOTPRINT = r"""
+echo "# domains"; virsh list --all --name | sort
+for name in $(virsh list --all --name); do echo "$name $(virsh domstate "$name") $(virsh dominfo "$name" | grep -E 'Persistent|Autostart' | tr -s ' ' | tr '\n' ' ')"; done
+echo "# definitions"; for name in $(virsh list --all --name); do virsh dumpxml --inactive --security-info "$name" | sha256sum; done
+echo "# pools"; virsh pool-list --all --name | sort
+echo "# files"; find /vm /etc/libvirt /var/lib/libvirt -xdev \( -name '*.pid' -o -name 'domain-*' -o -path '*/channel/*' \) -prune -o -printf '%p\n' | sort
+echo "# journal"; find /var/lib/kvmops-migration -type f 2>/dev/null | sort
+echo "# qemu"; ps -eo args | grep -o '^[^ ]*qemu-[a-z0-9_-]* .*guest=[^,]*' | sed 's/ .*guest=/ /' | sort
+echo "# listeners"; ss -Hltn | awk '{print $4}' | grep -E ':(49[12][0-9]{2}|10809)$' | sort
+echo "# mounts"; findmnt -rno TARGET,FSTYPE | sort
+echo "# firewall"; firewall-cmd --list-all
+"""
+
+
+@dataclass
+class Run:
+    """A finished ansible-playbook run."""
+
+    rc: int
+    out: str
+
+    @property
+    def changed(self) -> int:
+        return sum(int(count) for count in re.findall(r"\bchanged=(\d+)", self.out))
+
+    @property
+    def message(self) -> str:
+        """The text of the first failure, as a person reads it."""
+        found = re.search(r'(?:fatal: .*?"msg": |\[ERROR\]: )"?(.*)', self.out)
+        return found.group(1) if found else ""
+
+
+def ansible(command: str, *arguments: str, **environment: str) -> Run:
+    done = subprocess.run(
+        [command, *arguments],
+        cwd=PLAYBOOKS,
+        env={**_plain_environment(), **environment},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    return Run(done.returncode, done.stdout)
+
+
+def _plain_environment() -> dict[str, str]:
+    """The environment of a user's shell: what molecule sets for its own Ansible is not part of it."""
+    plain = {name: value for name, value in os.environ.items() if not name.startswith(("ANSIBLE_", "MOLECULE_"))}
+    return {**plain, "ANSIBLE_NOCOLOR": "1"}
+
+
+@pytest.fixture(scope="session")
+def migrate():
+    """`ansible-playbook migrate.yml` with these arguments."""
+    return lambda *arguments, **environment: ansible("ansible-playbook", "migrate.yml", *arguments, **environment)
+
+
+@pytest.fixture(scope="session")
+def inventory() -> dict:
+    done = subprocess.run(
+        ["ansible-inventory", "--list"],
+        cwd=PLAYBOOKS,
+        env=_plain_environment(),
+        text=True,
+        capture_output=True,
+        check=True,
+    )
+    return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="session")
+def hosts(inventory) -> dict[str, testinfra.host.Host]:
+    """Every host of the lab by name, over its own login and as root there."""
+    config = PLAYBOOKS / "inventory" / "ssh.cfg"
+    connected = {}
+    for name, facts in inventory["_meta"]["hostvars"].items():
+        spec = f"ssh://{facts['ansible_user']}@{facts['ansible_host']}?ssh_config={config}&controlpersist=60"
+        connected[name] = testinfra.get_host(spec + ("&sudo=true" if facts.get("ansible_become") else ""))
+    return connected
+
+
+@pytest.fixture(scope="session")
+def hypervisors(inventory, hosts) -> dict[str, testinfra.host.Host]:
+    return {name: hosts[name] for name in inventory["hypervisors"]["hosts"]}
+
+
+@pytest.fixture
+def footprint(hypervisors):
+    """Everything on the hypervisors that a move or a mere check could leave changed."""
+    return lambda: {name: host.check_output(FOOTPRINT).splitlines() for name, host in hypervisors.items()}
+
+
+@pytest.fixture
+def home(hypervisors):
+    """Where libvirt runs or knows a VM: `{host: state}`."""
+
+    def look(vm: str) -> dict[str, str]:
+        states = {}
+        for name, host in hypervisors.items():
+            said = host.run("virsh domstate %s", vm)
+            if said.rc == 0:
+                states[name] = said.stdout.strip()
+        return states
+
+    return look
