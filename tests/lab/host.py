@@ -168,12 +168,11 @@ class Host:
         )
 
     def _answers_ssh(self) -> bool:
-        probe = f"nc -w 2 {self.addresses['lan']} 22 </dev/null"
+        banner = f"exec 3<>/dev/tcp/{self.addresses['lan']}/22 && head -c 4 <&3"
         done = subprocess.run(
-            ["nsenter", f"--net=/run/netns/{CONTROL_NETNS}", "sh", "-c", probe],
+            ["nsenter", f"--net=/run/netns/{CONTROL_NETNS}", "timeout", "2", "bash", "-c", banner],
             capture_output=True,
             check=False,
-            timeout=10,
         )
         return done.stdout.startswith(b"SSH-")
 
