@@ -101,7 +101,7 @@ def build(options: argparse.Namespace) -> None:
             partial = options.output.with_name(f".{options.output.name}.{os.getpid()}.tmp")
             try:
                 run("qemu-img", "convert", "-f", "raw", "-O", "qcow2", disk, partial)
-                os.replace(partial, options.output)
+                partial.replace(options.output)
             finally:
                 partial.unlink(missing_ok=True)
 
@@ -164,7 +164,7 @@ def _base(rootfs: Path, cache: Path) -> Path:
         _assemble(disk, kernel, initrd)
         for outdated in cache.glob("guest-*.raw"):
             outdated.unlink()
-        os.replace(disk, base)
+        disk.replace(base)
     return base
 
 

@@ -23,7 +23,9 @@ def modules(folder: Path) -> list[Path]:
         listing = (folder / "modules.dep").read_text(encoding="ascii")
         builtin = (folder / "modules.builtin").read_text(encoding="ascii")
     except FileNotFoundError as error:
-        raise LabError(f"{error.filename} is missing: run depmod in the root file system that --rootfs names") from error
+        raise LabError(
+            f"{error.filename} is missing: run depmod in the root file system that --rootfs names"
+        ) from error
     depends = {left: right.split() for left, _colon, right in (line.partition(":") for line in listing.splitlines())}
     files = {_module_name(path): path for path in depends}
     present = {_module_name(path) for path in builtin.split()}
