@@ -12,6 +12,7 @@ import json
 import shutil
 import sys
 import time
+from pathlib import Path
 
 from . import cgroup, kvm, network, rootfs
 from .host import WATCH_LOG, Host, kill_all, make_controller_key
@@ -100,12 +101,47 @@ def watch(_options: argparse.Namespace) -> dict:
     return {"watch": run(sys.executable, "-m", "tests.lab.watch.watch", "judge", *logs).strip()}
 
 
-COMMANDS = {"build": build, "up": up, "down": down, "guests": guests, "watch": watch}
+def witness(options: argparse.Namespace) -> dict:
+    """Judge one guest by its own records: what its consoles printed on all hosts against what is on its disk."""
+    vm = options.vm
+    if not vm:
+        raise LabError("witness NAME: the guest to judge is missing")
+    leaders = {folder.name: Host(folder.name).leader() for folder in sorted((STATE / "hosts").iterdir())}
+    roots = {name: Path(f"/proc/{leader}/root") for name, leader in leaders.items() if leader}
+    consoles = [
+        f"--console={name}={log}"
+        for name, root in roots.items()
+        for log in sorted((root / "var/log/libvirt/qemu").glob(f"{vm}.serial.log*"), reverse=True)
+    ]
+    if not consoles:
+        raise LabError(f"no host has a console log of {vm}")
+    home = next((name for name in roots if _virsh(name, "domstate", vm).strip() in ("running", "paused")), None)
+    if home is None:
+        raise LabError(f"{vm} is active on no host")
+    # Its disk at one moment: the guest stands still while it is read.
+    image = _virsh(home, "domblklist", vm, "--details").split()[-1]
+    _virsh(home, "suspend", vm)
+    try:
+        said = run(sys.executable, "-m", "tests.lab.guest.witness", "judge", *consoles, f"--image={roots[home]}{image}")
+    finally:
+        _virsh(home, "resume", vm)
+    return json.loads(said)
+
+
+def _virsh(host: str, *command: str) -> str:
+    lab_host = Host(host)
+    leader = lab_host.leader()
+    done = lab_host.execute(leader, "virsh", *command) if leader else None
+    return done.stdout if done and done.returncode == 0 else ""
+
+
+COMMANDS = {"build": build, "up": up, "down": down, "guests": guests, "watch": watch, "witness": witness}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python3 -m tests.lab", description=__doc__)
     parser.add_argument("command", choices=COMMANDS)
+    parser.add_argument("vm", nargs="?", help="the guest that `witness` judges")
     options = parser.parse_args()
     try:
         require_root()
