@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Give ansible-test the pip bootstrap script that it would fetch from a site of its own.
 
-ansible-test fills its virtual environments with a get-pip script from ci-files.testing.ansible.com, which a machine with
-nothing but a package index cannot reach. It takes a file of the right name in its cache instead: this writes one, made from
-the pip wheel of the same version, when the original cannot be had. It does nothing when the file is there.
+ansible-test fills its virtual environments with a get-pip script from ci-files.testing.ansible.com, which a machine
+with nothing but a package index cannot reach. It takes a file of the right name in its cache instead: this writes one,
+made from the pip wheel of the same version, when the original cannot be had. It does nothing when the file is there.
 """
 
 from __future__ import annotations

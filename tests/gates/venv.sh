@@ -20,10 +20,12 @@ if [ ! -e "$venv/.complete" ]; then
     rm -rf "$venv"
     log=$CACHE/venvs/$name.log
     # --no-compile: the ansible package has thousands of files of which a few are ever imported.
-    "$python" -m venv "$venv" >"$log" 2>&1 9>&- &&
-        "$venv/bin/python" -m pip install --no-compile --disable-pip-version-check --no-input -r "$requirements" >>"$log" 2>&1 9>&- ||
-        { cat "$log" >&2; die "pip could not install $requirements (log: $log)"; }
-    "$venv/bin/python" -m pip check >>"$log" 2>&1 || { cat "$log" >&2; die "the packages of $requirements do not fit together (log: $log)"; }
+    make_venv() {
+        "$python" -m venv "$venv" || return
+        "$venv/bin/python" -m pip install --no-compile --disable-pip-version-check --no-input -r "$requirements" || return
+        "$venv/bin/python" -m pip check
+    }
+    make_venv >"$log" 2>&1 9>&- </dev/null || { cat "$log" >&2; die "pip could not install $requirements (log: $log)"; }
     touch "$venv/.complete"
 fi
 ln -sfn "$venv" "$CACHE/$name.new.$$"

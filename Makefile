@@ -1,0 +1,82 @@
+# Copyright: (c) 2026, The kvmops.migration authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+# What people type. The work is done by the scripts in tests/gates and by the lab in tests/lab and extensions/molecule.
+
+SHELL := bash
+.DELETE_ON_ERROR:
+# Targets share one lab and one environment, and what runs side by side is the business of tests/gates/run.py.
+.NOTPARALLEL:
+.DEFAULT_GOAL := help
+
+GATES := tests/gates
+IN_VENV := $(GATES)/in_venv.sh
+# Scenario of `make molecule`; empty: all of them.
+S ?=
+# Options for ansible-test, for example: make sanity SANITY='--docker default -v'. Empty: its own virtual environment.
+SANITY ?=
+# Arguments for pytest, for example: make unit U='-k placement'.
+U ?=
+# Arguments for the benchmark, for example: make bench B='--pairs 9'.
+B ?=
+
+.PHONY: help
+help: ## list the targets
+	@echo 'kvmops.migration: make TARGET'
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo "Quick start: make demo; make test"
+
+.PHONY: setup packages venv venv-core219
+setup: packages venv ## install what everything here needs: Debian packages (as root), virtual environment
+	@echo 'ready; to work in the environment: . .venv/bin/activate'
+
+packages:
+	@$(GATES)/os_packages.sh
+
+venv:
+	@$(GATES)/venv.sh venv tests/requirements.txt 3.14 3.13 3.12 3.11 >/dev/null
+	@$(GATES)/link.sh
+
+venv-core219:
+	@$(GATES)/venv.sh venv-core219 tests/requirements-core219.txt 3.11 3.12 3.13 >/dev/null
+
+.PHONY: lint unit unit-core219 sanity molecule test test-full
+lint: packages venv ## all static checks; G='mypy reuse' runs only those
+	@$(IN_VENV) python $(GATES)/run.py lint $(G)
+
+unit: venv ## unit tests on the newest ansible-core
+	@$(IN_VENV) python -m pytest tests/unit $(U)
+
+unit-core219: venv venv-core219 ## unit tests on the oldest supported ansible-core
+	@$(IN_VENV) -e venv-core219 python -m pytest tests/unit $(U)
+
+sanity: packages venv ## ansible-test sanity on the built collection
+	@$(IN_VENV) $(GATES)/sanity.sh $(SANITY)
+
+molecule: setup ## all scenarios on the lab (as root); S=default runs one
+	@$(IN_VENV) molecule test $(if $(S),-s $(S),--all)
+
+test: setup ## everything that must pass, quick checks first
+	@$(IN_VENV) python $(GATES)/run.py test
+
+test-full: setup ## test, then the demo and the benchmarks
+	@$(IN_VENV) python $(GATES)/run.py full
+
+.PHONY: lab lab-down demo bench
+lab: setup ## boot the lab (as root): labkvm1, labkvm2, labstor1 and the guests
+	@$(IN_VENV) molecule create -s default
+	@$(IN_VENV) molecule prepare -s default
+
+lab-down: setup ## take the lab down and leave nothing of it
+	@$(IN_VENV) molecule destroy -s default
+
+demo: setup ## migrate a running guest before your eyes (as root)
+	@$(IN_VENV) python -m tests.lab.demo
+
+bench: setup ## measure virt_migrate against bare virsh (as root, lab up)
+	@$(IN_VENV) python tests/bench/overhead.py $(B)
+
+.PHONY: clean
+clean: ## remove what was made in the checkout; the cache stays
+	@rm -rf .ansible .mypy_cache .ruff_cache .hypothesis .pytest_cache .venv playbooks/.collections tests/output kvmops-migration-*.tar.gz
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+	@echo "kept: $${KVMOPS_CACHE:-$${XDG_CACHE_HOME:-$$HOME/.cache}/kvmops-migration} (rm -rf it to begin cold)"

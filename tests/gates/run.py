@@ -1,0 +1,174 @@
+# Copyright: (c) 2026, The kvmops.migration authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Run a table of checks: a line and its seconds for each that passes, the whole output of each that fails.
+
+Usage: in_venv.sh python tests/gates/run.py lint|test|full [NAME...]   (all checks of the table unless named)
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+TOP = Path(__file__).resolve().parents[2]
+SCRIPTS = r"git grep --cached -lIE '^#!(/usr)?/bin/(env )?(ba)?sh' -- ':!*.j2' ':!*.py' ':!*.md'"
+NOTE_EVERY = 20  # seconds between two signs of life of a long check
+
+
+@dataclass(frozen=True)
+class Check:
+    name: str
+    command: str  # run by bash at the top of the checkout
+    needs: str = ""  # a program that is no part of the virtual environment
+    slow: bool = False  # not begun once a quick one has failed
+
+
+@dataclass(frozen=True)
+class Table:
+    checks: tuple[Check, ...]
+    at_once: int = 1
+    afterwards: str = ""  # run however the checks ended, once a slow one was begun
+
+
+LINT = (
+    # The longest first: the short ones fit beside them.
+    Check(
+        "antsibull-docs",
+        # References may lead to this collection and its dependencies only, and those are all looked up.
+        "antsibull-docs lint-collection-docs --plugin-docs --validate-collection-refs dependent"
+        " --disallow-unknown-collection-refs --skip-rstcheck .",
+    ),
+    Check("ansible-lint", "ansible-lint --nocolor"),
+    # By the name under which the parts import each other.
+    Check("mypy", "mypy -p ansible_collections.kvmops.migration.plugins.module_utils"),
+    Check("reuse", "reuse lint"),
+    Check("changelog", "antsibull-changelog lint"),
+    Check("yamllint", "yamllint --strict ."),
+    Check(
+        "shellcheck",
+        f"scripts=$({SCRIPTS}) && shellcheck --external-sources --source-path=SCRIPTDIR $scripts",
+        needs="shellcheck",
+    ),
+    Check("argument-specs", "python tests/gates/argument_specs.py"),
+    Check("ruff-check", "ruff check ."),
+    Check("ruff-format", "ruff format --check --diff ."),
+)
+TEST = (
+    Check("lint", "make lint"),
+    Check("unit", "make unit"),
+    Check("unit-core219", "make unit-core219"),
+    Check("sanity", "make sanity", slow=True),
+    Check("molecule", "make molecule", slow=True),
+)
+TABLES = {
+    "lint": Table(LINT, at_once=2),
+    "test": Table(TEST, afterwards="make lab-down"),
+    "full": Table(
+        (*TEST, Check("demo", "make demo", slow=True), Check("bench", "make bench", slow=True)),
+        afterwards="make lab-down",
+    ),
+}
+
+children: set[subprocess.Popen[bytes]] = set()
+lock = threading.Lock()
+
+
+def say(text: str) -> None:
+    with lock:
+        print(text, flush=True)
+
+
+def last_line(path: Path) -> str:
+    lines = [line for line in path.read_text(errors="replace")[-4000:].splitlines() if line.strip()]
+    return lines[-1].strip()[:100] if lines else ""
+
+
+def run(check: Check) -> bool:
+    if check.needs and not shutil.which(check.needs):
+        say(f"FAILED  {check.name}: {check.needs} is not installed: run make setup")
+        return False
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory() as directory:
+        output = Path(directory) / "output"
+        with output.open("wb") as stream:
+            child = subprocess.Popen(
+                ["bash", "-c", check.command],
+                cwd=TOP,
+                stdin=subprocess.DEVNULL,
+                stdout=stream,
+                stderr=subprocess.STDOUT,
+                # Inner runs take no job slots of an outer make, and pass nothing of its options on.
+                env={name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MFLAGS")},
+            )
+            children.add(child)
+            try:
+                while True:
+                    try:
+                        status = child.wait(NOTE_EVERY)
+                        break
+                    except subprocess.TimeoutExpired:
+                        say(f"  ...   {check.name} {time.monotonic() - began:.0f} s: {last_line(output)}")
+            finally:
+                children.discard(child)
+        seconds = time.monotonic() - began
+        if status:
+            failure = f"FAILED  {check.name} (status {status}, {seconds:.1f} s)"
+            say(f"----- {check.name}: {check.command}\n{output.read_text(errors='replace').rstrip()}\n----- {failure}")
+        else:
+            say(f"  ok    {check.name} {seconds:.1f} s")
+    return not status
+
+
+def interrupted(number: int, _frame: object) -> None:
+    for child in list(children):
+        child.terminate()
+    raise KeyboardInterrupt(signal.Signals(number).name)
+
+
+def main(arguments: list[str]) -> int:
+    table = TABLES[arguments[0]] if arguments else None
+    names = {check.name for check in table.checks} if table else set()
+    if table is None or set(arguments[1:]) - names:
+        print(f"usage: run.py {'|'.join(TABLES)} [{'|'.join(sorted(names)) or 'NAME'}]...", file=sys.stderr)
+        return 2
+    checks = [check for check in table.checks if check.name in arguments[1:] or not arguments[1:]]
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, interrupted)
+    began, passed, failed = time.monotonic(), 0, 0
+    touched_lab = False
+    try:
+        for slow in (False, True):
+            chosen = [check for check in checks if check.slow == slow]
+            if slow and failed and chosen:
+                say(f"not begun, because a quick check failed: {', '.join(check.name for check in chosen)}")
+                break
+            touched_lab = touched_lab or (slow and bool(chosen))
+            with ThreadPoolExecutor(table.at_once) as pool:
+                for good in pool.map(run, chosen):
+                    passed, failed = passed + good, failed + (not good)
+    except KeyboardInterrupt as signalled:
+        failed += 1
+        say(f"interrupted {signalled}")
+    finally:
+        if touched_lab and table.afterwards:
+            down = subprocess.run(
+                ["bash", "-c", table.afterwards], cwd=TOP, stdin=subprocess.DEVNULL, capture_output=True, check=False
+            )
+            if down.returncode:
+                failed += 1
+                say(f"FAILED  {table.afterwards}\n{(down.stdout + down.stderr).decode(errors='replace')}")
+    say(f"{arguments[0]}: {time.monotonic() - began:.0f} s\n{passed} passed, {failed} failed")
+    return 1 if failed or not passed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
