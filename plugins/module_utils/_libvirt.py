@@ -1,0 +1,397 @@
+# Copyright: (c) 2026, The kvmops.migration authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# PRIVATE to the collection: it can have breaking changes at any time.
+"""The one file that imports libvirt: a host as the engine sees it, in plain data.
+
+Every question has a time limit: a call into libvirt cannot be cancelled, so it runs in a daemon thread that is left
+behind when the host does not answer. A host that once did not answer is not asked again until it is opened anew.
+"""
+
+from __future__ import annotations
+
+import threading
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Callable, Dict, List, Mapping, Sequence, Tuple, TypeVar
+
+from ansible.module_utils.basic import missing_required_lib
+from ansible.module_utils.common import respawn
+
+from ._pure import domain_xml
+from ._pure import uri as uris
+
+try:
+    import libvirt
+except ImportError:
+    HAS_LIBVIRT = False
+else:
+    HAS_LIBVIRT = True
+
+T = TypeVar("T")
+
+# Seconds that a host gets for an answer; libvirt's keepalive declares a dead peer after about the same time.
+PATIENCE = 30.0
+# Seconds for what works on whole images or directories.
+LONG_PATIENCE = 600.0
+KEEPALIVE = (5, 5)
+SYSTEM_PYTHONS = ("/usr/bin/python3", "/usr/libexec/platform-python", "/usr/bin/python")
+
+# libvirt's error code for a volume whose name is taken; a number, so that it is there without the bindings.
+STORAGE_VOL_EXIST = 90
+
+_STATES = {
+    "VIR_DOMAIN_NOSTATE": "no_state",
+    "VIR_DOMAIN_RUNNING": "running",
+    "VIR_DOMAIN_BLOCKED": "blocked",
+    "VIR_DOMAIN_PAUSED": "paused",
+    "VIR_DOMAIN_SHUTDOWN": "shutting_down",
+    "VIR_DOMAIN_SHUTOFF": "shut_off",
+    "VIR_DOMAIN_CRASHED": "crashed",
+    "VIR_DOMAIN_PMSUSPENDED": "pmsuspended",
+}
+# Only the reasons that change what a state means.
+_REASONS = {
+    ("running", "VIR_DOMAIN_RUNNING_POSTCOPY_FAILED"): "postcopy_failed",
+    ("paused", "VIR_DOMAIN_PAUSED_MIGRATION"): "migration",
+    ("paused", "VIR_DOMAIN_PAUSED_STARTING_UP"): "starting_up",
+    ("paused", "VIR_DOMAIN_PAUSED_POSTCOPY_FAILED"): "postcopy_failed",
+}
+_DIRECTORY_POOLS = ("dir", "fs", "netfs")
+
+
+class LibvirtFailure(Exception):
+    """libvirt said no; `code` is its error code, `errno` the system's where the system said no to libvirt."""
+
+    def __init__(self, message: str, code: int = 0, errno: int = 0):
+        super().__init__(" ".join(message.split()))
+        self.code = code
+        self.errno = errno
+
+
+class NotFound(LibvirtFailure):
+    """There is no such domain, pool or volume."""
+
+
+class NoAnswer(LibvirtFailure):
+    """The host did not answer in time."""
+
+
+@dataclass(frozen=True)
+class Domain:
+    """A domain on one host at one moment."""
+
+    name: str
+    uuid: str
+    state: str
+    reason: str = ""
+    active: bool = False
+    persistent: bool = False
+    autostart: bool = False
+
+
+@dataclass(frozen=True)
+class Pool:
+    """A storage pool; `path` is empty where it has none."""
+
+    name: str
+    type: str
+    path: str
+    active: bool
+
+    @property
+    def is_directory(self) -> bool:
+        return self.type in _DIRECTORY_POOLS and bool(self.path)
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A volume of a storage pool, as of the pool's last refresh."""
+
+    path: str
+    capacity: int
+    allocation: int
+    format: str
+
+
+def bounded(call: Callable[[], T], seconds: float, what: str) -> T:
+    """The result of the call, or NoAnswer when it takes longer than that."""
+    results: List[T] = []
+    errors: List[BaseException] = []
+
+    def work() -> None:
+        try:
+            results.append(call())
+        except BaseException as error:  # noqa: BLE001 - it is raised again in the thread that asked
+            errors.append(error)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if errors:
+        raise errors[0]
+    if not results:
+        raise NoAnswer(f"{what} did not answer within {seconds:g} s")
+    return results[0]
+
+
+def _translated(call: Callable[..., T], *args: Any) -> T:
+    try:
+        return call(*args)
+    except libvirt.libvirtError as error:
+        message = error.get_error_message() or str(error)
+        code = error.get_error_code() or 0
+        missing = (libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_ERR_NO_STORAGE_POOL, libvirt.VIR_ERR_NO_STORAGE_VOL)
+        errno = (error.get_int1() or 0) if code == libvirt.VIR_ERR_SYSTEM_ERROR else 0
+        raise (NotFound if code in missing else LibvirtFailure)(message, code, errno) from None
+
+
+_prepared = threading.Lock()
+_state: Dict[str, bool] = {}
+
+
+def _prepare() -> None:
+    """Once per process: keepalive needs an event loop, and libvirt must not print its errors into our answer."""
+    with _prepared:
+        if _state.get("ready"):
+            return
+        libvirt.registerErrorHandler(lambda context, error: None, None)
+        _translated(libvirt.virEventRegisterDefaultImpl)
+        threading.Thread(target=_run_events, daemon=True).start()
+        _state["ready"] = True
+
+
+def _run_events() -> None:
+    with suppress(libvirt.libvirtError):
+        while True:
+            libvirt.virEventRunDefaultImpl()
+
+
+def _version(number: int) -> Tuple[int, int, int]:
+    return number // 1000000, number // 1000 % 1000, number % 1000
+
+
+class Host:
+    """A connection to one libvirt, and what the engine asks and does there. Domains are named by their UUID."""
+
+    def __init__(self, connection: Any, uri: str, patience: float = PATIENCE):
+        self._connection = connection
+        self._patience = patience
+        self.uri = uri
+        self.lost = False
+        self.uuid = domain_xml.host_uuid(self._ask(connection.getCapabilities))
+        self.hostname: str = self._ask(connection.getHostname)
+        self.libvirt_version = _version(self._ask(connection.getLibVersion))
+        self.hypervisor_version = _version(self._ask(connection.getVersion))
+
+    @classmethod
+    def open(cls, uri: str, timeout: float, read_only: bool = False, patience: float = PATIENCE) -> Host:
+        """Connect within that many seconds."""
+        _prepare()
+        parsed = uris.parse(uri)
+        # Nobody is there to type a password: without this, ssh may ask for one and wait.
+        address = str(parsed.with_query("no_tty", "1")) if parsed.transport == "ssh" else uri
+        function = libvirt.openReadOnly if read_only else libvirt.open
+
+        def connect() -> Host:
+            connection = _translated(function, address)
+            # Not every local driver has a keepalive, and a local daemon needs none.
+            with suppress(libvirt.libvirtError):
+                connection.setKeepAlive(*KEEPALIVE)
+            return cls(connection, uri, patience)
+
+        return bounded(connect, timeout, uris.redact(uri))
+
+    def __str__(self) -> str:
+        return self.hostname
+
+    def close(self) -> None:
+        """Give the connection up. A lost one is only forgotten: to close it properly would wait for its answer."""
+        if self.lost:
+            self._connection._o = None
+        else:
+            with suppress(LibvirtFailure):
+                self._ask(self._connection.close)
+
+    def _ask(self, call: Callable[..., T], *args: Any, patience: float | None = None) -> T:
+        if self.lost:
+            raise NoAnswer(f"{self.uri} does not answer")
+        try:
+            return bounded(lambda: _translated(call, *args), patience or self._patience, self.uri)
+        except NoAnswer:
+            self.lost = True
+            raise
+
+    # Domains
+
+    def _domain(self, uuid: str) -> Any:
+        return self._ask(self._connection.lookupByUUIDString, uuid)
+
+    def find(self, name: str) -> Domain | None:
+        """The domain of that name."""
+        try:
+            return self._describe(self._ask(self._connection.lookupByName, name))
+        except NotFound:
+            return None
+
+    def find_uuid(self, uuid: str) -> Domain | None:
+        """The domain with that UUID."""
+        try:
+            return self._describe(self._domain(uuid))
+        except NotFound:
+            return None
+
+    def domains(self) -> List[Domain]:
+        """All domains; one that goes away while it is looked at is left out."""
+        found = []
+        for domain in self._ask(self._connection.listAllDomains, 0):
+            with suppress(NotFound):
+                found.append(self._describe(domain))
+        return sorted(found, key=lambda domain: domain.name)
+
+    def _describe(self, domain: Any) -> Domain:
+        number, detail = self._ask(domain.state, 0)[:2]
+        state = next((word for name, word in _STATES.items() if getattr(libvirt, name, None) == number), "unknown")
+        reason = next(
+            (
+                word
+                for (of_state, name), word in _REASONS.items()
+                if of_state == state and getattr(libvirt, name, None) == detail
+            ),
+            "",
+        )
+        persistent = bool(self._ask(domain.isPersistent))
+        return Domain(
+            name=self._ask(domain.name),
+            uuid=self._ask(domain.UUIDString).lower(),
+            state=state,
+            reason=reason,
+            active=bool(self._ask(domain.isActive)),
+            persistent=persistent,
+            # libvirt refuses to answer this for a domain without a definition.
+            autostart=persistent and bool(self._ask(domain.autostart)),
+        )
+
+    def xml(self, uuid: str, inactive: bool = False, migratable: bool = False, secure: bool = False) -> str:
+        """The domain's XML; `secure` adds its secrets, which then must not leave the definition."""
+        flags = 0
+        flags |= libvirt.VIR_DOMAIN_XML_INACTIVE if inactive else 0
+        flags |= libvirt.VIR_DOMAIN_XML_MIGRATABLE if migratable else 0
+        flags |= libvirt.VIR_DOMAIN_XML_SECURE if secure else 0
+        return str(self._ask(self._domain(uuid).XMLDesc, flags))
+
+    def define(self, xml: str) -> None:
+        self._ask(self._connection.defineXML, xml)
+
+    def undefine(self, uuid: str) -> None:
+        """Take the definition away; firmware variables stay."""
+        domain = self._domain(uuid)
+        try:
+            self._ask(domain.undefineFlags, libvirt.VIR_DOMAIN_UNDEFINE_KEEP_NVRAM)
+        except NotFound:
+            raise
+        except LibvirtFailure as error:
+            if error.code != libvirt.VIR_ERR_NO_SUPPORT:
+                raise
+            self._ask(domain.undefine)
+
+    def resume(self, uuid: str) -> None:
+        self._ask(self._domain(uuid).resume)
+
+    def set_autostart(self, uuid: str, wanted: bool) -> None:
+        self._ask(self._domain(uuid).setAutostart, int(wanted))
+
+    def has_managed_save(self, uuid: str) -> bool:
+        return bool(self._ask(self._domain(uuid).hasManagedSaveImage, 0))
+
+    # Storage
+
+    def pools(self) -> List[Pool]:
+        found = []
+        for pool in self._ask(self._connection.listAllStoragePools, 0):
+            with suppress(NotFound):
+                kind, path = domain_xml.pool_path(self._ask(pool.XMLDesc, 0))
+                found.append(Pool(self._ask(pool.name), kind, path, bool(self._ask(pool.isActive))))
+        return sorted(found, key=lambda pool: pool.name)
+
+    def _pool(self, name: str) -> Any:
+        return self._ask(self._connection.storagePoolLookupByName, name)
+
+    def refresh_pool(self, name: str) -> None:
+        self._ask(self._pool(name).refresh, 0, patience=LONG_PATIENCE)
+
+    def create_pool(self, name: str, path: str) -> None:
+        """A transient directory pool: it exists until it is closed, and nothing is written for it."""
+        self._ask(self._connection.storagePoolCreateXML, domain_xml.dir_pool(name, path), 0)
+
+    def close_pool(self, name: str) -> None:
+        """Deactivate a pool; a transient one is gone then, its files stay."""
+        self._ask(self._pool(name).destroy)
+
+    def pool_volumes(self, name: str) -> List[str]:
+        return list(self._ask(self._pool(name).listVolumes))
+
+    def volume(self, path: str) -> Volume | None:
+        """The volume with that path, where an active pool knows it."""
+        try:
+            volume = self._ask(self._connection.storageVolLookupByPath, path)
+            info = self._ask(volume.info)
+            return Volume(path, int(info[1]), int(info[2]), domain_xml.volume_format(self._ask(volume.XMLDesc, 0)))
+        except NotFound:
+            return None
+
+    def create_volume(self, pool: str, name: str, capacity: int) -> None:
+        """A new raw volume; libvirt refuses when a file of that name is there."""
+        self._ask(self._pool(pool).createXML, domain_xml.raw_volume(name, capacity), 0, patience=LONG_PATIENCE)
+
+    def delete_volume(self, path: str) -> None:
+        volume = self._ask(self._connection.storageVolLookupByPath, path)
+        self._ask(volume.delete, 0, patience=LONG_PATIENCE)
+
+    # The job
+
+    def job_stats(self, uuid: str, completed: bool = False) -> Dict[str, Any]:
+        """Statistics of the running job, or of the last one that was completed."""
+        flags = libvirt.VIR_DOMAIN_JOB_STATS_COMPLETED if completed else 0
+        return dict(self._ask(self._domain(uuid).jobStats, flags))
+
+    def job_active(self, uuid: str) -> bool:
+        """Whether a job such as a migration runs on the domain."""
+        return bool(self._ask(self._domain(uuid).jobInfo)[0] != libvirt.VIR_DOMAIN_JOB_NONE)
+
+    def abort_job(self, uuid: str) -> None:
+        self._ask(self._domain(uuid).abortJob)
+
+    def migrate(self, uuid: str, dest_uri: str, params: Mapping[str, Any], flags: Sequence[str]) -> None:
+        """Move the domain, peer to peer; takes as long as it takes."""
+        domain = self._domain(uuid)
+        _translated(domain.migrateToURI3, dest_uri, dict(params), flag_bits(flags))
+
+
+def flag_bits(names: Sequence[str]) -> int:
+    """The flags as libvirt wants them; the version gates have passed, so only the bindings can be too old here."""
+    bits = 0
+    for name in names:
+        bit = getattr(libvirt, f"VIR_MIGRATE_{name}", None)
+        if bit is None:
+            raise LibvirtFailure(
+                f"the libvirt bindings of this Python do not know VIR_MIGRATE_{name}: upgrade python3-libvirt"
+            )
+        bits |= bit
+    return bits
+
+
+def require(module: Any) -> None:
+    """Go on only with libvirt's bindings: under the system's Python where that one has them, else fail in one line."""
+    if HAS_LIBVIRT:
+        return
+    if not respawn.has_respawned():
+        interpreter = respawn.probe_interpreters_for_module(list(SYSTEM_PYTHONS), "libvirt")
+        if interpreter:
+            respawn.respawn_module(interpreter)
+    module.fail_json(
+        msg=f"install the package python3-libvirt: {missing_required_lib('libvirt')}",
+        failure_class="bindings_missing",
+        cure="install the package python3-libvirt",
+        role=None,
+    )

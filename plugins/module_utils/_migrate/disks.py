@@ -1,0 +1,202 @@
+# Copyright: (c) 2026, The kvmops.migration authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# PRIVATE to the collection: it can have breaking changes at any time.
+"""The disks of the guest on both hosts: evidence, the plan, and what lies at the destination already."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Dict, List, Mapping, Sequence, Tuple
+
+from .._libvirt import Host, LibvirtFailure, NotFound
+from .._pure import domain_xml, storage
+from .._pure.domain_xml import Definition, Disk
+from .._pure.refusal import Refusal
+from .._pure.storage import COPY, DiskPlan, Evidence, Wish
+from .local import Local
+from .probe import Storage, compare
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What happens to the disks; `replaced` are images at the destination that go away just before the move."""
+
+    plans: Tuple[DiskPlan, ...] = ()
+    replaced: Tuple[str, ...] = ()
+
+    @property
+    def copied(self) -> Tuple[DiskPlan, ...]:
+        return tuple(plan for plan in self.plans if plan.action == COPY)
+
+
+class Disks:
+    """The disks of one guest between two hosts. `local` where this machine is the source, else None."""
+
+    def __init__(self, definition: Definition, source: Storage, dest: Storage, run_id: str, local: Local | None):
+        self._definition = definition
+        self._source = source
+        self._dest = dest
+        self._run_id = run_id
+        self._local = local
+        self._directories: Dict[str, Evidence] = {}
+
+    def lay_out(self, wish: Wish, offline: bool, facts: Mapping[str, Any] | None, force: bool) -> Layout:
+        """Decide for every disk; raises Refusal where the VM must not move like this."""
+        for disk in self._definition.disks:
+            if storage.writable(disk):
+                self._check_image(disk)
+        evidence = {disk.target: self._evidence(disk) for disk in self._definition.disks}
+        plans = storage.plan(self._definition, evidence, wish, offline)
+        if offline:
+            self._check_nvram()
+        else:
+            self._check_media()
+        copied = [disk for disk in self._definition.disks if disk.target in storage.copied(plans)]
+        for disk in copied:
+            self._check_pool(disk)
+        present = [disk for disk in copied if self._dest.host.volume(disk.source) is not None]
+        users = self._users() if present else {}
+        for disk in present:
+            self._check_replaceable(disk, users, facts, force)
+        return Layout(plans, tuple(disk.source for disk in present))
+
+    def _evidence(self, disk: Disk) -> Evidence:
+        known = storage.by_kind(disk)
+        if known is not None:
+            return known
+        if not storage.writable(disk):
+            return Evidence(storage.UNKNOWN, "it is read-only")
+        return self._of_directory(disk.directory)
+
+    def _of_directory(self, directory: str) -> Evidence:
+        if directory not in self._directories:
+            self._directories[directory] = compare(self._source, self._dest, directory, self._run_id)
+        return self._directories[directory]
+
+    def _check_image(self, disk: Disk) -> None:
+        if disk.type != "file":
+            return
+        if self._local is not None:
+            self._local.check_image(disk.source, disk.format)
+        pool = self._source.pool(disk.directory)
+        if pool is None:
+            return
+        self._source.refresh(pool.name)
+        volume = self._source.host.volume(disk.source)
+        if volume is None:
+            raise Refusal(
+                f"the guest's image {disk.source} does not exist on {self._source.host}",
+                "image_missing",
+                "restore it, or correct the VM's definition",
+            )
+        if disk.format != "raw" and volume.format != disk.format:
+            raise Refusal(
+                f"the guest's image {disk.source} on {self._source.host} is not {disk.format} but {volume.format}",
+                "image_unreadable",
+                "restore it from a backup, or correct the VM's definition",
+            )
+
+    def _check_nvram(self) -> None:
+        nvram = self._definition.nvram
+        if not nvram:
+            return
+        evidence = self._of_directory(domain_xml.directory(nvram))
+        if evidence.verdict != storage.SHARED:
+            raise Refusal(
+                f"an offline move takes no firmware variables along, and {nvram} is not shared: {evidence.reason}",
+                "offline_local_disk",
+                "start the VM and move it live",
+            )
+
+    def _check_media(self) -> None:
+        """A medium in a read-only drive must be there already: libvirt does not copy it."""
+        for disk in self._definition.disks:
+            if disk.readonly and disk.type == "file" and disk.source and not disk.optional:
+                pool = self._dest.pool(disk.directory)
+                if pool is None:
+                    continue
+                self._dest.refresh(pool.name)
+                if self._dest.host.volume(disk.source) is None:
+                    raise Refusal(
+                        f"{self._dest.host} has no {disk.source}, the medium in drive {disk.target}",
+                        "image_missing",
+                        f"copy it there, or eject it: virsh change-media {self._definition.name} {disk.target} --eject",
+                    )
+
+    def _check_pool(self, disk: Disk) -> None:
+        if self._dest.pool(disk.directory) is None:
+            raise Refusal(
+                f"{self._dest.host} has no active storage pool with target path {disk.directory},"
+                f" which disk {disk.target} needs",
+                "pool_missing",
+                "role storage_pool",
+                role="storage_pool",
+            )
+
+    def _users(self) -> Dict[str, str]:
+        """By path, another VM on the destination that has it as a disk."""
+        return image_users(self._dest.host, self._definition.uuid)
+
+    def _check_replaceable(
+        self, disk: Disk, users: Mapping[str, str], facts: Mapping[str, Any] | None, force: bool
+    ) -> None:
+        where = f"{disk.source} exists on {self._dest.host}"
+        if disk.source in users:
+            raise Refusal(
+                f"{where} as a disk of VM {users[disk.source]}", "image_in_use", "move or rename one of the two images"
+            )
+        entry = self._entry(disk, facts)
+        if entry.get("locked"):
+            raise Refusal(f"{where} and a process there has it open", "image_in_use", "end that process")
+        if force or (entry.get("state") == "unchanged" and entry.get("target") == disk.target):
+            return
+        raise Refusal(
+            f"{where} and {_why_not(entry, facts)}",
+            "dest_image_exists",
+            "remove it there, or say force: true to have it replaced",
+        )
+
+    def _entry(self, disk: Disk, facts: Mapping[str, Any] | None) -> Dict[str, Any]:
+        """What the destination's journal says about that path for this VM."""
+        for entry in (facts or {}).get("journal") or []:
+            if entry.get("path") == disk.source and entry.get("uuid") == self._definition.uuid:
+                return dict(entry)
+        return {}
+
+
+def _why_not(entry: Mapping[str, Any], facts: Mapping[str, Any] | None) -> str:
+    if facts is None:
+        return "nothing says whose it is"
+    if not entry:
+        return "is not known as a copy that an earlier move of this VM left behind"
+    return "has changed since an earlier move of this VM left it behind"
+
+
+def image_users(host: Host, uuid: str) -> Dict[str, str]:
+    """By path, a VM other than that one on the host that has it as a disk."""
+    users = {}
+    for domain in host.domains():
+        if domain.uuid != uuid:
+            # A running guest may have other disks now than its definition will give it.
+            for inactive in (False, True):
+                with suppress(NotFound):
+                    for disk in domain_xml.parse(host.xml(domain.uuid, inactive=inactive)).disks:
+                        users.update(dict.fromkeys(disk.files, domain.name))
+    return users
+
+
+def remove_images(host: Host, uuid: str, paths: Sequence[str]) -> List[str]:
+    """Delete images that a failed move made on the host; returns warnings about those that stay."""
+    warnings = []
+    users = image_users(host, uuid) if paths else {}
+    for path in paths:
+        try:
+            if path in users:
+                warnings.append(f"{path} on {host} was left in place: VM {users[path]} has it as a disk")
+            elif host.volume(path) is not None:
+                host.delete_volume(path)
+        except LibvirtFailure as error:
+            warnings.append(f"{path} on {host} could not be removed: {error}")
+    return warnings

@@ -1,0 +1,69 @@
+# Copyright: (c) 2026, The kvmops.migration authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# PRIVATE to the collection: it can have breaking changes at any time.
+"""What virt_migrate_info tells of one host: itself, its VMs, its pools and its journal. Nothing is changed."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Any, Dict, List, Sequence
+
+from .._libvirt import Domain, Host, LibvirtFailure, NotFound
+from .._pure import domain_xml
+from .._pure import uri as uris
+from .._pure.refusal import Refusal
+from .local import Local
+from .place import connect, refusal, state_of
+
+
+def gather(uri: str, names: Sequence[str], timeout: float, local: Local) -> Dict[str, Any]:
+    """The facts of the host behind the URI; `names` narrows its VMs down."""
+    parsed = uris.parse(uri, "uri")
+    host = connect(uri, timeout, "uri", read_only=True)
+    try:
+        return {
+            "host": _host(host),
+            "domains": [_domain(host, domain) for domain in host.domains() if not names or domain.name in names],
+            "pools": [{"name": pool.name, "path": pool.path, "active": pool.active} for pool in host.pools()],
+            "journal": local.journal() if parsed.is_local else [],
+        }
+    except LibvirtFailure as error:
+        raise refusal(error, f"{uris.redact(uri)} cannot be read") from error
+    finally:
+        host.close()
+
+
+def _host(host: Host) -> Dict[str, str]:
+    return {
+        "uri": uris.redact(host.uri),
+        "uuid": host.uuid,
+        "hostname": host.hostname,
+        "libvirt_version": ".".join(map(str, host.libvirt_version)),
+        "hypervisor_version": ".".join(map(str, host.hypervisor_version)),
+    }
+
+
+def _domain(host: Host, domain: Domain) -> Dict[str, Any]:
+    disks: List[Dict[str, Any]] = []
+    # A domain can go away while the host is being looked at.
+    with suppress(NotFound, Refusal):
+        disks = [
+            {
+                "target": disk.target,
+                "type": disk.type,
+                "device": disk.device,
+                "path": disk.source,
+                "format": disk.format,
+            }
+            for disk in domain_xml.parse(host.xml(domain.uuid)).disks
+        ]
+    return {
+        "name": domain.name,
+        "uuid": domain.uuid,
+        # Read on its own, a guest that is paused for migration has not begun to run here.
+        "state": state_of(domain, arriving=True),
+        "persistent": domain.persistent,
+        "autostart": domain.autostart,
+        "disks": disks,
+    }

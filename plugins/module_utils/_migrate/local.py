@@ -1,0 +1,167 @@
+# Copyright: (c) 2026, The kvmops.migration authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# PRIVATE to the collection: it can have breaking changes at any time.
+"""The files of the machine that the module runs on: images, the journal and the records of runs.
+
+The journal says which images a VM left behind here, so that a later move back may replace them. It is one JSON file per
+VM; a run's record is one JSON file per run. Nothing in them is secret, and only root reads them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from contextlib import suppress
+from typing import Any, Dict, List, Mapping, Sequence
+
+from .._pure.refusal import Refusal
+
+STATE_DIRECTORY = "/var/lib/kvmops-migration"
+KEPT_RUNS = 100
+_UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+
+class Local:
+    """What the engine does with local files, in one place, so that tests can give it a directory of their own."""
+
+    def __init__(self, directory: str = STATE_DIRECTORY):
+        self._journal = os.path.join(directory, "journal")
+        self._runs = os.path.join(directory, "runs")
+
+    # Images
+
+    def identity(self, path: str) -> Dict[str, int] | None:
+        """What tells whether an image is still the file that it was, or None where there is none."""
+        try:
+            found = os.stat(path)
+        except OSError:
+            return None
+        return {"size": found.st_size, "mtime_ns": found.st_mtime_ns, "inode": found.st_ino, "device": found.st_dev}
+
+    def check_image(self, path: str, declared: str) -> None:
+        """Refuse an image that QEMU could not read."""
+        try:
+            os.stat(path)
+        except FileNotFoundError as error:
+            raise Refusal(
+                f"the guest's image {path} does not exist",
+                "image_missing",
+                "restore it, or correct the VM's definition",
+            ) from error
+        except OSError:
+            return
+        if shutil.which("qemu-img") is None or not os.access(path, os.R_OK):
+            return
+        done = subprocess.run(
+            ["qemu-img", "info", "-U", "--output=json", "-f", declared, "--", path],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            said = done.stderr.strip().splitlines()
+            raise Refusal(
+                f"the guest's image {path} cannot be read as {declared}: {said[-1] if said else 'qemu-img failed'}",
+                "image_unreadable",
+                f"look at it with qemu-img check {path}, and restore it from a backup",
+            )
+
+    def locked(self, path: str) -> bool:
+        """Whether a process holds a lock on the file, as QEMU does on the images of a VM."""
+        try:
+            inode = os.stat(path).st_ino
+            with open("/proc/locks", encoding="ascii") as table:
+                text = table.read()
+        except OSError:
+            return False
+        # The device in this table is not the one of stat() on every file system: the inode alone errs on the safe side.
+        return any(field.endswith(f":{inode}") for field in text.split())
+
+    # The journal
+
+    def journal(self) -> List[Dict[str, Any]]:
+        """Every image that a VM left behind here, with what has become of it."""
+        entries = []
+        for name in sorted(_names(self._journal)):
+            record = _read(os.path.join(self._journal, name)) or {}
+            for image in record.get("images", []):
+                entries.append({**image, "uuid": record["uuid"], "name": record["name"], **self._now(image)})
+        return entries
+
+    def _now(self, image: Mapping[str, Any]) -> Dict[str, Any]:
+        identity = self.identity(image["path"])
+        if identity is None:
+            return {"state": "gone", "locked": False}
+        same = all(image.get(key) == value for key, value in identity.items())
+        return {"state": "unchanged" if same else "changed", "locked": self.locked(image["path"])}
+
+    def leave_behind(self, uuid: str, name: str, images: Sequence[Mapping[str, Any]]) -> None:
+        """Note the images that the VM leaves here; what an earlier move of it left elsewhere stays noted."""
+        path = os.path.join(self._journal, f"{uuid}.json")
+        paths = {image["path"] for image in images}
+        earlier = (_read(path) or {}).get("images", [])
+        kept = [image for image in earlier if image["path"] not in paths and os.path.exists(image["path"])]
+        _write(path, {"version": 1, "uuid": uuid, "name": name, "images": [*kept, *images]})
+
+    def forget(self, uuid: str, paths: Sequence[str]) -> None:
+        """Take images out of the journal: the VM did not leave them after all."""
+        path = os.path.join(self._journal, f"{uuid}.json")
+        record = _read(path)
+        if record is None:
+            return
+        record["images"] = [image for image in record["images"] if image["path"] not in paths]
+        if record["images"]:
+            _write(path, record)
+        else:
+            os.unlink(path)
+
+    # Records of runs
+
+    def record_run(self, run_id: str, record: Mapping[str, Any]) -> None:
+        """Keep the record of a run, and only the newest of all records."""
+        _write(os.path.join(self._runs, f"{run_id}.json"), record)
+        for name in sorted(_names(self._runs))[:-KEPT_RUNS]:
+            with suppress(FileNotFoundError):
+                os.unlink(os.path.join(self._runs, name))
+
+
+def _names(directory: str) -> List[str]:
+    try:
+        return [name for name in os.listdir(directory) if name.endswith(".json")]
+    except (FileNotFoundError, PermissionError):
+        return []
+
+
+def _read(path: str) -> Dict[str, Any] | None:
+    """A record, or None for one that is not there or not ours: half a file must not stop a run."""
+    try:
+        with open(path, encoding="utf-8") as stream:
+            record = json.load(stream)
+        good = all(isinstance(image["path"], str) for image in record["images"])
+        return record if good and _UUID.fullmatch(record["uuid"]) and record["name"] else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _write(path: str, record: Mapping[str, Any]) -> None:
+    """Whole or not at all, also across a power cut."""
+    directory = os.path.dirname(path)
+    os.makedirs(directory, mode=0o700, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(dir=directory, prefix=".new-")
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+            json.dump(record, stream, indent=1, sort_keys=True)
+            stream.write("\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise

@@ -1,0 +1,138 @@
+# Copyright: (c) 2026, The kvmops.migration authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# PRIVATE to the collection: it can have breaking changes at any time.
+"""Both hosts, where the guest is on them, and whether that is already as wished."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Mapping
+
+from .._libvirt import Domain, Host, LibvirtFailure, NoAnswer
+from .._pure import messages, outcome
+from .._pure import uri as uris
+from .._pure.refusal import Refusal
+
+
+def refusal(error: LibvirtFailure, what: str, **details: Any) -> Refusal:
+    """A failure of libvirt as a refusal, with what is known about its message."""
+    known = messages.look_up(str(error))
+    failure_class = "unreachable" if isinstance(error, NoAnswer) else known.failure_class
+    return Refusal(f"{what}: {uris.redact(str(error))}", failure_class, known.cure, known.role, **details)
+
+
+def connect(uri: str, timeout: float, option: str, read_only: bool = False) -> Host:
+    """The host behind the URI; `option` is the one that named it."""
+    try:
+        return Host.open(uri, timeout, read_only)
+    except LibvirtFailure as error:
+        raise refusal(error, f"{option}: {uris.redact(uri)} cannot be used") from error
+
+
+def label(host: Host) -> str:
+    return f"{host.hostname} ({uris.redact(host.uri)})"
+
+
+@dataclass(frozen=True)
+class Place:
+    """One guest on both hosts before the move."""
+
+    name: str
+    uuid: str
+    at_source: Domain | None
+    at_dest: Domain | None
+
+    @property
+    def source_state(self) -> str:
+        return state_of(self.at_source)
+
+    @property
+    def dest_state(self) -> str:
+        return state_of(self.at_dest, arriving=True)
+
+    @property
+    def settled(self) -> bool:
+        """It lives at the destination, and nowhere else."""
+        return self.at_source is None and self.dest_state in (outcome.RUNNING, outcome.PAUSED, outcome.SHUT_OFF)
+
+    @property
+    def movable(self) -> bool:
+        """It is on the source, and nothing at the destination is in the way."""
+        row = outcome.look_up(self.source_state, self.dest_state)
+        return row.outcome == outcome.FAILED and self.dest_state != outcome.CRASHED
+
+
+def state_of(domain: Domain | None, arriving: bool = False) -> str:
+    return outcome.ABSENT if domain is None else outcome.classify(domain.state, domain.reason, arriving)
+
+
+def same_host(source_uuid: str, source: str, dest: str, at_source: Domain | None, name: str) -> Place:
+    """The guest where both URIs lead to one host; refused unless it lives there."""
+    if at_source is None:
+        raise Refusal(
+            f"{uris.redact(source)} and {uris.redact(dest)} are the same host (UUID {source_uuid}),"
+            f" and VM {name} is not on it",
+            "same_host",
+            "name two different hosts, or give each its own host_uuid in libvirtd.conf",
+        )
+    return Place(at_source.name, at_source.uuid, None, at_source)
+
+
+def locate(source: Host, dest: Host, name: str) -> Place:
+    """Find the guest by its name, and from then on by its UUID."""
+    at_source = source.find(name)
+    namesake = dest.find(name)
+    if at_source is None and namesake is None:
+        raise _not_found(source, dest, name)
+    if at_source is None:
+        assert namesake is not None
+        return Place(namesake.name, namesake.uuid, None, namesake)
+    if namesake is not None and namesake.uuid != at_source.uuid:
+        raise Refusal(
+            f"{dest.hostname} has another VM named {name}: UUID {namesake.uuid}, not {at_source.uuid}",
+            "foreign_vm",
+            "rename or undefine one of them",
+        )
+    at_dest = namesake or dest.find_uuid(at_source.uuid)
+    if at_dest is not None and at_dest.name != name:
+        raise Refusal(
+            f"{dest.hostname} has VM {name} (UUID {at_source.uuid}) under the name {at_dest.name}",
+            "foreign_vm",
+            "rename or undefine one of them",
+        )
+    return Place(at_source.name, at_source.uuid, at_source, at_dest)
+
+
+def _not_found(source: Host, dest: Host, name: str) -> Refusal:
+    known = "; ".join(
+        f"{host.hostname}: {', '.join(domain.name for domain in host.domains()) or 'none'}" for host in (source, dest)
+    )
+    return Refusal(
+        f"VM {name} was not found on either host, neither on {label(source)} nor on {label(dest)}",
+        "not_found",
+        f"give the name of a VM that is there ({known})",
+    )
+
+
+def choose_mode(place: Place, options: Mapping[str, Any]) -> str:
+    """live or offline, by the option and the guest's state."""
+    active = place.source_state in outcome.ACTIVE
+    wanted = options["mode"]
+    if wanted == "live" and not active:
+        raise Refusal(
+            f"mode: live was said, and VM {place.name} is shut off", "wrong_state", "start it, or use mode: auto"
+        )
+    if wanted == "offline" and active:
+        raise Refusal(
+            f"mode: offline was said, and VM {place.name} is {place.source_state}",
+            "wrong_state",
+            "shut it down, or use mode: auto",
+        )
+    if not active and not options["persistent"]:
+        raise Refusal(
+            f"persistent: false was said, and VM {place.name} is shut off: it cannot be without a definition",
+            "wrong_state",
+            "leave persistent at true, or start the VM",
+        )
+    return "live" if active else "offline"

@@ -1,0 +1,147 @@
+# Copyright: (c) 2026, The kvmops.migration authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# PRIVATE to the collection: it can have breaking changes at any time.
+"""Whether both hosts share a directory: proven by a file that one makes and the other one looks for.
+
+Only libvirt is used, so that two URIs are enough. The proof that they do not share is as strong as the one that they
+do: the second host makes a file of the same name, which a shared file system refuses whatever its caches say.
+"""
+
+from __future__ import annotations
+
+import errno
+import posixpath
+import re
+from contextlib import contextmanager, suppress
+from typing import Dict, Iterator, List
+
+from .._libvirt import STORAGE_VOL_EXIST, Host, LibvirtFailure, Pool
+from .._pure.storage import NOT_SHARED, SHARED, UNKNOWN, Evidence
+
+VOLUME_PREFIX = ".kvmops-probe-"
+POOL_PREFIX = "kvmops-probe-"
+STALE_AFTER = 3600
+_SIZE = 512
+_MADE_AT = re.compile(r"\.?kvmops-probe-(\d+)-")
+
+
+class Storage:
+    """The storage pools of one host, by the directories that they cover."""
+
+    def __init__(self, host: Host, run_id: str, now: float):
+        self.host = host
+        self._run_id = run_id
+        self._now = now
+        self._pools: List[Pool] = host.pools()
+        self._refreshed: Dict[str, None] = {}
+
+    def pool(self, directory: str) -> Pool | None:
+        """The active pool whose target path is that directory."""
+        return next((pool for pool in self._at(directory) if pool.active), None)
+
+    def inactive_pool(self, directory: str) -> Pool | None:
+        return next((pool for pool in self._at(directory) if not pool.active), None)
+
+    def _at(self, directory: str) -> List[Pool]:
+        return [pool for pool in self._pools if pool.is_directory and pool.path == posixpath.normpath(directory)]
+
+    def refresh(self, pool: str, again: bool = False) -> None:
+        """Let libvirt look at what is in the pool, once or `again`, and clear what a killed run left in it."""
+        if again or pool not in self._refreshed:
+            self.host.refresh_pool(pool)
+        if pool not in self._refreshed:
+            self._refreshed[pool] = None
+            self._remove_stale(pool)
+
+    def refresh_again(self) -> List[str]:
+        """Refresh every pool that was of interest; returns what could not be refreshed."""
+        trouble = []
+        for pool in self._refreshed:
+            if not pool.startswith(POOL_PREFIX):
+                try:
+                    self.host.refresh_pool(pool)
+                except LibvirtFailure as error:
+                    trouble.append(f"pool {pool} on {self.host} could not be refreshed: {error}")
+        return trouble
+
+    @contextmanager
+    def opened(self, directory: str) -> Iterator[str]:
+        """Name of a pool that covers the directory, made for the time of the check where there is none."""
+        pool = self.pool(directory)
+        if pool is not None:
+            yield pool.name
+            return
+        for stale in self._pools:
+            if stale.name.startswith(POOL_PREFIX) and self._is_stale(stale.name):
+                with suppress(LibvirtFailure):
+                    self.host.close_pool(stale.name)
+        name = f"{POOL_PREFIX}{self._run_id}"
+        self.host.create_pool(name, directory)
+        try:
+            yield name
+        finally:
+            with suppress(LibvirtFailure):
+                self.host.close_pool(name)
+
+    def _remove_stale(self, pool: str) -> None:
+        for name in self.host.pool_volumes(pool):
+            if name.startswith(VOLUME_PREFIX) and self._is_stale(name):
+                path = self._path(pool, name)
+                if path:
+                    with suppress(LibvirtFailure):
+                        self.host.delete_volume(path)
+
+    def _path(self, pool: str, name: str) -> str:
+        return next((posixpath.join(known.path, name) for known in self._pools if known.name == pool), "")
+
+    def _is_stale(self, name: str) -> bool:
+        match = _MADE_AT.match(name)
+        return match is not None and self._now - int(match[1]) > STALE_AFTER
+
+
+def compare(source: Storage, dest: Storage, directory: str, run_id: str) -> Evidence:
+    """Whether both hosts see the same directory under that path."""
+    name = f"{VOLUME_PREFIX}{run_id}"
+    path = posixpath.join(directory, name)
+    try:
+        with source.opened(directory) as source_pool, _probe(source.host, source_pool, name, path):
+            return _seen_from(source, dest, directory, name, path)
+    except LibvirtFailure as error:
+        return Evidence(UNKNOWN, f"{source.host} could not make a probe file in {directory}: {error}")
+
+
+def _seen_from(source: Storage, dest: Storage, directory: str, name: str, path: str) -> Evidence:
+    inactive = dest.inactive_pool(directory) if dest.pool(directory) is None else None
+    if inactive is not None:
+        return Evidence(UNKNOWN, f"pool {inactive.name} of {directory} on {dest.host} is not active")
+    try:
+        with dest.opened(directory) as dest_pool:
+            dest.refresh(dest_pool, again=True)
+            if dest.host.volume(path) is not None:
+                return Evidence(SHARED, f"a probe file made in {directory} on {source.host} was seen on {dest.host}")
+            return _counter_probe(source, dest, dest_pool, name, path, directory)
+    except LibvirtFailure as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR):
+            return Evidence(NOT_SHARED, f"{dest.host} has no directory {directory}")
+        return Evidence(UNKNOWN, f"{dest.host} could not look into {directory}: {error}")
+
+
+def _counter_probe(source: Storage, dest: Storage, pool: str, name: str, path: str, directory: str) -> Evidence:
+    try:
+        with _probe(dest.host, pool, name, path):
+            return Evidence(NOT_SHARED, f"{source.host} and {dest.host} each made a file of one name in {directory}")
+    except LibvirtFailure as error:
+        if error.errno == errno.EEXIST or error.code == STORAGE_VOL_EXIST:
+            return Evidence(SHARED, f"a probe file made in {directory} on {source.host} was in the way on {dest.host}")
+        return Evidence(UNKNOWN, f"{dest.host} could not make a probe file in {directory}: {error}")
+
+
+@contextmanager
+def _probe(host: Host, pool: str, name: str, path: str) -> Iterator[None]:
+    host.create_volume(pool, name, _SIZE)
+    try:
+        yield
+    finally:
+        with suppress(LibvirtFailure):
+            host.delete_volume(path)

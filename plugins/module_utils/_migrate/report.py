@@ -1,0 +1,94 @@
+# Copyright: (c) 2026, The kvmops.migration authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# PRIVATE to the collection: it can have breaking changes at any time.
+"""What was asked for, and what is answered."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass, field
+from typing import Any, Dict, Mapping
+
+from .._libvirt import Host
+from .._pure import uri as uris
+from .local import Local
+from .place import Place
+from .settle import End
+
+REFUSED = "refused"
+ALREADY_THERE = "already_there"
+PLANNED = "planned"
+MOVING = "moving"
+
+
+@dataclass
+class Request:
+    """One call of the module."""
+
+    options: Mapping[str, Any]
+    check_mode: bool = False
+    diff: bool = False
+    local: Local = field(default_factory=Local)
+    now: float = field(default_factory=time.time)
+    run_id: str = ""
+
+    def __post_init__(self) -> None:
+        self.run_id = self.run_id or f"{int(self.now)}-{os.urandom(4).hex()}"
+
+    @property
+    def facts(self) -> Dict[str, Any] | None:
+        """What the destination said of itself through Ansible's own login; None when nobody asked it."""
+        return self.options.get("_dest_facts")
+
+    @property
+    def facts_uuid(self) -> str:
+        return str((self.facts or {}).get("host", {}).get("uuid", ""))
+
+
+class Report:
+    """The result while it comes together; it has the same keys whatever happens."""
+
+    def __init__(self, name: str) -> None:
+        self._began = time.monotonic()
+        self.result: Dict[str, Any] = {"changed": False, "name": name, "warnings": []}
+
+    def add(self, **values: Any) -> None:
+        self.result.update(values)
+
+    def warn(self, *texts: str) -> None:
+        self.result["warnings"].extend(texts)
+
+    def note_place(self, place: Place, source: Host, dest: Host) -> None:
+        """Where the guest was when the run began."""
+        self.add(
+            name=place.name,
+            uuid=place.uuid,
+            source=_side(source, place.source_state),
+            dest=_side(dest, place.dest_state),
+            mode="none",
+            storage="none",
+            transport="none",
+            flags=[],
+            params={},
+            downtime_ms=None,
+            memory={},
+            disks=[],
+            left_behind=[],
+            series=[],
+        )
+
+    def note_end(self, end: End) -> None:
+        """Where the guest ended up."""
+        self.result["source"]["state"] = end.source_state
+        self.result["dest"]["state"] = end.dest_state
+        self.warn(*end.warnings)
+
+    def finished(self, **values: Any) -> Dict[str, Any]:
+        self.add(**values, duration_s=round(time.monotonic() - self._began, 3))
+        return self.result
+
+
+def _side(host: Host, state: str) -> Dict[str, str]:
+    return {"uri": uris.redact(host.uri), "host": host.hostname, "state": state}

@@ -1,0 +1,160 @@
+# Copyright: (c) 2026, The kvmops.migration authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# PRIVATE to the collection: it can have breaking changes at any time.
+"""After the job: where the guest is, and what the table of outcomes wants done about it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import Callable, List, Tuple
+
+from .._libvirt import Domain, Host, LibvirtFailure
+from .._pure import outcome
+from . import disks
+from .place import state_of
+
+# Seconds within which both sides must come to rest, and between two looks.
+LIMIT = 30.0
+STEP = 0.5
+PATIENCE = 10.0
+
+
+@dataclass
+class Ledger:
+    """What this run changes, so that only that is ever undone."""
+
+    ran: bool = False
+    defined_at_dest_before: bool = False
+    persistent: bool = True
+    undefine_source: bool = True
+    images: Tuple[str, ...] = ()
+
+
+@dataclass
+class End:
+    """Where the guest ended up."""
+
+    row: outcome.Row
+    source_state: str
+    dest_state: str
+    done: List[str] = field(default_factory=list)
+    warnings: List[str] = field(default_factory=list)
+
+
+class Side:
+    """One host after the job; a connection that broke is opened anew."""
+
+    def __init__(self, host: Host, uuid: str, arriving: bool):
+        self.host = host
+        self._uuid = uuid
+        self._arriving = arriving
+        self.domain: Domain | None = None
+
+    def state(self) -> str:
+        """The guest's state there, `unknown` when the host does not tell."""
+        for again in (False, True):
+            if self.host.lost and not again:
+                continue
+            try:
+                if again:
+                    self._open_again()
+                self.domain = self.host.find_uuid(self._uuid)
+                return state_of(self.domain, self._arriving)
+            except LibvirtFailure:
+                continue
+        return outcome.UNKNOWN
+
+    def _open_again(self) -> None:
+        self.host.close()
+        self.host = Host.open(self.host.uri, PATIENCE, patience=PATIENCE)
+
+    def busy(self) -> bool:
+        """Whether a job goes on there; who does not tell may be busy."""
+        try:
+            return self.host.job_active(self._uuid)
+        except LibvirtFailure:
+            return True
+
+
+class Settlement:
+    """Looks at both sides until they are at rest, and does what the table says."""
+
+    def __init__(self, source: Host, dest: Host, name: str, uuid: str, ledger: Ledger):
+        self.source = Side(source, uuid, arriving=False)
+        self.dest = Side(dest, uuid, arriving=True)
+        self._name = name
+        self._uuid = uuid
+        self._ledger = ledger
+        self._done: List[str] = []
+        self._warnings: List[str] = []
+
+    def settle(self) -> End:
+        """Where the guest is, after everything that may safely be done about it."""
+        source, dest, row = self._at_rest()
+        # One action can make the next one possible, and each is done once at most.
+        for _ in outcome.GUARDS:
+            action = next((action for action in row.actions if self._wanted(action)), None)
+            if action is None:
+                break
+            self._act(action)
+            source, dest, row = self._look()
+        return End(row, source, dest, self._done, self._warnings)
+
+    def _look(self) -> Tuple[str, str, outcome.Row]:
+        source, dest = self.source.state(), self.dest.state()
+        return source, dest, outcome.judge(source, dest, not self._ledger.undefine_source)
+
+    def _at_rest(self) -> Tuple[str, str, outcome.Row]:
+        deadline = time.monotonic() + LIMIT
+        while True:
+            source, dest, row = self._look()
+            moving = row.outcome == outcome.FAILED and source in outcome.ACTIVE and self.source.busy()
+            if not (row.wait or moving):
+                return source, dest, row
+            if time.monotonic() >= deadline:
+                return source, dest, outcome.UNFINISHED if moving else row
+            threading.Event().wait(STEP)
+
+    def _wanted(self, action: str) -> bool:
+        ledger = self._ledger
+        wanted = {
+            outcome.UNDEFINE_SOURCE: ledger.undefine_source,
+            outcome.RESUME_SOURCE: ledger.ran,
+            outcome.REMOVE_DEST_DEFINITION: not ledger.defined_at_dest_before,
+            outcome.REMOVE_DEST_IMAGES: bool(ledger.images),
+        }
+        return wanted[action] and action not in self._done
+
+    def _act(self, action: str) -> None:
+        self._done.append(action)
+        source, dest = self.source.state(), self.dest.state()
+        if not outcome.permitted(action, source, dest):
+            self._warnings.append(
+                f"{action} was not done: {self._name} is now {source} on the source, {dest} on the destination"
+            )
+            return
+        acts = {
+            outcome.UNDEFINE_SOURCE: self._undefine_source,
+            outcome.RESUME_SOURCE: lambda: self.source.host.resume(self._uuid),
+            outcome.REMOVE_DEST_DEFINITION: lambda: self.dest.host.undefine(self._uuid),
+            outcome.REMOVE_DEST_IMAGES: self._remove_images,
+        }
+        self._try(acts[action], action)
+
+    def _try(self, act: Callable[[], None], what: str) -> None:
+        try:
+            act()
+        except LibvirtFailure as error:
+            self._warnings.append(f"{what} failed: {error}")
+
+    def _undefine_source(self) -> None:
+        # The definition must not be lost with the last host that has it.
+        if self._ledger.persistent and self.dest.domain is not None and not self.dest.domain.persistent:
+            self.dest.host.define(self.source.host.xml(self._uuid, inactive=True, secure=True))
+        self.source.host.undefine(self._uuid)
+
+    def _remove_images(self) -> None:
+        self._warnings.extend(disks.remove_images(self.dest.host, self._uuid, self._ledger.images))

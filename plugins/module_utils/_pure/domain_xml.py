@@ -1,0 +1,187 @@
+# Copyright: (c) 2026, The kvmops.migration authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# PRIVATE to the collection: it can have breaking changes at any time.
+"""What the engine needs to know of a domain's XML, by many small functions."""
+
+from __future__ import annotations
+
+import posixpath
+import xml.etree.ElementTree as ET
+from dataclasses import dataclass
+from typing import Tuple
+
+from .refusal import Refusal
+
+# The attribute of <source> that says where a disk of that type lies.
+_SOURCE_ATTRIBUTES = {
+    "file": "file",
+    "block": "dev",
+    "dir": "dir",
+    "network": "name",
+    "volume": "volume",
+    "nvme": "namespace",
+    "vhostuser": "path",
+}
+_MEMORY_UNITS = {
+    "b": 1,
+    "bytes": 1,
+    "KB": 10**3,
+    "k": 2**10,
+    "KiB": 2**10,
+    "M": 2**20,
+    "MiB": 2**20,
+    "G": 2**30,
+    "GiB": 2**30,
+}
+
+
+def directory(path: str) -> str:
+    """The directory of a file."""
+    return posixpath.dirname(posixpath.normpath(path))
+
+
+@dataclass(frozen=True)
+class Disk:
+    """One disk of a domain; `source` is empty for an empty drive, `backing` are the files below it, nearest first."""
+
+    target: str
+    device: str = "disk"
+    type: str = "file"
+    source: str = ""
+    pool: str = ""
+    format: str = "raw"
+    cache: str = ""
+    readonly: bool = False
+    shareable: bool = False
+    optional: bool = False
+    backing: Tuple[str, ...] = ()
+
+    @property
+    def directory(self) -> str:
+        """The directory of an image file."""
+        return directory(self.source) if self.type == "file" and self.source else ""
+
+    @property
+    def files(self) -> Tuple[str, ...]:
+        """Every path that QEMU opens for this disk."""
+        own = (self.source,) if self.source and self.type in ("file", "block") else ()
+        return own + self.backing
+
+
+@dataclass(frozen=True)
+class Definition:
+    """A domain as its XML describes it."""
+
+    name: str
+    uuid: str
+    memory: int = 0
+    disks: Tuple[Disk, ...] = ()
+    nvram: str = ""
+
+    def disk(self, target: str) -> Disk | None:
+        return next((disk for disk in self.disks if disk.target == target), None)
+
+
+def parse(text: str) -> Definition:
+    """The definition in a domain's XML."""
+    root = _root(text)
+    return Definition(
+        name=root.findtext("name", ""),
+        uuid=root.findtext("uuid", "").strip().lower(),
+        memory=_memory(root.find("memory")),
+        disks=tuple(_disk(node) for node in root.findall("devices/disk")),
+        nvram=(root.findtext("os/nvram") or "").strip(),
+    )
+
+
+def _root(text: str) -> ET.Element:
+    # libvirt writes no document type, and expanding one from elsewhere is how XML attacks begin.
+    if "<!DOCTYPE" in text or "<!ENTITY" in text:
+        raise Refusal("the domain's XML has a document type", "bad_xml", "define the domain without one")
+    try:
+        root = ET.fromstring(text)
+    except ET.ParseError as error:
+        raise Refusal(
+            f"the domain's XML cannot be read: {error}", "bad_xml", "look at it with virsh dumpxml"
+        ) from error
+    if root.tag != "domain":
+        raise Refusal(f"the XML is a <{root.tag}>, not a <domain>", "bad_xml", "look at it with virsh dumpxml")
+    return root
+
+
+def _memory(node: ET.Element | None) -> int:
+    if node is None or not (node.text or "").strip().isdigit():
+        return 0
+    return int((node.text or "").strip()) * _MEMORY_UNITS.get(node.get("unit", "KiB"), 2**10)
+
+
+def _disk(node: ET.Element) -> Disk:
+    kind = node.get("type", "file")
+    source = node.find("source")
+    driver = node.find("driver")
+    target = node.find("target")
+    device = node.get("device", "disk")
+    return Disk(
+        target="" if target is None else target.get("dev", ""),
+        device=device,
+        type=kind,
+        source=_source(source, kind),
+        pool="" if source is None else source.get("pool", ""),
+        format="raw" if driver is None else driver.get("type", "raw"),
+        cache="" if driver is None else driver.get("cache", ""),
+        readonly=node.find("readonly") is not None or device == "cdrom",
+        shareable=node.find("shareable") is not None,
+        optional=source is not None and source.get("startupPolicy", "mandatory") != "mandatory",
+        backing=_backing(node),
+    )
+
+
+def _source(source: ET.Element | None, kind: str) -> str:
+    return "" if source is None else source.get(_SOURCE_ATTRIBUTES.get(kind, "file"), "")
+
+
+def _backing(node: ET.Element) -> Tuple[str, ...]:
+    files = []
+    store = node.find("backingStore")
+    while store is not None:
+        path = _source(store.find("source"), store.get("type", "file"))
+        if path and store.get("type", "file") in ("file", "block"):
+            files.append(path)
+        store = store.find("backingStore")
+    return tuple(files)
+
+
+def pool_path(text: str) -> Tuple[str, str]:
+    """Type and target path of a storage pool's XML; the path is empty for pools without one."""
+    root = ET.fromstring(text)
+    path = (root.findtext("target/path") or "").strip()
+    return root.get("type", ""), posixpath.normpath(path) if path else ""
+
+
+def volume_format(text: str) -> str:
+    """The image format of a storage volume's XML."""
+    node = ET.fromstring(text).find("target/format")
+    return "raw" if node is None else node.get("type", "raw")
+
+
+def host_uuid(text: str) -> str:
+    """The host's UUID in the capabilities XML."""
+    return (ET.fromstring(text).findtext("host/uuid") or "").strip().lower()
+
+
+def dir_pool(name: str, path: str) -> str:
+    """XML of a directory pool."""
+    pool = ET.Element("pool", type="dir")
+    ET.SubElement(pool, "name").text = name
+    ET.SubElement(ET.SubElement(pool, "target"), "path").text = path
+    return ET.tostring(pool, encoding="unicode")
+
+
+def raw_volume(name: str, capacity: int) -> str:
+    """XML of a raw volume."""
+    volume = ET.Element("volume")
+    ET.SubElement(volume, "name").text = name
+    ET.SubElement(volume, "capacity", unit="bytes").text = str(capacity)
+    ET.SubElement(ET.SubElement(volume, "target"), "format", type="raw")
+    return ET.tostring(volume, encoding="unicode")

@@ -1,0 +1,186 @@
+# Copyright: (c) 2026, The kvmops.migration authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# PRIVATE to the collection: it can have breaking changes at any time.
+"""What happens to each disk, decided from evidence: copied, used where it is, or refused.
+
+A disk that both hosts share is never copied (the copy would overwrite the disk that it reads), and the list of disks
+that libvirt gets is always explicit: an empty list means all of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Dict, Mapping, Sequence, Tuple
+
+from .domain_xml import Definition, Disk
+from .refusal import Refusal
+
+SHARED = "shared"
+NOT_SHARED = "not_shared"
+UNKNOWN = "unknown"
+
+COPY = "copy"
+USE = "shared"
+SKIP = "skip"
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Whether both hosts see one and the same disk, and how that is known."""
+
+    verdict: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class DiskPlan:
+    """One disk and what happens to it, with the reason."""
+
+    target: str
+    action: str
+    reason: str
+    source: str = ""
+    format: str = "raw"
+    evidence: str = UNKNOWN
+
+    def result(self) -> Dict[str, Any]:
+        return {
+            "target": self.target,
+            "source": self.source,
+            "format": self.format,
+            "action": self.action,
+            "evidence": self.evidence,
+            "reason": self.reason,
+        }
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What the options say about storage."""
+
+    storage: str = "auto"
+    copy_storage: str | None = None
+    migrate_disks: Tuple[str, ...] = ()
+    unsafe: bool = False
+
+
+def by_kind(disk: Disk) -> Evidence | None:
+    """What the kind of a disk alone proves; None where the hosts must be looked at."""
+    if not disk.source:
+        return Evidence(SHARED, "the drive is empty")
+    if disk.type == "network":
+        return Evidence(SHARED, "a network disk is the same from every host")
+    if disk.type != "file":
+        return Evidence(UNKNOWN, f"for a disk of type {disk.type} there is no proof that both hosts see the same one")
+    return None
+
+
+def writable(disk: Disk) -> bool:
+    return not disk.readonly and bool(disk.source)
+
+
+def plan(
+    definition: Definition, evidence: Mapping[str, Evidence], wish: Wish, offline: bool = False
+) -> Tuple[DiskPlan, ...]:
+    """What happens to every disk of the guest; raises Refusal at the first that must not move like this."""
+    _check_listed(definition, wish.migrate_disks)
+    plans = tuple(_plan_disk(disk, evidence[disk.target], wish, offline) for disk in definition.disks)
+    if wish.copy_storage == "all" and any(map(writable, definition.disks)) and not copied(plans):
+        raise Refusal(
+            f"copy_storage: all asks to copy the disks of {definition.name}, and all of them are proven shared",
+            "copy_of_shared",
+            "leave copy_storage out: a shared disk needs no copy",
+        )
+    return plans
+
+
+def copied(plans: Sequence[DiskPlan]) -> Tuple[str, ...]:
+    """The explicit list of disks for libvirt."""
+    return tuple(disk.target for disk in plans if disk.action == COPY)
+
+
+def summary(plans: Sequence[DiskPlan]) -> str:
+    """One word for all disks: copy, shared, mixed or none."""
+    actions = {disk.action for disk in plans} - {SKIP}
+    return "none" if not actions else "mixed" if len(actions) > 1 else actions.pop()
+
+
+def _check_listed(definition: Definition, listed: Sequence[str]) -> None:
+    for target in listed:
+        disk = definition.disk(target)
+        if disk is None:
+            has = ", ".join(disk.target for disk in definition.disks) or "none"
+            raise Refusal(
+                f"migrate_disks: {definition.name} has no disk {target!r}", "disk_target", f"its disks: {has}"
+            )
+        if not writable(disk):
+            raise Refusal(
+                f"migrate_disks: disk {target} of {definition.name} is {'read-only' if disk.source else 'empty'}",
+                "disk_target",
+                "name only writable disks",
+            )
+
+
+def _plan_disk(disk: Disk, evidence: Evidence, wish: Wish, offline: bool) -> DiskPlan:
+    if not writable(disk):
+        return _planned(disk, SKIP, "read-only" if disk.source else "empty", evidence)
+    if evidence.verdict == SHARED:
+        _refuse_copy_of_shared(disk, evidence, wish)
+        return _planned(disk, USE, evidence.reason, evidence)
+    if evidence.verdict == UNKNOWN:
+        return _plan_unknown(disk, evidence, wish)
+    return _plan_local(disk, evidence, wish, offline)
+
+
+def _planned(disk: Disk, action: str, reason: str, evidence: Evidence) -> DiskPlan:
+    return DiskPlan(disk.target, action, reason, disk.source, disk.format, evidence.verdict)
+
+
+def _refuse_copy_of_shared(disk: Disk, evidence: Evidence, wish: Wish) -> None:
+    said = ""
+    if disk.target in wish.migrate_disks:
+        said = f"migrate_disks names {disk.target}"
+    elif wish.storage == "copy":
+        said = f"storage: copy asks to copy disk {disk.target}"
+    if said:
+        raise Refusal(
+            f"{said}, and {disk.source} is proven shared ({evidence.reason}): the copy would overwrite its own source",
+            "copy_of_shared",
+            "use storage: auto or storage: shared",
+        )
+
+
+def _plan_unknown(disk: Disk, evidence: Evidence, wish: Wish) -> DiskPlan:
+    if wish.storage == "shared" or (wish.unsafe and wish.copy_storage == "none"):
+        return _planned(disk, USE, f"said to be shared; {evidence.reason}", evidence)
+    # A copy onto what may be the very same disk would destroy it, so `copy` does not do without evidence.
+    raise Refusal(
+        f"it is not known whether both hosts share disk {disk.target} ({disk.source}): {evidence.reason}",
+        "sharedness_unknown",
+        "say storage: shared if they do",
+    )
+
+
+def _plan_local(disk: Disk, evidence: Evidence, wish: Wish, offline: bool) -> DiskPlan:
+    what = f"disk {disk.target} ({disk.source}) is not shared by the two hosts: {evidence.reason}"
+    if wish.copy_storage == "none" and wish.unsafe and not offline:
+        return _planned(disk, USE, f"unsafe was asked for; {evidence.reason}", evidence)
+    if wish.storage == "shared" or wish.copy_storage == "none":
+        said = "storage: shared" if wish.storage == "shared" else "copy_storage: none"
+        raise Refusal(
+            f"{said} was said, but {what}", "not_shared", "use storage: copy, or put the disk on shared storage"
+        )
+    if offline:
+        raise Refusal(
+            f"an offline move takes no disk along, and {what}",
+            "offline_local_disk",
+            "start the VM and move it live, or put the disk on storage that both hosts share",
+        )
+    if disk.shareable:
+        raise Refusal(f"a shareable disk cannot be copied, and {what}", "not_shared", "put it on shared storage")
+    if wish.migrate_disks and disk.target not in wish.migrate_disks:
+        raise Refusal(
+            f"migrate_disks leaves out {disk.target}, and {what}", "not_shared", f"add {disk.target} to migrate_disks"
+        )
+    return _planned(disk, COPY, evidence.reason, evidence)

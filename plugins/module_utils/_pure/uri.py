@@ -1,0 +1,145 @@
+# Copyright: (c) 2026, The kvmops.migration authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# PRIVATE to the collection: it can have breaking changes at any time.
+"""libvirt URIs: `driver[+transport]://[user@][host][:port]/path[?extra]`."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Tuple
+from urllib.parse import parse_qsl, quote, unquote, urlencode
+
+from .refusal import Refusal
+
+# What each driver accepts as path; a row here is all a new driver needs.
+PATHS = {"qemu": ("/system", "/session")}
+# Per transport: must a host be named, may one be named. Without a word, a host means TLS and none means local.
+TRANSPORTS = {
+    "": (False, True),
+    "ssh": (True, True),
+    "tls": (True, True),
+    "tcp": (True, True),
+    "unix": (False, False),
+}
+FORM = "driver[+transport]://[user@][host][:port]/path[?extra]"
+
+_URI = re.compile(
+    r"(?P<scheme>[^:/?#]+)://"
+    r"(?:(?P<user>[^@/?#:]*)(?::(?P<password>[^@/?#]*))?@)?"
+    r"(?P<host>\[[0-9A-Fa-f:.]+(?:%[^\]/?#@]+)?\]|[^:/?#@\[\]]*)"
+    r"(?::(?P<port>[^/?#]*))?"
+    r"(?P<path>/[^?#]*)?"
+    r"(?:\?(?P<query>[^#]*))?"
+)
+_PASSWORD = re.compile(r"(?<=://)([^@/?#:\s]*):[^@/?#\s]*@")
+_HOST = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_])?\.?")
+
+
+@dataclass(frozen=True)
+class Uri:
+    """A libvirt URI in its parts; `host` is without the brackets of an IPv6 address."""
+
+    driver: str
+    transport: str = ""
+    user: str = ""
+    host: str = ""
+    port: int | None = None
+    path: str = "/system"
+    query: Tuple[Tuple[str, str], ...] = ()
+    password: str = ""
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it leads to the daemon of the machine that opens it."""
+        return not self.host and self.transport in ("", "unix")
+
+    def with_query(self, key: str, value: str) -> Uri:
+        """The same with one extra more; one that is there already stays as it was said."""
+        if any(name == key for name, _ in self.query):
+            return self
+        return Uri(**{**self.__dict__, "query": (*self.query, (key, value))})
+
+    def __str__(self) -> str:
+        scheme = f"{self.driver}+{self.transport}" if self.transport else self.driver
+        secret = f":{quote(self.password, safe='')}" if self.password else ""
+        login = f"{quote(self.user, safe='')}{secret}@" if self.user else ""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        port = f":{self.port}" if self.port is not None else ""
+        query = f"?{urlencode(self.query, quote_via=quote)}" if self.query else ""
+        return f"{scheme}://{login}{host}{port}{quote(self.path)}{query}"
+
+
+def _refuse(option: str, text: str, why: str, cure: str) -> Refusal:
+    return Refusal(f"{option}: {redact(text)!r} {why}", "bad_option", cure)
+
+
+def parse(text: str, option: str = "uri") -> Uri:
+    """Take a URI apart; `option` is named in what is refused."""
+    match = _URI.fullmatch(text)
+    if not match:
+        raise _refuse(option, text, "is not a libvirt URI", f"give {FORM}, for example qemu+ssh://root@kvm2/system")
+    driver, _, transport = match["scheme"].partition("+")
+    host = (match["host"] or "").strip("[]")
+    _check_scheme(option, text, driver, transport, match["scheme"])
+    _check_host(option, text, transport, host, match["user"], match["port"])
+    path = unquote(match["path"] or "")
+    if path not in PATHS[driver]:
+        raise _refuse(
+            option, text, f"has the path {path!r}", f"the {driver} driver accepts {' and '.join(PATHS[driver])}"
+        )
+    return Uri(
+        driver=driver,
+        transport=transport,
+        user=unquote(match["user"] or ""),
+        password=unquote(match["password"] or ""),
+        host=host,
+        port=_port(option, text, match["port"]),
+        path=path,
+        query=tuple(parse_qsl(match["query"] or "", keep_blank_values=True)),
+    )
+
+
+def _check_scheme(option: str, text: str, driver: str, transport: str, scheme: str) -> None:
+    if driver not in PATHS:
+        raise _refuse(option, text, f"has the driver {driver!r}", f"accepted drivers: {', '.join(PATHS)}")
+    if transport not in TRANSPORTS or (scheme.endswith("+")):
+        accepted = ", ".join(name for name in TRANSPORTS if name)
+        raise _refuse(option, text, f"has the transport {transport!r}", f"accepted transports: {accepted}")
+
+
+def _check_host(option: str, text: str, transport: str, host: str, user: str | None, port: str | None) -> None:
+    needs_host, may_have_host = TRANSPORTS[transport]
+    if needs_host and not host:
+        raise _refuse(option, text, f"names no host, which transport {transport} needs", f"give {FORM}")
+    if host and not may_have_host:
+        raise _refuse(option, text, f"names a host, and transport {transport} has none", "leave the host out")
+    if not host and (user or port):
+        raise _refuse(option, text, "has a user or a port without a host", f"give {FORM}")
+    if host and ":" not in host and not _HOST.fullmatch(host):
+        raise _refuse(option, text, f"has the host {host!r}", "give a host name, an IPv4 address or an IPv6 one in []")
+
+
+def _port(option: str, text: str, port: str | None) -> int | None:
+    if port is None:
+        return None
+    if not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
+        raise _refuse(option, text, f"has the port {port!r}", "accepted ports: 1 to 65535")
+    return int(port)
+
+
+def for_host(address: str, user: str = "root", transport: str = "ssh") -> str:
+    """The URI of the system daemon of the host with that name or address."""
+    return str(Uri("qemu", transport, user=user, host=address.strip("[]")))
+
+
+def for_data(address: str) -> str:
+    """The URI that tells QEMU on which address of the destination the guest's memory is taken in."""
+    address = address.strip("[]")
+    return f"tcp://[{address}]" if ":" in address else f"tcp://{address}"
+
+
+def redact(text: str) -> str:
+    """The text with the passwords of all URIs in it hidden."""
+    return _PASSWORD.sub(r"\1:***@", text)

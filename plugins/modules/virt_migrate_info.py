@@ -1,0 +1,114 @@
+#!/usr/bin/python
+# Copyright: (c) 2026, The kvmops.migration authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: virt_migrate_info
+short_description: What one libvirt host says about itself and its VMs
+version_added: 0.1.0
+description:
+  - Tells who the host is, which VMs it knows and in which state, its storage pools, and which images
+    earlier moves left behind on it.
+author:
+  - The kvmops.migration authors (@kvmops)
+extends_documentation_fragment:
+  - kvmops.migration.attributes
+  - kvmops.migration.attributes.info_module
+  - kvmops.migration.attributes.libvirt
+options:
+  name:
+    description: Names of the VMs to tell about. By default all.
+    type: list
+    elements: str
+    default: []
+    aliases: [guest]
+  uri:
+    description: URI of the libvirt to ask.
+    type: str
+    default: qemu:///system
+  connect_timeout:
+    description: Seconds that the host gets to answer when the connection is opened.
+    type: int
+    default: 20
+seealso:
+  - module: kvmops.migration.virt_migrate
+"""
+
+EXAMPLES = r"""
+---
+- name: See where the VMs are
+  kvmops.migration.virt_migrate_info:
+  register: info
+"""
+
+RETURN = r"""
+host:
+  description:
+    - Who the host is, with C(uri), C(uuid), C(hostname), C(libvirt_version) and C(hypervisor_version).
+  returned: success
+  type: dict
+domains:
+  description:
+    - The VMs, each with C(name), C(uuid), C(state), C(persistent), C(autostart) and C(disks).
+    - States are V(running), V(paused), V(postcopy_failed), V(incoming), V(shut_off), V(crashed) and
+      V(unknown).
+  returned: success
+  type: list
+  elements: dict
+pools:
+  description: The storage pools, each with C(name), C(path) and C(active).
+  returned: success
+  type: list
+  elements: dict
+journal:
+  description:
+    - Images that moves left behind on this host, each with C(uuid) and C(name) of the VM, C(path),
+      C(target), C(run), C(left_at), C(locked) and C(state) (V(unchanged), V(changed) or V(gone)).
+    - Empty where the module does not run on the host that O(uri) leads to.
+  returned: success
+  type: list
+  elements: dict
+failure_class:
+  description: One word for the kind of failure.
+  returned: on failure
+  type: str
+cure:
+  description: What helps.
+  returned: on failure
+  type: str
+role:
+  description: The role of this collection that does it.
+  returned: on failure, where there is one
+  type: str
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ansible_collections.kvmops.migration.plugins.module_utils import _libvirt
+from ansible_collections.kvmops.migration.plugins.module_utils._migrate.info import gather
+from ansible_collections.kvmops.migration.plugins.module_utils._migrate.local import Local
+from ansible_collections.kvmops.migration.plugins.module_utils._pure.refusal import Refusal
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "name": {"type": "list", "elements": "str", "default": [], "aliases": ["guest"]},
+            "uri": {"type": "str", "default": "qemu:///system"},
+            "connect_timeout": {"type": "int", "default": 20},
+        },
+        supports_check_mode=True,
+    )
+    _libvirt.require(module)
+    try:
+        facts = gather(module.params["uri"], module.params["name"], module.params["connect_timeout"], Local())
+    except Refusal as refusal:
+        module.fail_json(msg=refusal.message, **refusal.result())
+    module.exit_json(**facts)
+
+
+if __name__ == "__main__":
+    main()
