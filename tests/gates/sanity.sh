@@ -30,4 +30,4 @@ if [ $# -eq 0 ]; then
     python "$TOP/tests/gates/get_pip_shim.py"
     set -- --venv --python "$(python -c 'import sys; print("%d.%d" % sys.version_info[:2])')"
 fi
-exec ansible-test sanity --color no "$@" </dev/null 9>&-
+exec ansible-test sanity --color no "$@" </dev/null

@@ -25,7 +25,7 @@ if [ ! -e "$venv/.complete" ]; then
         "$venv/bin/python" -m pip install --no-compile --disable-pip-version-check --no-input -r "$requirements" || return
         "$venv/bin/python" -m pip check
     }
-    make_venv >"$log" 2>&1 9>&- </dev/null || { cat "$log" >&2; die "pip could not install $requirements (log: $log)"; }
+    make_venv >"$log" 2>&1 </dev/null || { cat "$log" >&2; die "pip could not install $requirements (log: $log)"; }
     touch "$venv/.complete"
 fi
 ln -sfn "$venv" "$CACHE/$name.new.$$"
