@@ -29,7 +29,8 @@ _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 class Local:
     """What the engine does with local files, in one place, so that tests can give it a directory of their own."""
 
-    def __init__(self, directory: str = STATE_DIRECTORY):
+    def __init__(self) -> None:
+        directory = STATE_DIRECTORY
         self._journal = os.path.join(directory, "journal")
         self._runs = os.path.join(directory, "runs")
 

@@ -1,0 +1,44 @@
+# Copyright: (c) 2026, The kvmops.migration authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Makes this checkout importable as kvmops.migration, and the fake libvirt as libvirt."""
+
+from __future__ import annotations
+
+import atexit
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).resolve().parent
+_TREE = Path(tempfile.mkdtemp(prefix="kvmops-unit-"))
+atexit.register(shutil.rmtree, _TREE, ignore_errors=True)
+(_TREE / "ansible_collections" / "kvmops").mkdir(parents=True)
+(_TREE / "ansible_collections" / "kvmops" / "migration").symlink_to(HERE.parents[1])
+sys.path[:0] = [str(_TREE), str(HERE)]
+
+from fake import libvirt as fake  # noqa: E402 - it must be there before anything asks for libvirt
+
+sys.modules["libvirt"] = fake
+
+from ansible_collections.kvmops.migration.plugins.module_utils._migrate import job, settle  # noqa: E402
+from fake.lab import Lab  # noqa: E402
+
+
+@pytest.fixture
+def lab(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(settle, "LIMIT", 0.3)
+    monkeypatch.setattr(settle, "STEP", 0.01)
+    monkeypatch.setattr(settle, "PATIENCE", 0.3)
+    monkeypatch.setattr(job, "FIRST_STEP", 0.005)
+    monkeypatch.setattr(job, "ABORT_PATIENCE", 1.0)
+    made = Lab(tmp_path, monkeypatch, capsys)
+    made.world.hang_limit = 5.0
+    yield made
+    for host in made.world.hosts.values():
+        host.answers.set()
+    made.world.complete_job()
+    assert made.strays() == []
+    assert made.world.overwritten == []

@@ -1,0 +1,129 @@
+# Copyright: (c) 2026, The kvmops.migration authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Two fake hosts with a VM, and the modules run against them from their arguments to their answer."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+
+import pytest
+from ansible.module_utils.common import warnings
+from ansible.module_utils.testing import patch_module_args
+from ansible_collections.kvmops.migration.plugins.module_utils._migrate import local
+from ansible_collections.kvmops.migration.plugins.modules import virt_migrate, virt_migrate_info
+
+from fake import libvirt as fake
+
+UUID = "5ba1ab1e-0000-4000-8000-000000000001"
+OTHER = "5ba1ab1e-0000-4000-8000-000000000002"
+IMAGE = "/vm/a.qcow2"
+DEST_URI = "qemu+ssh://root@kvm2/system"
+
+
+def disk_xml(target="vda", path=IMAGE, image="qcow2", device="disk", extra="", kind="file", attribute="file"):
+    source = f"<source {attribute}='{path}'/>" if path else ""
+    return (
+        f"<disk type='{kind}' device='{device}'><driver name='qemu' type='{image}'/>{source}"
+        f"<target dev='{target}'/>{extra}</disk>"
+    )
+
+
+def domain_xml(name="a", uuid=UUID, disks=None, nvram=""):
+    devices = disk_xml() if disks is None else "".join(disks)
+    firmware = f"<os><nvram>{nvram}</nvram></os>" if nvram else ""
+    return (
+        f"<domain type='qemu'><name>{name}</name><uuid>{uuid}</uuid><memory unit='MiB'>256</memory>{firmware}"
+        f"<devices>{devices}</devices></domain>"
+    )
+
+
+class Lab:
+    """Two fake hosts, kvm1 with a running VM `a`, and the modules that run against them."""
+
+    def __init__(self, tmp_path, monkeypatch, capsys):
+        self.world = fake.use(fake.World("kvm1", "kvm2"))
+        self.kvm1, self.kvm2 = self.world["kvm1"], self.world["kvm2"]
+        self._tmp_path = tmp_path
+        self._monkeypatch = monkeypatch
+        self._capsys = capsys
+        self.unreadable = {}
+        self.locked = set()
+        monkeypatch.setattr(local.Local, "identity", lambda _, path: self.identity(self.world.local, path))
+        monkeypatch.setattr(local.Local, "locked", lambda _, path: path in self.locked)
+        monkeypatch.setattr(local.Local, "check_image", lambda _, path, image: self.check_image(path))
+        self.on("kvm1")
+
+    def on(self, name):
+        """Let modules run on that host."""
+        self.world.local = name
+        self._monkeypatch.setattr(local, "STATE_DIRECTORY", str(self._tmp_path / name))
+        return self
+
+    def identity(self, host, path):
+        file = self.world[host].file(path)
+        return None if file is None else {"size": file.allocation, "mtime_ns": hash(file.content), "inode": id(file)}
+
+    def check_image(self, path):
+        if path in self.unreadable:
+            raise self.unreadable[path]
+
+    def add(self, host="kvm1", name="a", uuid=UUID, state=fake.VIR_DOMAIN_RUNNING, image=IMAGE, **more):
+        """A VM on a host, with its image."""
+        more.setdefault("xml", domain_xml(name, uuid, [disk_xml(path=image)] if image else []))
+        guest = fake.Guest(name, uuid, state=state, **more)
+        self.world[host].guests[uuid] = guest
+        if image and self.world[host].file(image) is None:
+            self.world[host].write(image, fake.File(content=f"{name} v1"))
+        return guest
+
+    def _main(self, module, arguments):
+        self._capsys.readouterr()
+        # Ansible gathers warnings per process, and a module is a process of its own.
+        warnings._global_warnings.clear()
+        with patch_module_args(arguments), pytest.raises(SystemExit) as end:
+            module.main()
+        result = json.loads(self._capsys.readouterr().out)
+        result.setdefault("failed", False)
+        # Between module and controller a warning is a record.
+        result["warnings"] = [
+            warning if isinstance(warning, str) else warning["event"]["msg"] for warning in result.get("warnings", [])
+        ]
+        assert (end.value.code != 0) == result["failed"]
+        return SimpleNamespace(**result)
+
+    def move(self, check=False, diff=False, **options):
+        """Run virt_migrate; the default is VM `a` to kvm2."""
+        arguments = {"name": "a", "dest_uri": DEST_URI, **options}
+        return self._main(virt_migrate, {**arguments, "_ansible_check_mode": check, "_ansible_diff": diff})
+
+    def info(self, **options):
+        return self._main(virt_migrate_info, options)
+
+    def facts(self, host):
+        """What the action plugin brings from the destination."""
+        here = self.world.local
+        said = vars(self.on(host).info())
+        self.on(here)
+        return {"host": said["host"], "journal": said["journal"]}
+
+    def where(self, uuid=UUID):
+        """State of the VM on each host, None where it is not."""
+        return tuple(host.guests[uuid].state if uuid in host.guests else None for host in (self.kvm1, self.kvm2))
+
+    def strays(self):
+        """Probes and transient pools that somebody forgot."""
+        return [
+            name
+            for host in self.world.hosts.values()
+            for name in [*host.pools, *(file for directory in host.directories.values() for file in directory)]
+            if "kvmops-probe" in name
+        ]
+
+    def record(self, host="kvm1"):
+        runs = sorted((self._tmp_path / host / "runs").glob("*.json"))
+        return [json.loads(path.read_text()) for path in runs]
+
+    def journal_file(self, host="kvm1"):
+        path = self._tmp_path / host / "journal" / f"{UUID}.json"
+        return json.loads(path.read_text()) if path.exists() else None

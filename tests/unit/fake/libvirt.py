@@ -1,0 +1,661 @@
+# Copyright: (c) 2026, The kvmops.migration authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A fake of libvirt's Python bindings: the part that the collection uses, with the numbers of libvirt 9.0.
+
+Behind it stands one `World` of named hosts. A migration really moves the domain from one fake host to the other and
+honours its flags; `World.script` lets a test interfere at every phase, `complete_job` and `fail_job` end a held one.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import threading
+import uuid as uuids
+import xml.etree.ElementTree as ET
+from dataclasses import dataclass, field
+from typing import Callable
+
+VIR_ERR_INTERNAL_ERROR = 1
+VIR_ERR_NO_SUPPORT = 3
+VIR_ERR_NO_CONNECT = 5
+VIR_ERR_INVALID_ARG = 8
+VIR_ERR_OPERATION_FAILED = 9
+VIR_ERR_SYSTEM_ERROR = 38
+VIR_ERR_RPC = 39
+VIR_ERR_NO_DOMAIN = 42
+VIR_ERR_NO_STORAGE_POOL = 49
+VIR_ERR_NO_STORAGE_VOL = 50
+VIR_ERR_OPERATION_INVALID = 55
+VIR_ERR_CONFIG_UNSUPPORTED = 67
+VIR_ERR_OPERATION_ABORTED = 78
+VIR_ERR_MIGRATE_UNSAFE = 81
+VIR_ERR_STORAGE_VOL_EXIST = 90
+VIR_ERR_MIGRATE_FINISH_OK = 93
+
+VIR_DOMAIN_NOSTATE = 0
+VIR_DOMAIN_RUNNING = 1
+VIR_DOMAIN_BLOCKED = 2
+VIR_DOMAIN_PAUSED = 3
+VIR_DOMAIN_SHUTDOWN = 4
+VIR_DOMAIN_SHUTOFF = 5
+VIR_DOMAIN_CRASHED = 6
+VIR_DOMAIN_PMSUSPENDED = 7
+VIR_DOMAIN_RUNNING_BOOTED = 1
+VIR_DOMAIN_RUNNING_MIGRATED = 2
+VIR_DOMAIN_RUNNING_POSTCOPY_FAILED = 11
+VIR_DOMAIN_PAUSED_USER = 1
+VIR_DOMAIN_PAUSED_MIGRATION = 2
+VIR_DOMAIN_PAUSED_STARTING_UP = 11
+VIR_DOMAIN_PAUSED_POSTCOPY_FAILED = 13
+VIR_DOMAIN_SHUTOFF_MIGRATED = 4
+
+VIR_DOMAIN_XML_SECURE = 1
+VIR_DOMAIN_XML_INACTIVE = 2
+VIR_DOMAIN_XML_MIGRATABLE = 8
+VIR_DOMAIN_UNDEFINE_KEEP_NVRAM = 8
+
+VIR_DOMAIN_JOB_NONE = 0
+VIR_DOMAIN_JOB_UNBOUNDED = 2
+VIR_DOMAIN_JOB_COMPLETED = 3
+VIR_DOMAIN_JOB_STATS_COMPLETED = 1
+
+VIR_MIGRATE_LIVE = 1
+VIR_MIGRATE_PEER2PEER = 2
+VIR_MIGRATE_TUNNELLED = 4
+VIR_MIGRATE_PERSIST_DEST = 8
+VIR_MIGRATE_UNDEFINE_SOURCE = 16
+VIR_MIGRATE_PAUSED = 32
+VIR_MIGRATE_NON_SHARED_DISK = 64
+VIR_MIGRATE_NON_SHARED_INC = 128
+VIR_MIGRATE_UNSAFE = 512
+VIR_MIGRATE_OFFLINE = 1024
+
+ENOENT = 2
+EEXIST = 17
+
+
+class libvirtError(Exception):  # noqa: N801 - its name in libvirt
+    def __init__(self, message: str, code: int = VIR_ERR_INTERNAL_ERROR, int1: int = 0):
+        super().__init__(message)
+        self.err = (code, 10, message, 2, None, None, None, int1, 0)
+
+    def get_error_code(self) -> int:
+        return self.err[0]
+
+    def get_error_message(self) -> str:
+        return self.err[2]
+
+    def get_int1(self) -> int:
+        return self.err[7]
+
+
+@dataclass
+class File:
+    """An image: `content` tells two copies of one from two that have grown apart."""
+
+    format: str = "qcow2"
+    capacity: int = 2 << 30
+    allocation: int = 64 << 20
+    content: str = ""
+
+
+Directory = dict  # name -> File; hosts that share storage have the same object
+
+
+@dataclass
+class Guest:
+    """One domain on one host."""
+
+    name: str
+    uuid: str
+    xml: str
+    state: int = VIR_DOMAIN_SHUTOFF
+    reason: int = 1
+    persistent: bool = True
+    autostart: bool = False
+    managed_save: bool = False
+    job: dict = field(default_factory=dict)
+    completed: dict = field(default_factory=dict)
+
+    @property
+    def active(self) -> bool:
+        return self.state != VIR_DOMAIN_SHUTOFF
+
+    def disks(self) -> list[tuple[str, str, bool]]:
+        found = []
+        for node in ET.fromstring(self.xml).findall("devices/disk"):
+            source = node.find("source")
+            path = "" if source is None else source.get("file", "")
+            readonly = node.find("readonly") is not None or node.get("device") == "cdrom"
+            found.append((node.find("target").get("dev"), path, readonly))
+        return found
+
+
+@dataclass
+class FakePool:
+    name: str
+    path: str
+    active: bool = True
+    transient: bool = False
+    listed: dict = field(default_factory=dict)
+
+
+class FakeHost:
+    """A host with its own libvirtd."""
+
+    def __init__(self, world: World, name: str, version: int = 9000000):
+        self.world = world
+        self.name = name
+        self.uuid = str(uuids.uuid5(uuids.NAMESPACE_DNS, name))
+        self.version = version
+        self.directories: dict[str, Directory] = {"/vm": {}}
+        self.pools: dict[str, FakePool] = {}
+        self.guests: dict[str, Guest] = {}
+        # Directories whose listing is as stale as the cache of a network file system.
+        self.stale_listings: set[str] = set()
+        self.shared_types: set[str] = set()
+        # Set while the host does not answer: calls wait until it does.
+        self.answers = threading.Event()
+        self.answers.set()
+        self.broken = ""
+        self.calls: list[str] = []
+        self.add_pool("vm", "/vm")
+
+    def add_pool(self, name: str, path: str, active: bool = True) -> FakePool:
+        pool = FakePool(name, path, active)
+        pool.listed = dict(self.directories.get(path, {}))
+        self.pools[name] = pool
+        return pool
+
+    def share(self, path: str, other: FakeHost) -> None:
+        """Both hosts see one directory under that path, and libvirt knows it."""
+        self.directories[path] = other.directories.setdefault(path, {})
+        for host in (self, other):
+            host.shared_types.add(path)
+            for pool in host.pools.values():
+                pool.listed = dict(host.directories.get(pool.path, {}))
+
+    def file(self, path: str) -> File | None:
+        return self.directories.get(posixpath.dirname(path), {}).get(posixpath.basename(path))
+
+    def write(self, path: str, file: File) -> None:
+        self.directories.setdefault(posixpath.dirname(path), {})[posixpath.basename(path)] = file
+
+    def remove(self, path: str) -> None:
+        del self.directories[posixpath.dirname(path)][posixpath.basename(path)]
+
+    def called(self, what: str) -> None:
+        self.calls.append(what)
+        fault = self.world.faults.get((self.name, what))
+        if fault is not None:
+            raise fault
+        if not self.answers.wait(self.world.hang_limit):
+            raise libvirtError("end of a test", VIR_ERR_RPC)
+        if self.broken:
+            raise libvirtError(self.broken, VIR_ERR_INTERNAL_ERROR)
+
+
+class World:
+    """All hosts of a test, seen from one of them."""
+
+    def __init__(self, *names: str):
+        self.hosts = {name: FakeHost(self, name) for name in names}
+        self.local = names[0]
+        self.aliases: dict[str, str] = {}
+        self.faults: dict[tuple[str, str], Exception] = {}
+        self.hang_limit = 30.0
+        self.script: Callable[[str, FakeHost, FakeHost, Guest], None] = lambda phase, source, dest, guest: None
+        self.migrations: list[dict] = []
+        self.overwritten: list[str] = []
+        self.stats: dict = {
+            "type": VIR_DOMAIN_JOB_UNBOUNDED,
+            "time_elapsed": 1500,
+            "memory_total": 268435456,
+            "memory_processed": 201326592,
+            "memory_remaining": 1048576,
+            "memory_bps": 134217728,
+            "memory_iteration": 3,
+            "memory_dirty_rate": 10,
+            "memory_page_size": 4096,
+            "disk_total": 2147483648,
+            "disk_processed": 67108864,
+            "disk_remaining": 0,
+        }
+        self._held = threading.Event()
+        self._held.set()
+        self._verdict: libvirtError | None = None
+        self.held_at = threading.Event()
+
+    def __getitem__(self, name: str) -> FakeHost:
+        return self.hosts[name]
+
+    def hold_job(self) -> None:
+        """Let the next migration wait in its perform phase."""
+        self._held.clear()
+
+    def complete_job(self) -> None:
+        self._verdict = None
+        self._held.set()
+
+    def fail_job(self, error: libvirtError) -> None:
+        self._verdict = error
+        self._held.set()
+
+    def wait_for_verdict(self) -> None:
+        self.held_at.set()
+        if not self._held.wait(self.hang_limit):
+            raise libvirtError("end of a test", VIR_ERR_RPC)
+        verdict, self._verdict = self._verdict, None
+        if verdict is not None:
+            raise verdict
+
+    def resolve(self, uri: str, seen_from: str) -> FakeHost:
+        rest = uri.partition("://")[2]
+        address = rest.partition("/")[0].rpartition("@")[2].partition(":")[0]
+        name = self.aliases.get(address, address) or seen_from
+        if name not in self.hosts:
+            raise libvirtError(
+                f"unable to connect to server at '{address}:22': Name or service not known", VIR_ERR_SYSTEM_ERROR
+            )
+        return self.hosts[name]
+
+
+world: World
+
+
+def use(new: World) -> World:
+    """Make this the world that the bindings lead to."""
+    global world
+    world = new
+    return new
+
+
+_never = threading.Event()
+
+
+def registerErrorHandler(function, context):  # noqa: N802
+    return 1
+
+
+def virEventRegisterDefaultImpl():  # noqa: N802
+    return 0
+
+
+def virEventRunDefaultImpl():  # noqa: N802
+    _never.wait()
+
+
+def open(uri):  # noqa: A001
+    host = world.resolve(uri, world.local)
+    host.called("open")
+    return virConnect(host)
+
+
+def openReadOnly(uri):  # noqa: N802
+    return open(uri)
+
+
+class _Object:
+    def __init__(self, host: FakeHost):
+        self._host = host
+        self._o: object | None = object()
+
+
+class virConnect(_Object):  # noqa: N801
+    def setKeepAlive(self, interval, count):  # noqa: N802
+        return 0
+
+    def close(self):
+        return 0
+
+    def getCapabilities(self):  # noqa: N802
+        self._host.called("getCapabilities")
+        return f"<capabilities><host><uuid>{self._host.uuid}</uuid></host></capabilities>"
+
+    def getHostname(self):  # noqa: N802
+        return self._host.name
+
+    def getLibVersion(self):  # noqa: N802
+        return self._host.version
+
+    def getVersion(self):  # noqa: N802
+        return 7002000
+
+    def _wrap(self, guest):
+        return virDomain(self._host, guest.uuid)
+
+    def lookupByName(self, name):  # noqa: N802
+        self._host.called("lookupByName")
+        for guest in self._host.guests.values():
+            if guest.name == name:
+                return self._wrap(guest)
+        raise libvirtError(f"Domain not found: no domain with matching name '{name}'", VIR_ERR_NO_DOMAIN)
+
+    def lookupByUUIDString(self, uuid):  # noqa: N802
+        self._host.called("lookupByUUIDString")
+        if uuid in self._host.guests:
+            return self._wrap(self._host.guests[uuid])
+        raise libvirtError(f"Domain not found: no domain with matching uuid '{uuid}'", VIR_ERR_NO_DOMAIN)
+
+    def listAllDomains(self, flags):  # noqa: N802
+        self._host.called("listAllDomains")
+        return [self._wrap(guest) for guest in self._host.guests.values()]
+
+    def defineXML(self, xml):  # noqa: N802
+        self._host.called("defineXML")
+        root = ET.fromstring(xml)
+        uuid = root.findtext("uuid")
+        guest = self._host.guests.setdefault(uuid, Guest(root.findtext("name"), uuid, xml))
+        guest.xml, guest.persistent = xml, True
+        return self._wrap(guest)
+
+    def listAllStoragePools(self, flags):  # noqa: N802
+        self._host.called("listAllStoragePools")
+        return [virStoragePool(self._host, name) for name in self._host.pools]
+
+    def storagePoolLookupByName(self, name):  # noqa: N802
+        self._host.called("storagePoolLookupByName")
+        if name not in self._host.pools:
+            raise libvirtError(f"Storage pool not found: no storage pool with matching name '{name}'", 49)
+        return virStoragePool(self._host, name)
+
+    def storagePoolCreateXML(self, xml, flags):  # noqa: N802
+        self._host.called("storagePoolCreateXML")
+        root = ET.fromstring(xml)
+        name, path = root.findtext("name"), root.findtext("target/path")
+        if any(pool.path == path for pool in self._host.pools.values()):
+            raise libvirtError("operation failed: Storage source conflict with pool", VIR_ERR_OPERATION_FAILED)
+        if path not in self._host.directories:
+            raise libvirtError(f"cannot open directory '{path}': No such file or directory", 38, ENOENT)
+        self._host.add_pool(name, path).transient = True
+        return virStoragePool(self._host, name)
+
+    def storageVolLookupByPath(self, path):  # noqa: N802
+        self._host.called("storageVolLookupByPath")
+        for pool in self._host.pools.values():
+            name = posixpath.basename(path)
+            if pool.active and pool.path == posixpath.dirname(path) and name in pool.listed:
+                return virStorageVol(self._host, pool.name, name)
+        raise libvirtError(f"Storage volume not found: no storage vol with matching path '{path}'", 50)
+
+
+class virStoragePool(_Object):  # noqa: N801
+    def __init__(self, host, name):
+        super().__init__(host)
+        self._name = name
+
+    @property
+    def _pool(self) -> FakePool:
+        return self._host.pools[self._name]
+
+    def name(self):
+        return self._name
+
+    def isActive(self):  # noqa: N802
+        return int(self._pool.active)
+
+    def XMLDesc(self, flags):  # noqa: N802
+        return f"<pool type='dir'><name>{self._name}</name><target><path>{self._pool.path}</path></target></pool>"
+
+    def _directory(self):
+        if not self._pool.active:
+            raise libvirtError(f"storage pool '{self._name}' is not active", VIR_ERR_OPERATION_INVALID)
+        return self._host.directories[self._pool.path]
+
+    def refresh(self, flags):
+        self._host.called("refresh")
+        directory = self._directory()
+        if self._pool.path not in self._host.stale_listings:
+            self._pool.listed = dict(directory)
+
+    def listVolumes(self):  # noqa: N802
+        return list(self._pool.listed)
+
+    def createXML(self, xml, flags):  # noqa: N802
+        self._host.called("createXML")
+        root = ET.fromstring(xml)
+        name = root.findtext("name")
+        if name in self._pool.listed:
+            raise libvirtError(f"storage volume '{name}' exists already", VIR_ERR_STORAGE_VOL_EXIST)
+        if name in self._directory():
+            raise libvirtError(f"Failed to create file '{self._pool.path}/{name}': File exists", 38, EEXIST)
+        file = File(root.find("target/format").get("type"), int(root.findtext("capacity")), 0)
+        self._directory()[name] = self._pool.listed[name] = file
+        return virStorageVol(self._host, self._name, name)
+
+    def destroy(self):
+        self._host.called("destroy pool")
+        if self._pool.transient:
+            del self._host.pools[self._name]
+        else:
+            self._pool.active = False
+
+
+class virStorageVol(_Object):  # noqa: N801
+    def __init__(self, host, pool, name):
+        super().__init__(host)
+        self._pool = host.pools[pool]
+        self._name = name
+
+    @property
+    def _file(self) -> File:
+        return self._pool.listed[self._name]
+
+    def info(self):
+        return [0, self._file.capacity, self._file.allocation]
+
+    def XMLDesc(self, flags):  # noqa: N802
+        return f"<volume><target><format type='{self._file.format}'/></target></volume>"
+
+    def delete(self, flags):
+        self._host.called("delete volume")
+        directory = self._host.directories[self._pool.path]
+        if self._name not in directory:
+            raise libvirtError(f"cannot unlink file '{self._name}': No such file or directory", 38, ENOENT)
+        del directory[self._name]
+        self._pool.listed.pop(self._name, None)
+
+
+class virDomain(_Object):  # noqa: N801
+    def __init__(self, host, uuid):
+        super().__init__(host)
+        self._uuid = uuid
+
+    @property
+    def _guest(self) -> Guest:
+        if self._uuid not in self._host.guests:
+            raise libvirtError(f"Domain not found: no domain with matching uuid '{self._uuid}'", VIR_ERR_NO_DOMAIN)
+        return self._host.guests[self._uuid]
+
+    def name(self):
+        return self._guest.name
+
+    def UUIDString(self):  # noqa: N802
+        return self._uuid
+
+    def state(self, flags):
+        self._host.called("state")
+        return [self._guest.state, self._guest.reason]
+
+    def isPersistent(self):  # noqa: N802
+        return int(self._guest.persistent)
+
+    def isActive(self):  # noqa: N802
+        return int(self._guest.active)
+
+    def autostart(self):
+        if not self._guest.persistent:
+            raise libvirtError("Requested operation is not valid: domain is transient", VIR_ERR_OPERATION_INVALID)
+        return int(self._guest.autostart)
+
+    def setAutostart(self, wanted):  # noqa: N802
+        self._host.called("setAutostart")
+        self._guest.autostart = bool(wanted)
+
+    def hasManagedSaveImage(self, flags):  # noqa: N802
+        return int(self._guest.managed_save)
+
+    def XMLDesc(self, flags):  # noqa: N802
+        self._host.called("XMLDesc")
+        return self._guest.xml
+
+    def undefineFlags(self, flags):  # noqa: N802
+        self._host.called("undefine")
+        guest = self._guest
+        if guest.active:
+            guest.persistent = False
+        else:
+            del self._host.guests[self._uuid]
+
+    def resume(self):
+        self._host.called("resume")
+        if self._guest.state != VIR_DOMAIN_PAUSED:
+            raise libvirtError("Requested operation is not valid: domain is not paused", VIR_ERR_OPERATION_INVALID)
+        self._guest.state, self._guest.reason = VIR_DOMAIN_RUNNING, 5
+
+    def jobInfo(self):  # noqa: N802
+        self._host.called("jobInfo")
+        return [self._guest.job.get("type", VIR_DOMAIN_JOB_NONE), *([0] * 11)]
+
+    def jobStats(self, flags):  # noqa: N802
+        self._host.called("jobStats")
+        if flags & VIR_DOMAIN_JOB_STATS_COMPLETED:
+            return dict(self._guest.completed) or {"type": VIR_DOMAIN_JOB_NONE}
+        return dict(self._guest.job) or {"type": VIR_DOMAIN_JOB_NONE}
+
+    def abortJob(self):  # noqa: N802
+        self._host.called("abortJob")
+        self._host.world.fail_job(libvirtError("operation aborted: migration out job: canceled by client", 78))
+
+    def migrateToURI3(self, dconnuri, params, flags):  # noqa: N802
+        self._host.called("migrate")
+        _Migration(self._host, self._guest, dconnuri, params, flags).run()
+
+
+class _Migration:
+    """libvirt's peer-to-peer protocol in as many steps as a test may want to break."""
+
+    def __init__(self, source: FakeHost, guest: Guest, dconnuri: str, params: dict, flags: int):
+        self.world = source.world
+        self.source, self.guest, self.params, self.flags = source, guest, params, flags
+        self.dconnuri = dconnuri
+
+    def run(self) -> None:
+        guest, flags = self.guest, self.flags
+        self.world.migrations.append({"uuid": guest.uuid, "uri": self.dconnuri, "params": self.params, "flags": flags})
+        if not flags & VIR_MIGRATE_PEER2PEER:
+            raise libvirtError("only peer to peer here", VIR_ERR_OPERATION_INVALID)
+        self.dest = self.world.resolve(self.dconnuri, self.source.name)
+        if self.dest.uuid == self.source.uuid:
+            raise libvirtError(f"Attempt to migrate guest to the same host {self.dest.uuid}", VIR_ERR_INTERNAL_ERROR)
+        self.before = (guest.state, guest.reason)
+        try:
+            guest.job = dict(self.world.stats)
+            self._phase("begin")
+            self._check()
+            self._prepare()
+            self._phase("prepare")
+            if not flags & VIR_MIGRATE_OFFLINE:
+                self.world.wait_for_verdict()
+            self._phase("perform")
+            self._finish()
+            self._phase("finish")
+            self._confirm()
+            self._phase("confirm")
+        except libvirtError:
+            guest.job = {}
+            raise
+
+    def _phase(self, name: str) -> None:
+        try:
+            self.world.script(name, self.source, self.dest, self.guest)
+        except libvirtError:
+            if name in ("begin", "prepare", "perform"):
+                self._roll_back()
+            raise
+
+    def _roll_back(self) -> None:
+        arriving = self.dest.guests.get(self.guest.uuid)
+        if arriving is not None and arriving.reason == VIR_DOMAIN_PAUSED_MIGRATION:
+            if arriving.persistent:
+                arriving.state, arriving.reason = VIR_DOMAIN_SHUTOFF, 1
+            else:
+                del self.dest.guests[self.guest.uuid]
+
+    def _check(self) -> None:
+        guest, flags = self.guest, self.flags
+        for other in self.dest.guests.values():
+            if other.name == guest.name and other.uuid != guest.uuid:
+                raise libvirtError(f"domain '{guest.name}' already exists with uuid {other.uuid}", 9)
+        if flags & VIR_MIGRATE_OFFLINE:
+            if flags & (VIR_MIGRATE_NON_SHARED_DISK | VIR_MIGRATE_NON_SHARED_INC):
+                raise libvirtError("offline migration cannot handle non-shared storage", VIR_ERR_OPERATION_INVALID)
+            if not flags & VIR_MIGRATE_PERSIST_DEST:
+                raise libvirtError("offline migration must be specified with the persistent flag set", 55)
+        elif not guest.active:
+            raise libvirtError("Requested operation is not valid: domain is not running", VIR_ERR_OPERATION_INVALID)
+
+    def _prepare(self) -> None:
+        if self.flags & VIR_MIGRATE_OFFLINE:
+            return
+        listed = self.params.get("migrate_disks")
+        for target, path, readonly in self.guest.disks():
+            copying = self.flags & VIR_MIGRATE_NON_SHARED_DISK and (target in listed if listed else not readonly)
+            if copying:
+                self._copy(path)
+            elif path and self.dest.file(path) is None:
+                raise libvirtError(f"Cannot access storage file '{path}': No such file or directory", 38, ENOENT)
+            elif path and not readonly and not self.flags & VIR_MIGRATE_UNSAFE:
+                if posixpath.dirname(path) not in self.source.shared_types:
+                    message = "Unsafe migration: Migration without shared storage is unsafe"
+                    raise libvirtError(message, VIR_ERR_MIGRATE_UNSAFE)
+        if self.guest.uuid not in self.dest.guests:
+            self.dest.guests[self.guest.uuid] = Guest(
+                self.guest.name,
+                self.guest.uuid,
+                self.guest.xml,
+                VIR_DOMAIN_PAUSED,
+                VIR_DOMAIN_PAUSED_MIGRATION,
+                persistent=False,
+            )
+        else:
+            arriving = self.dest.guests[self.guest.uuid]
+            arriving.state, arriving.reason = VIR_DOMAIN_PAUSED, VIR_DOMAIN_PAUSED_MIGRATION
+
+    def _copy(self, path: str) -> None:
+        directory, name = posixpath.split(path)
+        pool = next((pool for pool in self.dest.pools.values() if pool.active and pool.path == directory), None)
+        original, there = self.source.file(path), self.dest.file(path)
+        if there is None:
+            if pool is None:
+                raise libvirtError(
+                    f"Storage pool not found: no storage pool with matching target path '{directory}'", 49
+                )
+            there = File(original.format, original.capacity, original.allocation)
+            self.dest.write(path, there)
+            pool.listed[name] = there
+        else:
+            self.world.overwritten.append(path)
+        there.content = original.content
+
+    def _finish(self) -> None:
+        """The guest begins to run at the destination."""
+        arriving = self.dest.guests.get(self.guest.uuid)
+        if arriving is None:
+            arriving = Guest(self.guest.name, self.guest.uuid, self.guest.xml, persistent=False)
+            self.dest.guests[self.guest.uuid] = arriving
+        arriving.persistent = arriving.persistent or bool(self.flags & VIR_MIGRATE_PERSIST_DEST)
+        if not self.flags & VIR_MIGRATE_OFFLINE:
+            self.guest.state, self.guest.reason = VIR_DOMAIN_PAUSED, VIR_DOMAIN_PAUSED_MIGRATION
+            paused = self.before[0] == VIR_DOMAIN_PAUSED or self.flags & VIR_MIGRATE_PAUSED
+            arriving.state = VIR_DOMAIN_PAUSED if paused else VIR_DOMAIN_RUNNING
+            arriving.reason = VIR_DOMAIN_PAUSED_USER if paused else VIR_DOMAIN_RUNNING_MIGRATED
+            arriving.completed = {**self.world.stats, "type": VIR_DOMAIN_JOB_COMPLETED, "downtime": 94, "setup_time": 3}
+
+    def _confirm(self) -> None:
+        """The source lets go."""
+        self.guest.job = {}
+        if not self.flags & VIR_MIGRATE_OFFLINE:
+            self.guest.state, self.guest.reason = VIR_DOMAIN_SHUTOFF, VIR_DOMAIN_SHUTOFF_MIGRATED
+        if self.flags & VIR_MIGRATE_UNDEFINE_SOURCE or not self.guest.persistent:
+            del self.source.guests[self.guest.uuid]
