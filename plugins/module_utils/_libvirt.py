@@ -20,6 +20,7 @@ from ansible.module_utils.common import respawn
 
 from ._pure import domain_xml
 from ._pure import uri as uris
+from ._pure.refusal import Refusal
 
 try:
     import libvirt
@@ -381,17 +382,14 @@ def flag_bits(names: Sequence[str]) -> int:
     return bits
 
 
-def require(module: Any) -> None:
-    """Go on only with libvirt's bindings: under the system's Python where that one has them, else fail in one line."""
+def require() -> None:
+    """Go on only with libvirt's bindings: under the system's Python where that one has them, else refuse."""
     if HAS_LIBVIRT:
         return
     if not respawn.has_respawned():
         interpreter = respawn.probe_interpreters_for_module(list(SYSTEM_PYTHONS), "libvirt")
         if interpreter:
             respawn.respawn_module(interpreter)
-    module.fail_json(
-        msg=f"install the package python3-libvirt: {missing_required_lib('libvirt')}",
-        failure_class="bindings_missing",
-        cure="install the package python3-libvirt",
-        role=None,
-    )
+    # The first sentence names library, host and Python; the others send people to read documentation.
+    problem = missing_required_lib("libvirt").partition(". ")[0]
+    raise Refusal(problem, "bindings_missing", "install the package python3-libvirt")

@@ -264,11 +264,15 @@ def main() -> None:
         required_one_of=[("dest_uri", "dest_host")],
         supports_check_mode=True,
     )
-    _libvirt.require(module)
     try:
+        _libvirt.require()
         result = run(Request(module.params, module.check_mode, module._diff))
     except Refusal as refusal:
-        module.fail_json(msg=refusal.message, **refusal.result())
+        result = {"failed": True, "msg": refusal.message, **refusal.result()}
+    for text in result.pop("warnings", []):
+        module.warn(text)
+    if result.get("failed"):
+        module.fail_json(**result)
     module.exit_json(**result)
 
 

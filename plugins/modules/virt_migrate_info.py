@@ -102,8 +102,8 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    _libvirt.require(module)
     try:
+        _libvirt.require()
         facts = gather(module.params["uri"], module.params["name"], module.params["connect_timeout"], Local())
     except Refusal as refusal:
         module.fail_json(msg=refusal.message, **refusal.result())

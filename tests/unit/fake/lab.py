@@ -10,9 +10,9 @@ from types import SimpleNamespace
 import pytest
 from ansible.module_utils.common import warnings
 from ansible.module_utils.testing import patch_module_args
+
 from ansible_collections.kvmops.migration.plugins.module_utils._migrate import local
 from ansible_collections.kvmops.migration.plugins.modules import virt_migrate, virt_migrate_info
-
 from fake import libvirt as fake
 
 UUID = "5ba1ab1e-0000-4000-8000-000000000001"

@@ -285,7 +285,7 @@ def virEventRunDefaultImpl():  # noqa: N802
     _never.wait()
 
 
-def open(uri):  # noqa: A001
+def open(uri):
     host = world.resolve(uri, world.local)
     host.called("open")
     return virConnect(host)
@@ -605,10 +605,9 @@ class _Migration:
                 self._copy(path)
             elif path and self.dest.file(path) is None:
                 raise libvirtError(f"Cannot access storage file '{path}': No such file or directory", 38, ENOENT)
-            elif path and not readonly and not self.flags & VIR_MIGRATE_UNSAFE:
-                if posixpath.dirname(path) not in self.source.shared_types:
-                    message = "Unsafe migration: Migration without shared storage is unsafe"
-                    raise libvirtError(message, VIR_ERR_MIGRATE_UNSAFE)
+            elif path and not readonly and not self._safe(path):
+                message = "Unsafe migration: Migration without shared storage is unsafe"
+                raise libvirtError(message, VIR_ERR_MIGRATE_UNSAFE)
         if self.guest.uuid not in self.dest.guests:
             self.dest.guests[self.guest.uuid] = Guest(
                 self.guest.name,
@@ -621,6 +620,9 @@ class _Migration:
         else:
             arriving = self.dest.guests[self.guest.uuid]
             arriving.state, arriving.reason = VIR_DOMAIN_PAUSED, VIR_DOMAIN_PAUSED_MIGRATION
+
+    def _safe(self, path: str) -> bool:
+        return bool(self.flags & VIR_MIGRATE_UNSAFE) or posixpath.dirname(path) in self.source.shared_types
 
     def _copy(self, path: str) -> None:
         directory, name = posixpath.split(path)
