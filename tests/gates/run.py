@@ -65,18 +65,18 @@ LINT = (
     Check("ruff-format", "ruff format --check --diff ."),
 )
 TEST = (
-    Check("lint", "make lint"),
-    Check("unit", "make unit"),
-    Check("unit-core219", "make unit-core219"),
-    Check("sanity", "make sanity", slow=True),
-    Check("molecule", "make molecule", slow=True),
+    Check("lint", "make --no-print-directory lint"),
+    Check("unit", "make --no-print-directory unit"),
+    Check("unit-core219", "make --no-print-directory unit-core219"),
+    Check("sanity", "make --no-print-directory sanity", slow=True),
+    Check("molecule", "make --no-print-directory molecule", slow=True),
 )
 TABLES = {
     "lint": Table(LINT, at_once=2),
-    "test": Table(TEST, afterwards="make lab-down"),
+    "test": Table(TEST, afterwards="make --no-print-directory lab-down"),
     "full": Table(
-        (*TEST, Check("demo", "make demo", slow=True), Check("bench", "make bench", slow=True)),
-        afterwards="make lab-down",
+        (*TEST, Check("demo", "make --no-print-directory demo", slow=True), Check("bench", "make bench", slow=True)),
+        afterwards="make --no-print-directory lab-down",
     ),
 }
 
