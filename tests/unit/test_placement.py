@@ -116,14 +116,26 @@ def test_a_stopped_vm_that_is_defined_twice_is_not_settled():
             {"vm": "a", "dest": "kvm2"},
             "shut off on kvm1, but kvm3 does not answer (no route): it may run there",
         ),
-        ({"kvm1": host(1, a="running"), "kvm2": SILENT}, {"vm": "a", "dest": "kvm2"}, "kvm2 does not answer (no route)"),
+        (
+            {"kvm1": host(1, a="running"), "kvm2": SILENT},
+            {"vm": "a", "dest": "kvm2"},
+            "kvm2 does not answer (no route)",
+        ),
         (
             {"kvm1": host(1), "kvm2": {**host(2), "host": {"uuid": "host-1", "hostname": "kvm2"}}},
             {"vm": "a"},
             "have the same libvirt host UUID host-1",
         ),
-        ({"kvm1": host(1)}, {"declared": {"a": {"where": "x"}}}, "migration_vms.a.where is unknown; accepted keys: host"),
-        ({"kvm1": host(1)}, {"declared": {"a": {"mode": "warp"}}}, "migration_vms.a.mode is 'warp'; accepted: auto, live"),
+        (
+            {"kvm1": host(1)},
+            {"declared": {"a": {"where": "x"}}},
+            "migration_vms.a.where is unknown; accepted keys: host",
+        ),
+        (
+            {"kvm1": host(1)},
+            {"declared": {"a": {"mode": "warp"}}},
+            "migration_vms.a.mode is 'warp'; accepted: auto, live",
+        ),
         ({"kvm1": host(1)}, {"declared": {"a": "kvm1"}}, "migration_vms.a is not a mapping"),
     ],
 )

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import Any, Dict, List
+from typing import Any, Callable, Dict, List
 
 from .._libvirt import Host, LibvirtFailure
 from .._pure import domain_xml, jobstats, messages, outcome, storage
@@ -73,7 +73,10 @@ class Move:
             self._report.add(left_behind=self._left_behind(layout))
             return self._report.finished(changed=True, outcome=PLANNED, **self._diff(before, before))
         self._move(mode, layout, values)
-        after = self._dest.xml(self._place.uuid, inactive=True) if self._request.diff else before
+        after = before
+        if self._request.diff:
+            with suppress(LibvirtFailure):
+                after = self._dest.xml(self._place.uuid, inactive=True)
         return self._report.finished(**self._diff(before, after))
 
     # Before the move
@@ -143,17 +146,12 @@ class Move:
             undefine_source=self._options["undefine_source"],
             images=tuple(plan.source for plan in layout.copied),
         )
-        try:
-            self._record(MOVING)
-            self._note_left_behind(layout, final=False)
-        except OSError as error:
-            raise Refusal(
-                f"the journal cannot be written: {error}", "not_permitted", "run as root (become: true)"
-            ) from error
-        for path in layout.replaced:
-            self._dest.delete_volume(path)
+        trouble = self._record(MOVING) or self._note_left_behind(layout)
+        if trouble:
+            raise Refusal(trouble, "not_permitted", "run as root (become: true)")
+        self._remove_replaced(layout)
         job = Job(self._source, place.uuid, self._open_watcher)
-        job.run(self._dest.uri, table.params(values), table.flags(values))
+        job.run(self._dest.uri, {**table.params(values), **self._dest_xml(layout)}, table.flags(values))
 
         settlement = Settlement(self._source, self._dest, place.name, place.uuid, ledger)
         end = settlement.settle()
@@ -166,11 +164,36 @@ class Move:
         else:
             self._fail(layout, job, end)
 
+    def _dest_xml(self, layout: Layout) -> Dict[str, str]:
+        """The running guest's XML for the destination, where its sparse disks would not stay sparse without it."""
+        sparse = [plan.target for plan in layout.copied if self._is_sparse(plan.source)]
+        if not sparse:
+            return {}
+        # With its secrets, and so in no result, log or journal.
+        current = self._source.xml(self._place.uuid, migratable=True, secure=True)
+        return {"destination_xml": domain_xml.keep_sparse(current, sparse)}
+
+    def _is_sparse(self, path: str) -> bool:
+        volume = self._source.volume(path)
+        return volume is not None and volume.allocation < volume.capacity
+
+    def _remove_replaced(self, layout: Layout) -> None:
+        for path in layout.replaced:
+            try:
+                self._dest.delete_volume(path)
+            except LibvirtFailure as error:
+                self._forget_left_behind(layout)
+                self._record(outcome.FAILED)
+                raise places.refusal(
+                    error, f"{path} on {self._dest} could not be replaced", outcome=outcome.FAILED
+                ) from error
+
     def _open_watcher(self) -> Host:
         return Host.open(self._options["uri"], self._options["connect_timeout"])
 
     def _succeed(self, mode: str, layout: Layout, job: Job, end: End) -> None:
-        self._note_left_behind(layout, final=True)
+        self._report.add(left_behind=self._left_behind(layout))
+        self._warn(self._note_left_behind(layout, final=True))
         self._carry_autostart()
         self._refresh_pools()
         if mode == "live":
@@ -182,7 +205,7 @@ class Move:
         if self._place.source_state == outcome.RUNNING and end.dest_state != outcome.RUNNING:
             self._report.warn(f"{self._place.name} ran before the move and is {end.dest_state} on {self._dest} now")
         self._report.finished(changed=True, outcome=outcome.MIGRATED)
-        self._record(outcome.MIGRATED)
+        self._warn(self._record(outcome.MIGRATED))
 
     def _fail(self, layout: Layout, job: Job, end: End) -> None:
         place = self._place
@@ -190,13 +213,13 @@ class Move:
         known = messages.look_up(message)
         settled = end.row.outcome == outcome.FAILED
         if settled:
-            self._forget_left_behind(layout)
+            self._warn(self._forget_left_behind(layout))
             self._refresh_pools()
         said = outcome.say(end.row, place.name, str(self._source), str(self._dest), end.source_state, end.dest_state)
         self._report.finished(changed=not settled, outcome=end.row.outcome, actions=end.done)
         failure_class = known.failure_class if settled else end.row.outcome
         self._report.add(failure_class=failure_class)
-        self._record(end.row.outcome)
+        self._warn(self._record(end.row.outcome))
         raise Refusal(
             f"moving {place.name} from {self._source} to {self._dest} failed: {message}; {said}",
             failure_class,
@@ -226,7 +249,8 @@ class Move:
         stats = job.last
         with suppress(LibvirtFailure):
             stats = self._dest.job_stats(self._place.uuid, completed=True) or stats
-        record = jobstats.record(stats)
+        # The destination's statistics know nothing of the disks, whose copy the source drove.
+        record = {**jobstats.record(stats), "disk": jobstats.record(job.last)["disk"]}
         moved = record["disk"].get("bytes")
         for disk in self._report.result["disks"]:
             if disk["action"] == storage.COPY:
@@ -236,20 +260,15 @@ class Move:
 
     # What stays on the source
 
-    def _note_left_behind(self, layout: Layout, final: bool) -> None:
-        images = self._left_behind(layout)
-        if final:
-            self._report.add(left_behind=images)
-        if not images:
-            return
+    def _note_left_behind(self, layout: Layout, final: bool = False) -> str:
+        """Write the journal; returns what went wrong."""
+        if not layout.copied:
+            return ""
         if self._local is None:
-            if final:
-                self._report.warn(
-                    f"the images left on {self._source} are not in its journal: virt_migrate did not run there"
-                )
-            return
+            where = f"the images left on {self._source} are not in its journal: virt_migrate did not run there"
+            return where if final else ""
         noted = []
-        for image in images:
+        for image in self._left_behind(layout):
             # Without an identity the entry counts for nothing: only a finished run knows what it has left behind.
             identity = self._local.identity(image["path"]) if final else None
             noted.append(
@@ -262,17 +281,19 @@ class Move:
                     **(identity or {}),
                 }
             )
-        self._local.leave_behind(self._place.uuid, self._place.name, noted)
+        return _tried(lambda local: local.leave_behind(self._place.uuid, self._place.name, noted), self._local)
 
-    def _forget_left_behind(self, layout: Layout) -> None:
-        if self._local is not None and layout.copied:
-            self._local.forget(self._place.uuid, [plan.source for plan in layout.copied])
+    def _forget_left_behind(self, layout: Layout) -> str:
+        paths = [plan.source for plan in layout.copied]
+        return _tried(lambda local: local.forget(self._place.uuid, paths), self._local)
 
-    def _record(self, phase: str) -> None:
-        if self._local is not None:
-            self._local.record_run(
-                self._request.run_id, {**self._report.result, "outcome": phase, "run": self._request.run_id}
-            )
+    def _record(self, phase: str) -> str:
+        record = {**self._report.result, "outcome": phase, "run": self._request.run_id}
+        return _tried(lambda local: local.record_run(self._request.run_id, record), self._local)
+
+    def _warn(self, text: str) -> None:
+        if text:
+            self._report.warn(text)
 
     def _diff(self, before: str, after: str) -> Dict[str, Any]:
         if not self._request.diff:
@@ -295,3 +316,13 @@ class Move:
                 },
             ]
         }
+
+
+def _tried(act: Callable[[Local], None], local: Local | None) -> str:
+    """What went wrong with the journal, or nothing: once the guest may have moved, it must not stop the answer."""
+    if local is not None:
+        try:
+            act(local)
+        except OSError as error:
+            return f"the journal cannot be written: {error}"
+    return ""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import posixpath
 import xml.etree.ElementTree as ET
 from dataclasses import dataclass
-from typing import Tuple
+from typing import Iterable, Tuple
 
 from .refusal import Refusal
 
@@ -150,6 +150,20 @@ def _backing(node: ET.Element) -> Tuple[str, ...]:
             files.append(path)
         store = store.find("backingStore")
     return tuple(files)
+
+
+def keep_sparse(text: str, targets: Iterable[str]) -> str:
+    """The domain's XML with C(discard='unmap') on these disks, unless their driver says something of its own.
+
+    Without it QEMU writes the zeroes of a sparse image out at the destination and the copy takes all of its virtual size.
+    `discard` is no part of the guest ABI: the guest sees the same disk either way.
+    """
+    root = _root(text)
+    for node in root.findall("devices/disk"):
+        driver, target = node.find("driver"), node.find("target")
+        if driver is not None and target is not None and target.get("dev") in targets and "discard" not in driver.attrib:
+            driver.set("discard", "unmap")
+    return ET.tostring(root, encoding="unicode")
 
 
 def pool_path(text: str) -> Tuple[str, str]:

@@ -167,7 +167,9 @@ def _plan_one(
         )
     unknown = [host for host in wanted if host not in hosts]
     if unknown:
-        return f"unknown destination {unknown[0]!r}{_not_a_hypervisor(unknown[0], inventory)}; hosts: {', '.join(hosts)}"
+        return (
+            f"unknown destination {unknown[0]!r}{_not_a_hypervisor(unknown[0], inventory)}; hosts: {', '.join(hosts)}"
+        )
 
     home = (running or [home for home in homes if home.name not in wanted] or homes)[0]
     state = home.domains[name]["state"]
