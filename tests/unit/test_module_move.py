@@ -4,6 +4,9 @@
 
 from __future__ import annotations
 
+import threading
+import time
+
 import pytest
 from fake import libvirt as fake
 from fake.lab import DEST_URI, IMAGE, OTHER, UUID, disk_xml, domain_xml
@@ -40,8 +43,10 @@ def test_a_running_vm_moves_live_with_its_disk(lab):
     assert result.warnings == []
 
 
-def test_the_result_has_the_statistics_of_the_finished_job(lab):
+def test_the_result_has_the_statistics_of_the_job(lab):
     lab.add()
+    lab.world.hold_job()
+    threading.Timer(0.2, lab.world.complete_job).start()
     result = lab.move()
     assert result.downtime_ms == 94
     assert result.memory["bytes"] == 201326592
@@ -50,6 +55,14 @@ def test_the_result_has_the_statistics_of_the_finished_job(lab):
     assert result.memory["dirty_rate"] == 40960
     assert result.disks[0]["bytes"] == 67108864
     assert result.duration_s >= 0
+
+
+def test_a_sparse_image_stays_sparse_and_the_definition_stays_as_it_was(lab):
+    lab.add(xml=domain_xml(disks=[disk_xml(), disk_xml("vdb", "/vm/b.qcow2")]))
+    lab.kvm1.write("/vm/b.qcow2", fake.File(allocation=2 << 30))
+    lab.move()
+    assert lab.world.migrations[-1]["xml"].count('discard="unmap"') == 1
+    assert lab.kvm2.guests[UUID].inactive_xml == domain_xml(disks=[disk_xml(), disk_xml("vdb", "/vm/b.qcow2")])
 
 
 def test_a_second_run_changes_nothing(lab):
@@ -221,8 +234,6 @@ def test_a_pool_is_made_for_the_check_where_none_covers_the_directory(lab):
 
 
 def test_probes_of_killed_runs_are_removed_and_young_ones_stay(lab):
-    import time
-
     old = f".kvmops-probe-{int(time.time()) - 7200}-0badcafe"
     young = f".kvmops-probe-{int(time.time()) - 60}-0badcafe"
     for name in (old, young, ".kvmops-probe-notes"):
@@ -239,14 +250,7 @@ def test_probes_of_killed_runs_are_removed_and_young_ones_stay(lab):
 def test_the_series_is_sampled_while_the_job_runs(lab):
     lab.add()
     lab.world.hold_job()
-
-    def finish(phase, source, dest, guest):
-        if phase == "prepare":
-            import threading
-
-            threading.Timer(0.2, lab.world.complete_job).start()
-
-    lab.world.script = finish
+    threading.Timer(0.2, lab.world.complete_job).start()
     result = lab.move()
     assert result.series
     assert result.series[0]["memory_processed"] == 201326592

@@ -146,12 +146,13 @@ class Move:
             undefine_source=self._options["undefine_source"],
             images=tuple(plan.source for plan in layout.copied),
         )
+        params = {**table.params(values), **self._dest_xml(layout)}
         trouble = self._record(MOVING) or self._note_left_behind(layout)
         if trouble:
             raise Refusal(trouble, "not_permitted", "run as root (become: true)")
         self._remove_replaced(layout)
         job = Job(self._source, place.uuid, self._open_watcher)
-        job.run(self._dest.uri, {**table.params(values), **self._dest_xml(layout)}, table.flags(values))
+        job.run(self._dest.uri, params, table.flags(values))
 
         settlement = Settlement(self._source, self._dest, place.name, place.uuid, ledger)
         end = settlement.settle()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import posixpath
 import xml.etree.ElementTree as ET
 from dataclasses import dataclass
-from typing import Iterable, Tuple
+from typing import Collection, Tuple
 
 from .refusal import Refusal
 
@@ -152,16 +152,16 @@ def _backing(node: ET.Element) -> Tuple[str, ...]:
     return tuple(files)
 
 
-def keep_sparse(text: str, targets: Iterable[str]) -> str:
+def keep_sparse(text: str, targets: Collection[str]) -> str:
     """The domain's XML with C(discard='unmap') on these disks, unless their driver says something of its own.
 
-    Without it QEMU writes the zeroes of a sparse image out at the destination and the copy takes all of its virtual size.
+    Without it QEMU writes the zeroes of a sparse image out at the destination, and the copy takes its virtual size.
     `discard` is no part of the guest ABI: the guest sees the same disk either way.
     """
     root = _root(text)
     for node in root.findall("devices/disk"):
-        driver, target = node.find("driver"), node.find("target")
-        if driver is not None and target is not None and target.get("dev") in targets and "discard" not in driver.attrib:
+        driver = node.find("driver")
+        if _disk(node).target in targets and driver is not None and "discard" not in driver.attrib:
             driver.set("discard", "unmap")
     return ET.tostring(root, encoding="unicode")
 

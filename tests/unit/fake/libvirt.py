@@ -112,6 +112,8 @@ class Guest:
     state: int = VIR_DOMAIN_SHUTOFF
     reason: int = 1
     persistent: bool = True
+    # The definition where it is another one than that of the running guest.
+    inactive_xml: str = ""
     autostart: bool = False
     managed_save: bool = False
     job: dict = field(default_factory=dict)
@@ -497,7 +499,8 @@ class virDomain(_Object):  # noqa: N801
 
     def XMLDesc(self, flags):  # noqa: N802
         self._host.called("XMLDesc")
-        return self._guest.xml
+        inactive = self._guest.inactive_xml if flags & VIR_DOMAIN_XML_INACTIVE else ""
+        return inactive or self._guest.xml
 
     def undefineFlags(self, flags):  # noqa: N802
         self._host.called("undefine")
@@ -542,7 +545,11 @@ class _Migration:
 
     def run(self) -> None:
         guest, flags = self.guest, self.flags
-        self.world.migrations.append({"uuid": guest.uuid, "uri": self.dconnuri, "params": self.params, "flags": flags})
+        self.params = dict(self.params)
+        self.xml = self.params.pop("destination_xml", guest.xml)
+        self.world.migrations.append(
+            {"uuid": guest.uuid, "uri": self.dconnuri, "params": self.params, "flags": flags, "xml": self.xml}
+        )
         if not flags & VIR_MIGRATE_PEER2PEER:
             raise libvirtError("only peer to peer here", VIR_ERR_OPERATION_INVALID)
         self.dest = self.world.resolve(self.dconnuri, self.source.name)
@@ -612,10 +619,11 @@ class _Migration:
             self.dest.guests[self.guest.uuid] = Guest(
                 self.guest.name,
                 self.guest.uuid,
-                self.guest.xml,
+                self.xml,
                 VIR_DOMAIN_PAUSED,
                 VIR_DOMAIN_PAUSED_MIGRATION,
                 persistent=False,
+                inactive_xml=self.guest.inactive_xml or self.guest.xml,
             )
         else:
             arriving = self.dest.guests[self.guest.uuid]
@@ -652,7 +660,9 @@ class _Migration:
             paused = self.before[0] == VIR_DOMAIN_PAUSED or self.flags & VIR_MIGRATE_PAUSED
             arriving.state = VIR_DOMAIN_PAUSED if paused else VIR_DOMAIN_RUNNING
             arriving.reason = VIR_DOMAIN_PAUSED_USER if paused else VIR_DOMAIN_RUNNING_MIGRATED
-            arriving.completed = {**self.world.stats, "type": VIR_DOMAIN_JOB_COMPLETED, "downtime": 94, "setup_time": 3}
+            # The destination knows nothing of the disks: the source drives their copy.
+            memory = {key: value for key, value in self.world.stats.items() if not key.startswith("disk_")}
+            arriving.completed = {**memory, "type": VIR_DOMAIN_JOB_COMPLETED, "downtime": 94, "setup_time": 3}
 
     def _confirm(self) -> None:
         """The source lets go."""

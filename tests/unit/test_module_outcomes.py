@@ -1,0 +1,446 @@
+# Copyright: (c) 2026, The kvmops.migration authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What virt_migrate makes of moves that do not go well: decided from both hosts, never from the error.
+
+Numbers are those of the behaviour list: 38, 64 to 73 and 91 in its counting.
+"""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+from fake import libvirt as fake
+from fake.lab import IMAGE, OTHER, UUID, disk_xml, domain_xml
+
+from ansible_collections.kvmops.migration.plugins.module_utils import _libvirt
+
+RUNNING, PAUSED, SHUTOFF = fake.VIR_DOMAIN_RUNNING, fake.VIR_DOMAIN_PAUSED, fake.VIR_DOMAIN_SHUTOFF
+LOST = "operation failed: Lost connection to destination host"
+
+
+def fail_in(lab, at, message=LOST, code=fake.VIR_ERR_OPERATION_FAILED, then=None):
+    """Let libvirt fail in a phase of the migration, after `then` has changed the world."""
+
+    def script(phase, source, dest, guest):
+        if phase == at:
+            if then is not None:
+                then(source, dest, guest)
+            raise fake.libvirtError(message, code)
+
+    lab.world.script = script
+
+
+@pytest.mark.parametrize("phase", ["begin", "prepare", "perform"])
+def test_a_move_that_fails_leaves_the_vm_where_it_was_and_nothing_behind(lab, phase):
+    lab.add(autostart=True)
+    fail_in(lab, phase)
+    result = lab.move()
+    assert result.failed
+    assert result.outcome == "failed"
+    assert result.failure_class == "connection_lost"
+    assert result.cure
+    assert "moving a from kvm1 to kvm2 failed: operation failed: Lost connection" in result.msg
+    assert "a goes on running on kvm1" in result.msg
+    assert not result.changed
+    assert lab.where() == (RUNNING, None)
+    assert lab.kvm1.guests[UUID].persistent
+    assert lab.kvm1.guests[UUID].autostart
+    assert lab.kvm1.file(IMAGE).content == "a v1"
+    assert lab.kvm2.file(IMAGE) is None
+    assert result.left_behind == []
+    assert lab.journal_file() is None
+    assert [record["outcome"] for record in lab.record()] == ["failed"]
+
+
+def test_the_next_run_after_a_failure_succeeds(lab):
+    lab.add()
+    fail_in(lab, "perform")
+    lab.move()
+    lab.world.script = lambda *_: None
+    assert lab.move().outcome == "migrated"
+
+
+@pytest.mark.parametrize(
+    ("message", "code", "failure_class", "role"),
+    [
+        ("operation aborted: migration out job: canceled by client", 78, "cancelled", None),
+        ("Unsafe migration: Migration without shared storage is unsafe", 81, "unsafe_storage", None),
+        (
+            "internal error: unable to connect to server at 'kvm2:49152': No route to host",
+            38,
+            "port_closed",
+            "firewall",
+        ),
+        ("something never seen", 1, "libvirt", None),
+    ],
+)
+def test_the_message_gives_class_cure_and_role(lab, message, code, failure_class, role):
+    lab.add()
+    fail_in(lab, "prepare", message, code)
+    result = lab.move()
+    assert (result.failure_class, result.role) == (failure_class, role)
+    assert result.cure
+    assert message in result.msg
+
+
+def test_the_text_of_a_clean_abort_is_believed_no_more_than_any_other(lab):
+    """Error 93 says that a migration was aborted; the states say that the guest has moved."""
+    lab.add()
+    fail_in(lab, "confirm", "migration successfully aborted", fake.VIR_ERR_MIGRATE_FINISH_OK)
+    result = lab.move()
+    assert not result.failed
+    assert result.outcome == "migrated"
+    assert lab.where() == (None, RUNNING)
+    assert "migration successfully aborted" in result.warnings[0]
+
+
+def test_a_source_that_could_not_let_go_is_settled(lab):
+    """The guest runs at the destination, and the source is shut off and still defined."""
+    lab.add()
+
+    def let_go_half(source, dest, guest):
+        guest.state = SHUTOFF
+
+    fail_in(lab, "finish", then=let_go_half)
+    result = lab.move()
+    assert result.outcome == "migrated"
+    assert lab.where() == (None, RUNNING)
+
+
+def test_a_paused_source_is_resumed_when_the_guest_ran(lab):
+    """Behaviour 91: paused for the hand-over, and the destination is gone."""
+    lab.add()
+
+    def pause(source, dest, guest):
+        guest.state, guest.reason = PAUSED, fake.VIR_DOMAIN_PAUSED_MIGRATION
+
+    fail_in(lab, "perform", then=pause)
+    result = lab.move()
+    assert result.outcome == "failed"
+    assert lab.where() == (RUNNING, None)
+    assert result.actions[0] == "resume_source"
+    assert lab.kvm2.file(IMAGE) is None
+
+
+def test_a_guest_that_was_paused_is_not_resumed(lab):
+    lab.add(state=PAUSED)
+    fail_in(lab, "perform")
+    assert lab.move().outcome == "failed"
+    assert lab.where() == (PAUSED, None)
+
+
+def test_a_guest_that_powers_itself_off(lab):
+    """Behaviour 73."""
+    lab.add()
+
+    def power_off(source, dest, guest):
+        guest.state, guest.reason = SHUTOFF, 1
+
+    fail_in(lab, "perform", "operation failed: domain is not running", then=power_off)
+    result = lab.move()
+    assert result.outcome == "failed"
+    assert "a is shut off on kvm1" in result.msg
+    assert lab.where() == (SHUTOFF, None)
+    assert lab.kvm2.file(IMAGE) is None
+
+
+def test_a_definition_made_by_this_run_is_taken_away_again(lab):
+    lab.add()
+
+    def define(source, dest, guest):
+        dest.guests[UUID].state, dest.guests[UUID].reason, dest.guests[UUID].persistent = SHUTOFF, 1, True
+
+    fail_in(lab, "perform", then=define)
+    result = lab.move()
+    assert result.outcome == "failed"
+    assert lab.where() == (RUNNING, None)
+    assert result.actions == ["remove_dest_definition", "remove_dest_images"]
+    assert lab.kvm2.file(IMAGE) is None
+
+
+def test_a_definition_that_was_there_before_stays(lab):
+    lab.add()
+    lab.add("kvm2", state=SHUTOFF, image="", xml=domain_xml())
+    fail_in(lab, "perform")
+    assert lab.move().outcome == "failed"
+    assert lab.where() == (RUNNING, SHUTOFF)
+
+
+def test_a_stale_definition_at_the_destination_is_replaced(lab):
+    lab.add()
+    lab.add("kvm2", state=SHUTOFF, image="", xml=domain_xml())
+    assert lab.move().outcome == "migrated"
+    assert lab.where() == (None, RUNNING)
+
+
+def test_an_image_that_another_vm_took_meanwhile_stays(lab):
+    lab.add()
+
+    def take(source, dest, guest):
+        dest.guests[OTHER] = fake.Guest("b", OTHER, domain_xml("b", OTHER))
+
+    fail_in(lab, "perform", then=take)
+    result = lab.move()
+    assert result.outcome == "failed"
+    assert lab.kvm2.file(IMAGE) is not None
+    assert "VM b has it as a disk" in result.warnings[0]
+
+
+def test_a_shared_disk_survives_every_failure(lab):
+    lab.kvm2.share("/vm", lab.kvm1)
+    lab.add()
+    fail_in(lab, "perform")
+    assert lab.move().outcome == "failed"
+    assert lab.kvm1.file(IMAGE).content == "a v1"
+
+
+def test_a_guest_that_runs_on_both_is_not_touched(lab):
+    lab.add()
+
+    def both(source, dest, guest):
+        guest.state, guest.reason = RUNNING, 5
+
+    fail_in(lab, "finish", then=both)
+    result = lab.move()
+    assert result.outcome == "split_brain"
+    assert result.failure_class == "split_brain"
+    assert result.changed
+    assert "a runs on kvm1 and on kvm2" in result.msg
+    assert lab.where() == (RUNNING, RUNNING)
+    assert lab.kvm2.file(IMAGE) is not None
+
+
+def test_a_hand_over_that_stopped_half_way_is_not_touched(lab):
+    """The guest runs at the destination; the source holds it paused and must never be resumed."""
+    lab.add()
+    fail_in(lab, "finish")
+    result = lab.move()
+    assert result.outcome == "split_brain"
+    assert "never resume it on kvm1" in result.msg
+    assert lab.where() == (PAUSED, RUNNING)
+
+
+def test_a_failed_post_copy_is_not_touched(lab):
+    lab.add()
+
+    def torn(source, dest, guest):
+        guest.reason = fake.VIR_DOMAIN_PAUSED_POSTCOPY_FAILED
+        dest.guests[UUID].reason = fake.VIR_DOMAIN_RUNNING_POSTCOPY_FAILED
+
+    fail_in(lab, "finish", then=torn)
+    result = lab.move()
+    assert result.outcome == "postcopy_failed"
+    assert lab.where() == (PAUSED, RUNNING)
+    assert lab.kvm2.file(IMAGE) is not None
+
+
+def test_a_guest_that_is_nowhere_afterwards(lab):
+    lab.add()
+
+    def vanish(source, dest, guest):
+        del source.guests[UUID]
+        del dest.guests[UUID]
+
+    fail_in(lab, "perform", then=vanish)
+    result = lab.move()
+    assert result.outcome == "lost"
+    assert lab.kvm2.file(IMAGE) is not None
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    monkeypatch.setattr(_libvirt, "PATIENCE", 0.2)
+    monkeypatch.setattr(_libvirt.Host.open.__func__, "__defaults__", (False, 0.2))
+
+
+@pytest.mark.parametrize("phase", ["begin", "prepare", "perform", "finish"])
+def test_a_destination_that_falls_silent_counts_as_running(lab, impatient, phase):
+    lab.add()
+
+    def silence(source, dest, guest):
+        dest.answers.clear()
+        if phase == "finish":
+            guest.state = SHUTOFF
+
+    fail_in(lab, phase, then=silence)
+    result = lab.move()
+    assert result.outcome == "undetermined"
+    assert result.failure_class == "undetermined"
+    assert result.changed
+    assert result.dest["state"] == "unknown"
+    assert "kvm2 does not say whether a runs there" in result.msg
+    assert UUID in lab.kvm1.guests
+    assert lab.kvm1.file(IMAGE) is not None
+    for call in ("undefine", "resume", "delete volume"):
+        assert call not in lab.kvm1.calls[lab.kvm1.calls.index("migrate") :]
+    assert lab.record()[-1]["outcome"] == "undetermined"
+
+
+def test_a_source_that_falls_silent_counts_as_running(lab, impatient):
+    lab.add()
+
+    def silence(source, dest, guest):
+        source.answers.clear()
+
+    fail_in(lab, "perform", then=silence)
+    result = lab.move()
+    lab.kvm1.answers.set()
+    assert result.outcome == "undetermined"
+    assert result.source["state"] == "unknown"
+    assert lab.kvm2.file(IMAGE) is not None
+    assert "undefine" not in lab.kvm2.calls
+
+
+def test_a_host_that_comes_back_is_believed(lab, impatient):
+    lab.add()
+
+    def silence(source, dest, guest):
+        dest.answers.clear()
+        threading.Timer(0.4, dest.answers.set).start()
+
+    fail_in(lab, "perform", then=silence)
+    result = lab.move()
+    assert result.outcome == "failed"
+    assert lab.where() == (RUNNING, None)
+    assert lab.kvm2.file(IMAGE) is None
+
+
+def test_a_daemon_that_was_restarted_is_asked_again(lab):
+    """Behaviour 69: the source's daemon dies in the perform phase, and its guest goes on."""
+    lab.add()
+
+    def restart(source, dest, guest):
+        source.broken = "client socket is closed"
+        reopen = source.called
+
+        def called(what):
+            if what == "open":
+                source.broken = ""
+            reopen(what)
+
+        source.called = called
+
+    fail_in(lab, "perform", "client socket is closed", then=restart)
+    result = lab.move()
+    assert result.outcome == "failed"
+    assert lab.where() == (RUNNING, None)
+
+
+def test_a_job_that_goes_on_without_us_is_left_alone(lab):
+    """The module's connection broke, and libvirt is still at it."""
+    lab.add()
+
+    def script(phase, source, dest, guest):
+        if phase == "prepare":
+            lab.world.script = lambda *_: None
+            raise KeyError("a thread that dies while the job lives")
+
+    lab.world.script = script
+    result = lab.move()
+    assert result.outcome == "undetermined"
+    assert lab.where()[0] == RUNNING
+    assert lab.kvm2.file(IMAGE) is not None
+
+
+def test_a_guest_that_is_still_arriving_is_waited_for(lab):
+    lab.add()
+
+    def slow(source, dest, guest):
+        guest.state, guest.reason = RUNNING, 5
+        dest.guests[UUID] = fake.Guest("a", UUID, domain_xml(), PAUSED, fake.VIR_DOMAIN_PAUSED_MIGRATION)
+        threading.Timer(0.1, dest.guests.pop, (UUID, None)).start()
+
+    fail_in(lab, "finish", then=slow)
+    result = lab.move()
+    assert result.outcome == "failed"
+    assert lab.where() == (RUNNING, None)
+
+
+def test_somebody_who_stops_the_module_stops_the_job(lab, monkeypatch):
+    lab.add()
+    lab.world.hold_job()
+
+    def interrupt(self, stats, seconds):
+        raise KeyboardInterrupt
+
+    from ansible_collections.kvmops.migration.plugins.module_utils._migrate import job
+
+    monkeypatch.setattr(job.Job, "_take", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        lab.move()
+    assert "abortJob" in lab.kvm1.calls
+    assert lab.where()[0] == RUNNING
+    lab.kvm2.guests.clear()
+    lab.kvm2.directories["/vm"].clear()
+
+
+def test_statistics_that_fail_do_not_stop_the_job(lab):
+    lab.add()
+    lab.world.hold_job()
+    lab.world.faults["kvm1", "jobStats"] = fake.libvirtError("cannot acquire state change lock", 68)
+    threading.Timer(0.2, lab.world.complete_job).start()
+    result = lab.move()
+    assert result.outcome == "migrated"
+    assert result.downtime_ms == 94
+
+
+def test_a_source_that_takes_no_second_connection_can_still_be_left(lab, monkeypatch):
+    lab.add()
+    opened = []
+    original = fake.open
+
+    def one_only(uri):
+        if uri == "qemu:///system":
+            opened.append(uri)
+            if len(opened) == 2:
+                raise fake.libvirtError("too many active clients", 1)
+        return original(uri)
+
+    monkeypatch.setattr(fake, "open", one_only)
+    assert lab.move().outcome == "migrated"
+    assert len(opened) == 2
+
+
+def test_an_offline_move_that_fails_half_way_is_undone(lab):
+    lab.kvm2.share("/vm", lab.kvm1)
+    lab.add(state=SHUTOFF)
+    fail_in(lab, "finish")
+    result = lab.move()
+    assert result.outcome == "failed"
+    assert lab.where() == (SHUTOFF, None)
+    assert lab.kvm1.file(IMAGE).content == "a v1"
+
+
+def test_two_disks_are_both_cleaned_up(lab):
+    lab.add(xml=domain_xml(disks=[disk_xml(), disk_xml("vdb", "/vm/b.qcow2")]))
+    lab.kvm1.write("/vm/b.qcow2", fake.File())
+    fail_in(lab, "perform")
+    assert lab.move().outcome == "failed"
+    assert lab.kvm2.directories["/vm"] == {}
+
+
+def test_a_journal_that_cannot_be_written_stops_the_run_before_it_changes_anything(lab):
+    lab.add()
+    lab.kvm2.write(IMAGE, fake.File(content="old"))
+    (lab._tmp_path / "kvm1").write_text("in the way")
+    result = lab.move(force=True)
+    assert result.failure_class == "not_permitted"
+    assert lab.world.migrations == []
+    assert lab.kvm2.file(IMAGE).content == "old"
+
+
+def test_an_answer_is_given_even_when_the_record_cannot_be_kept(lab):
+    lab.add()
+
+    def full(phase, source, dest, guest):
+        if phase == "confirm":
+            import shutil
+
+            shutil.rmtree(lab._tmp_path / "kvm1")
+            (lab._tmp_path / "kvm1").write_text("in the way")
+
+    lab.world.script = full
+    result = lab.move()
+    assert result.outcome == "migrated"
+    assert any("journal" in warning for warning in result.warnings)
