@@ -107,7 +107,7 @@ def main() -> None:
         facts = gather(module.params["uri"], module.params["name"], module.params["connect_timeout"], Local())
     except Refusal as refusal:
         module.fail_json(msg=refusal.message, **refusal.result())
-    module.exit_json(**facts)
+    module.exit_json(changed=False, **facts)
 
 
 if __name__ == "__main__":

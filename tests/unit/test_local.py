@@ -1,0 +1,193 @@
+# Copyright: (c) 2026, The kvmops.migration authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Images, journal and records on real files."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from ansible_collections.kvmops.migration.plugins.module_utils._migrate import local
+from ansible_collections.kvmops.migration.plugins.module_utils._pure.refusal import Refusal
+
+UUID = "5ba1ab1e-0000-4000-8000-000000000001"
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.setattr(local, "STATE_DIRECTORY", str(tmp_path / "state"))
+    return local.Local()
+
+
+@pytest.fixture
+def image(tmp_path):
+    path = tmp_path / "a.qcow2"
+    path.write_bytes(b"x" * 100)
+    return str(path)
+
+
+def left(here, path, **more):
+    return {"path": path, "target": "vda", **(here.identity(path) or {}), **more}
+
+
+def test_an_image_that_did_not_change_is_known_again(here, image):
+    here.leave_behind(UUID, "a", [left(here, image)])
+    (entry,) = here.journal()
+    assert entry["state"] == "unchanged"
+    assert (entry["uuid"], entry["name"], entry["path"], entry["locked"]) == (UUID, "a", image, False)
+
+
+def test_an_image_that_changed_is_seen_to_have(here, image):
+    here.leave_behind(UUID, "a", [left(here, image)])
+    with open(image, "ab") as stream:
+        stream.write(b"y")
+    assert here.journal()[0]["state"] == "changed"
+
+
+def test_an_image_that_was_replaced_by_its_like_is_seen_to_have(here, image, tmp_path):
+    here.leave_behind(UUID, "a", [left(here, image)])
+    twin = tmp_path / "twin"
+    twin.write_bytes(b"x" * 100)
+    times = Path(image).stat()
+    os.utime(twin, ns=(times.st_atime_ns, times.st_mtime_ns))
+    twin.replace(image)
+    assert here.journal()[0]["state"] == "changed"
+
+
+def test_an_entry_without_an_identity_counts_as_changed(here, image):
+    here.leave_behind(UUID, "a", [{"path": image, "target": "vda", "phase": "moving"}])
+    assert here.journal()[0]["state"] == "changed"
+
+
+def test_an_image_that_is_gone_is_said_to_be_and_dropped_at_the_next_entry(here, image, tmp_path):
+    here.leave_behind(UUID, "a", [left(here, image)])
+    Path(image).unlink()
+    assert here.journal()[0]["state"] == "gone"
+    other = tmp_path / "b.qcow2"
+    other.write_bytes(b"")
+    here.leave_behind(UUID, "a", [left(here, str(other))])
+    assert [entry["path"] for entry in here.journal()] == [str(other)]
+
+
+def test_an_image_that_is_left_again_has_one_entry(here, image):
+    here.leave_behind(UUID, "a", [left(here, image, run="1")])
+    here.leave_behind(UUID, "a", [left(here, image, run="2")])
+    assert [entry["run"] for entry in here.journal()] == ["2"]
+
+
+def test_what_was_not_left_after_all_is_forgotten(here, image, tmp_path):
+    other = tmp_path / "b.qcow2"
+    other.write_bytes(b"")
+    here.leave_behind(UUID, "a", [left(here, image), left(here, str(other))])
+    here.forget(UUID, [image])
+    assert [entry["path"] for entry in here.journal()] == [str(other)]
+    here.forget(UUID, [str(other)])
+    here.forget(UUID, [str(other)])
+    assert here.journal() == []
+    assert list((tmp_path / "state" / "journal").iterdir()) == []
+
+
+def test_a_lock_on_an_image_is_seen(here, image):
+    assert not here.locked(image)
+    # In a process of its own, as QEMU would be.
+    script = (
+        "import fcntl, sys; f = open(sys.argv[1], 'r+b'); fcntl.lockf(f, fcntl.LOCK_EX, 1, 100); "
+        "print('held', flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(["python3", "-c", script, image], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout.readline() == b"held\n"
+        assert here.locked(image)
+        holder.communicate()
+    assert not here.locked(image)
+    assert not here.locked(image + ".gone")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        "{}",
+        '{"uuid": "../../etc", "name": "a", "images": []}',
+        f'{{"uuid": "{UUID}", "name": "a", "images": [{{}}]}}',
+        f'{{"uuid": "{UUID}", "name": "a", "images": [3]}}',
+        f'{{"uuid": "{UUID}", "name": "a"}}',
+    ],
+)
+def test_half_a_journal_stops_nobody(here, image, text, tmp_path):
+    journal = tmp_path / "state" / "journal"
+    journal.mkdir(parents=True)
+    (journal / f"{UUID}.json").write_text(text)
+    assert here.journal() == []
+    here.leave_behind(UUID, "a", [left(here, image)])
+    assert len(here.journal()) == 1
+
+
+def test_only_root_reads_what_is_kept(here, image, tmp_path):
+    here.leave_behind(UUID, "a", [left(here, image)])
+    here.record_run("1-a", {"name": "a"})
+    for path in (tmp_path / "state").rglob("*"):
+        mode = stat.S_IMODE(path.stat().st_mode)
+        assert mode == (0o700 if path.is_dir() else 0o600), path
+
+
+def test_only_the_newest_records_are_kept(here, monkeypatch, tmp_path):
+    monkeypatch.setattr(local, "KEPT_RUNS", 3)
+    for number in range(5):
+        here.record_run(f"{1000 + number}-x", {"number": number})
+    runs = sorted((tmp_path / "state" / "runs").glob("*.json"))
+    assert [json.loads(path.read_text())["number"] for path in runs] == [2, 3, 4]
+
+
+def test_a_record_is_whole_or_not_there(here, monkeypatch, tmp_path):
+    here.record_run("1-x", {"number": 1})
+    with pytest.raises(TypeError):
+        here.record_run("1-x", {"number": object()})
+    assert json.loads((tmp_path / "state" / "runs" / "1-x.json").read_text()) == {"number": 1}
+    assert len(list((tmp_path / "state" / "runs").iterdir())) == 1
+
+
+def test_an_image_that_does_not_exist_is_refused(here, tmp_path):
+    with pytest.raises(Refusal, match=r"gone\.qcow2 does not exist"):
+        here.check_image(str(tmp_path / "gone.qcow2"), "qcow2")
+
+
+@pytest.fixture
+def qemu_img(tmp_path, monkeypatch):
+    """A qemu-img that says what a test wants."""
+
+    def install(script):
+        tool = tmp_path / "bin" / "qemu-img"
+        tool.parent.mkdir()
+        tool.write_text(f"#!/bin/sh\n{script}\n")
+        tool.chmod(0o755)
+        monkeypatch.setenv("PATH", f"{tool.parent}:/usr/bin:/bin")
+
+    return install
+
+
+def test_an_image_that_qemu_cannot_read_is_refused(here, image, qemu_img):
+    qemu_img("echo 'qemu-img: Could not open: Image is not in qcow2 format' >&2; exit 1")
+    with pytest.raises(Refusal, match="Image is not in qcow2 format") as refused:
+        here.check_image(image, "qcow2")
+    assert refused.value.failure_class == "image_unreadable"
+    assert image in refused.value.message
+
+
+def test_an_image_that_qemu_reads_is_accepted_and_not_opened_for_writing(here, image, qemu_img, tmp_path):
+    qemu_img(f'echo "$@" > {tmp_path}/said')
+    here.check_image(image, "qcow2")
+    assert (tmp_path / "said").read_text().split() == [
+        *("info", "-U", "--output=json", "-f", "qcow2", "--", image),
+    ]
+
+
+def test_without_qemu_img_libvirts_word_is_enough(here, image, monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    here.check_image(image, "qcow2")

@@ -1,0 +1,122 @@
+# Copyright: (c) 2026, The kvmops.migration authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""libvirt URIs: what is taken apart goes together again, and what is no URI is refused in one line."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ansible_collections.kvmops.migration.plugins.module_utils._pure import uri
+from ansible_collections.kvmops.migration.plugins.module_utils._pure.refusal import Refusal
+
+LABEL = st.from_regex(r"[a-z]([a-z0-9-]{0,8}[a-z0-9])?", fullmatch=True)
+HOST = st.one_of(
+    st.lists(LABEL, min_size=1, max_size=3).map(".".join),
+    st.ip_addresses(v=4).map(str),
+    st.ip_addresses(v=6).map(str),
+)
+TEXT = st.text(st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"]), min_size=1, max_size=8)
+
+
+@st.composite
+def uris(draw):
+    transport = draw(st.sampled_from(sorted(uri.TRANSPORTS)))
+    needs, may = uri.TRANSPORTS[transport]
+    host = draw(HOST) if needs or (may and draw(st.booleans())) else ""
+    user = draw(st.none() | TEXT) if host else None
+    return uri.Uri(
+        driver="qemu",
+        transport=transport,
+        user=user or "",
+        password=draw(st.just("") | TEXT) if user else "",
+        host=host,
+        port=draw(st.none() | st.integers(1, 65535)) if host else None,
+        path=draw(st.sampled_from(uri.PATHS["qemu"])),
+        query=tuple(draw(st.lists(st.tuples(TEXT, st.just("") | TEXT), max_size=2))),
+    )
+
+
+@given(uris())
+def test_what_goes_together_comes_apart_again(made):
+    assert uri.parse(str(made)) == made
+
+
+@given(uris())
+def test_a_password_is_hidden_wherever_it_stands(made):
+    text = f"failed: {made} said no"
+    hidden = uri.redact(text)
+    if made.password:
+        assert f":{str(made).split('@')[0].rpartition(':')[2]}@" not in hidden
+        assert ":***@" in hidden
+    else:
+        assert hidden == text
+
+
+@given(st.text(max_size=40))
+def test_any_text_is_a_uri_or_a_refusal_of_one_line(text):
+    try:
+        uri.parse(text, "dest_uri")
+    except Refusal as refusal:
+        assert refusal.message.startswith("dest_uri: ")
+        assert "\n" not in refusal.message
+        assert refusal.cure
+
+
+@pytest.mark.parametrize(
+    ("text", "local", "host", "transport"),
+    [
+        ("qemu:///system", True, "", ""),
+        ("qemu+unix:///session", True, "", "unix"),
+        ("qemu+unix:///system?socket=/run/x", True, "", "unix"),
+        ("qemu://host2/system", False, "host2", ""),
+        ("qemu+tls://host2/system", False, "host2", "tls"),
+        ("qemu+tcp://10.0.0.1:16509/system", False, "10.0.0.1", "tcp"),
+        ("qemu+ssh://root@[fe80::1%eth0]:22/system", False, "fe80::1%eth0", "ssh"),
+        ("qemu+ssh://ann@host2/system", False, "host2", "ssh"),
+    ],
+)
+def test_the_forms_of_the_deck(text, local, host, transport):
+    parsed = uri.parse(text)
+    assert (parsed.is_local, parsed.host, parsed.transport) == (local, host, transport)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "is not a libvirt URI"),
+        ("host2", "is not a libvirt URI"),
+        ("qemu:/system", "is not a libvirt URI"),
+        ("vbox:///session", "accepted drivers: qemu"),
+        ("qemu+smoke://h/system", "has the transport 'smoke'"),
+        ("qemu+://h/system", "has the transport ''"),
+        ("qemu+ssh:///system", "names no host"),
+        ("qemu+unix://h/system", "leave the host out"),
+        ("qemu://:16514/system", "a port without a host"),
+        ("qemu+ssh://root@/system", "names no host"),
+        ("qemu+ssh://-oProxyCommand=x/system", "has the host"),
+        ("qemu+ssh://h:0/system", "1 to 65535"),
+        ("qemu+ssh://h:x/system", "1 to 65535"),
+        ("qemu+ssh://h:65536/system", "1 to 65535"),
+        ("qemu+ssh://h/sistem", "accepts /system and /session"),
+        ("qemu+ssh://h", "has the path ''"),
+    ],
+)
+def test_what_is_wrong_is_named(text, says):
+    with pytest.raises(Refusal, match="uri: ") as refused:
+        uri.parse(text)
+    assert says in refused.value.message
+
+
+def test_uris_are_built_from_addresses():
+    assert uri.for_host("172.16.1.232") == "qemu+ssh://root@172.16.1.232/system"
+    assert uri.for_host("fd00::2") == uri.for_host("[fd00::2]") == "qemu+ssh://root@[fd00::2]/system"
+    assert uri.for_host("kvm2", user="ann", transport="tcp") == "qemu+tcp://ann@kvm2/system"
+    assert uri.for_data("172.16.1.232") == "tcp://172.16.1.232"
+    assert uri.for_data("fd00::2") == "tcp://[fd00::2]"
+
+
+def test_an_extra_is_added_where_it_is_not_there_already():
+    assert str(uri.parse("qemu+ssh://h/system").with_query("no_tty", "1")) == "qemu+ssh://h/system?no_tty=1"
+    assert str(uri.parse("qemu+ssh://h/system?no_tty=0").with_query("no_tty", "1")).endswith("?no_tty=0")
