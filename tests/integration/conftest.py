@@ -29,7 +29,7 @@ echo "# files"; find /vm /etc/libvirt /var/lib/libvirt -xdev \( -name '*.pid' -o
 echo "# journal"; find /var/lib/kvmops-migration -type f 2>/dev/null | sort
 echo "# qemu"; ps -eo args | grep -o '^[^ ]*qemu-[a-z0-9_-]* .*guest=[^,]*' | sed 's/ .*guest=/ /' | sort
 echo "# listeners"; ss -Hltn | awk '{print $4}' | grep -E ':(49[12][0-9]{2}|10809)$' | sort
-echo "# mounts"; findmnt -rno TARGET,FSTYPE | sort
+echo "# mounts"; findmnt -rno TARGET,FSTYPE | grep -v '^/run/user/' | sort
 echo "# firewall"; firewall-cmd --list-all
 """
 
