@@ -127,13 +127,7 @@ class Disks:
 
     def _check_pool(self, disk: Disk) -> None:
         if self._dest.pool(disk.directory) is None:
-            raise Refusal(
-                f"{self._dest.host} has no active storage pool with target path {disk.directory},"
-                f" which disk {disk.target} needs",
-                "pool_missing",
-                "role storage_pool",
-                role="storage_pool",
-            )
+            raise self._dest.missing(disk.directory)
 
     def _users(self) -> Dict[str, str]:
         """By path, another VM on the destination that has it as a disk."""

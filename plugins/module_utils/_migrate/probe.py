@@ -17,6 +17,7 @@ from contextlib import contextmanager, suppress
 from typing import Dict, Iterator, List
 
 from .._libvirt import STORAGE_VOL_EXIST, Host, LibvirtFailure, Pool
+from .._pure.refusal import Refusal
 from .._pure.storage import NOT_SHARED, SHARED, UNKNOWN, Evidence
 
 VOLUME_PREFIX = ".kvmops-probe-"
@@ -42,6 +43,17 @@ class Storage:
 
     def inactive_pool(self, directory: str) -> Pool | None:
         return next((pool for pool in self._at(directory) if not pool.active), None)
+
+    def missing(self, directory: str) -> Refusal:
+        """The refusal where a pool of that directory is needed and none is active."""
+        inactive = self.inactive_pool(directory)
+        there = f" (its pool {inactive.name} is not started)" if inactive else ""
+        return Refusal(
+            f"{self.host} has no active storage pool with target path {directory}{there}",
+            "pool_missing",
+            "role storage_pool",
+            role="storage_pool",
+        )
 
     def _at(self, directory: str) -> List[Pool]:
         return [pool for pool in self._pools if pool.is_directory and pool.path == posixpath.normpath(directory)]
@@ -112,9 +124,9 @@ def compare(source: Storage, dest: Storage, directory: str, run_id: str) -> Evid
 
 
 def _seen_from(source: Storage, dest: Storage, directory: str, name: str, path: str) -> Evidence:
-    inactive = dest.inactive_pool(directory) if dest.pool(directory) is None else None
-    if inactive is not None:
-        return Evidence(UNKNOWN, f"pool {inactive.name} of {directory} on {dest.host} is not active")
+    if dest.pool(directory) is None and dest.inactive_pool(directory) is not None:
+        # It keeps its directory from a pool made for the check, and a copied disk would need it anyway.
+        raise dest.missing(directory)
     try:
         with dest.opened(directory) as dest_pool:
             dest.refresh(dest_pool, again=True)
