@@ -41,6 +41,7 @@ attributes:
 """
 
     LIBVIRT = r"""
+options: {}
 requirements:
   - libvirt and its Python bindings (Debian and others C(python3-libvirt)) on the host that the module runs on
 notes:

@@ -251,11 +251,10 @@ role:
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.kvmops.migration.plugins.module_utils import _libvirt
+from ansible_collections.kvmops.migration.plugins.module_utils._migrate.answer import answer
 from ansible_collections.kvmops.migration.plugins.module_utils._migrate.report import Request
 from ansible_collections.kvmops.migration.plugins.module_utils._migrate.run import run
 from ansible_collections.kvmops.migration.plugins.module_utils._pure.options import argument_spec
-from ansible_collections.kvmops.migration.plugins.module_utils._pure.refusal import Refusal
 
 
 def main() -> None:
@@ -264,16 +263,7 @@ def main() -> None:
         required_one_of=[("dest_uri", "dest_host")],
         supports_check_mode=True,
     )
-    try:
-        _libvirt.require()
-        result = run(Request(module.params, module.check_mode, module._diff))
-    except Refusal as refusal:
-        result = {"failed": True, "msg": refusal.message, **refusal.result()}
-    for text in result.pop("warnings", []):
-        module.warn(text)
-    if result.get("failed"):
-        module.fail_json(**result)
-    module.exit_json(**result)
+    answer(module, lambda: run(Request(module.params, module.check_mode, module._diff)))
 
 
 if __name__ == "__main__":

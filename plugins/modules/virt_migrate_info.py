@@ -87,10 +87,9 @@ role:
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.kvmops.migration.plugins.module_utils import _libvirt
+from ansible_collections.kvmops.migration.plugins.module_utils._migrate.answer import answer
 from ansible_collections.kvmops.migration.plugins.module_utils._migrate.info import gather
 from ansible_collections.kvmops.migration.plugins.module_utils._migrate.local import Local
-from ansible_collections.kvmops.migration.plugins.module_utils._pure.refusal import Refusal
 
 
 def main() -> None:
@@ -102,12 +101,8 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    try:
-        _libvirt.require()
-        facts = gather(module.params["uri"], module.params["name"], module.params["connect_timeout"], Local())
-    except Refusal as refusal:
-        module.fail_json(msg=refusal.message, **refusal.result())
-    module.exit_json(changed=False, **facts)
+    params = module.params
+    answer(module, lambda: gather(params["uri"], params["name"], params["connect_timeout"], Local()))
 
 
 if __name__ == "__main__":

@@ -164,7 +164,7 @@ def test_a_destination_without_the_pool(lab, refused):
 def test_a_destination_whose_pool_is_not_active(lab, refused):
     lab.add()
     lab.kvm2.pools["vm"].active = False
-    refused("sharedness_unknown", "pool vm of /vm on kvm2 is not active")
+    refused("pool_missing", "pool vm of /vm on kvm2 is not active")
 
 
 def test_a_destination_without_the_directory(lab, refused):
@@ -393,4 +393,5 @@ def test_a_destination_that_falls_silent_while_it_is_looked_at(lab, refused, mon
 def test_a_password_in_a_uri_is_never_shown(lab, refused):
     lab.add()
     result = refused("name_resolution", "root:***@nohost", dest_uri="qemu+ssh://root:s3cret@nohost/system")
+    # Not even in the options, which come back with every answer.
     assert "s3cret" not in str(vars(result))

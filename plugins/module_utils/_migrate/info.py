@@ -23,6 +23,7 @@ def gather(uri: str, names: Sequence[str], timeout: float, local: Local) -> Dict
     host = connect(uri, timeout, "uri", read_only=True)
     try:
         return {
+            "changed": False,
             "host": _host(host),
             "domains": [_domain(host, domain) for domain in host.domains() if not names or domain.name in names],
             "pools": [{"name": pool.name, "path": pool.path, "active": pool.active} for pool in host.pools()],

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Tuple
+from typing import Set, Tuple
 from urllib.parse import parse_qsl, quote, unquote, urlencode
 
 from .refusal import Refusal
@@ -33,6 +33,7 @@ _URI = re.compile(
     r"(?P<path>/[^?#]*)?"
     r"(?:\?(?P<query>[^#]*))?"
 )
+_SECRET = re.compile(r"://[^@/?#:\s]*:([^@/?#\s]+)@")
 _PASSWORD = re.compile(r"(?<=://)([^@/?#:\s]*):[^@/?#\s]*@")
 _HOST = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_])?\.?")
 
@@ -138,6 +139,12 @@ def for_data(address: str) -> str:
     """The URI that tells QEMU on which address of the destination the guest's memory is taken in."""
     address = address.strip("[]")
     return f"tcp://[{address}]" if ":" in address else f"tcp://{address}"
+
+
+def secrets(*texts: str | None) -> Set[str]:
+    """The passwords in URIs, as they stand there and as they are meant."""
+    found = {match[1] for text in texts if text for match in _SECRET.finditer(text)}
+    return found | {unquote(secret) for secret in found}
 
 
 def redact(text: str) -> str:
