@@ -164,7 +164,8 @@ def test_a_destination_without_the_pool(lab, refused):
 def test_a_destination_whose_pool_is_not_active(lab, refused):
     lab.add()
     lab.kvm2.pools["vm"].active = False
-    refused("pool_missing", "pool vm of /vm on kvm2 is not active")
+    result = refused("pool_missing", "kvm2 has no active storage pool", "its pool vm is not started")
+    assert result.role == "storage_pool"
 
 
 def test_a_destination_without_the_directory(lab, refused):
