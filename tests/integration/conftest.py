@@ -21,11 +21,15 @@ sys.path.insert(0, str(REPOSITORY))
 
 # One run of everything that a move could leave behind on a hypervisor, in an order that two runs share.
 FOOTPRINT = r"""
-echo "# domains"; virsh list --all --name | sort
-for name in $(virsh list --all --name); do echo "$name $(virsh domstate "$name") $(virsh dominfo "$name" | grep -E 'Persistent|Autostart' | tr -s ' ' | tr '\n' ' ')"; done
-echo "# definitions"; for name in $(virsh list --all --name); do virsh dumpxml --inactive --security-info "$name" | sha256sum; done
+echo "# domains"
+for name in $(virsh list --all --name | sort); do
+    echo "$name $(virsh domstate "$name") $(virsh dominfo "$name" | grep -E 'Persistent|Autostart' | tr -s ' \n' ' ')"
+    virsh dumpxml --inactive --security-info "$name" | sha256sum
+done
 echo "# pools"; virsh pool-list --all --name | sort
-echo "# files"; find /vm /etc/libvirt /var/lib/libvirt -xdev \( -name '*.pid' -o -name 'domain-*' -o -path '*/channel/*' \) -prune -o -printf '%p\n' | sort
+echo "# files"
+find /vm /etc/libvirt /var/lib/libvirt -xdev \
+    \( -name '*.pid' -o -name 'domain-*' -o -path '*/channel/*' \) -prune -o -printf '%p\n' | sort
 echo "# journal"; find /var/lib/kvmops-migration -type f 2>/dev/null | sort
 echo "# qemu"; ps -eo args | grep -o '^[^ ]*qemu-[a-z0-9_-]* .*guest=[^,]*' | sed 's/ .*guest=/ /' | sort
 echo "# listeners"; ss -Hltn | awk '{print $4}' | grep -E ':(49[12][0-9]{2}|10809)$' | sort

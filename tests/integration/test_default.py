@@ -116,11 +116,9 @@ def test_a_list_of_hosts_takes_the_one_it_lives_on(migrate, home):
 
 def test_hooks_run_before_and_after_on_the_source(migrate, home, tmp_path):
     for name in ("pre", "post"):
-        (tmp_path / f"{name}.yml").write_text(
-            "---\n- name: Say it\n  ansible.builtin.debug:\n"
-            f'    msg: "{name} on {{{{ inventory_hostname }}}}: {{{{ migrate_step.name }}}} to {{{{ migrate_step.dest }}}}"\n',
-            encoding="ascii",
-        )
+        said = f"{name} on {{{{ inventory_hostname }}}}: {{{{ migrate_step.name }}}} to {{{{ migrate_step.dest }}}}"
+        task = f"---\n- name: Say it\n  ansible.builtin.debug:\n    msg: '{said}'\n"
+        (tmp_path / f"{name}.yml").write_text(task, encoding="ascii")
     hooks = {f"migrate_{name}_tasks": str(tmp_path / f"{name}.yml") for name in ("pre", "post")}
     run = migrate("-e", f"vm={VM}", "-e", "dest=labkvm1", "-e", json.dumps(hooks))
     assert run.rc == 0, run.out

@@ -18,7 +18,6 @@ from . import cgroup, kvm, network, rootfs
 from .host import WATCH_LOG, Host, kill_all, make_controller_key
 from .paths import NAME, STATE, LabError, locked, require_root, run, say
 
-
 # Options of the guest builder that a guest of the inventory may set.
 GUEST_OPTIONS = ("name", "address", "gateway", "dirty", "write", "interval")
 

@@ -37,12 +37,28 @@ WantedBy=sysinit.target
 DEVICES = ("/dev/net/tun", "/dev/fuse")
 
 # Units that need a kernel, hardware or network service of their own and can only fail in a container.
-MASKED = (
-    "nfs-server.service nfs-blkmap.service nfs-idmapd.service nfs-mountd.service nfsdcld.service rpc-statd.service "
-    "rpc-statd-notify.service rpc-gssd.service rpc-svcgssd.service proc-fs-nfsd.mount run-rpc_pipefs.mount "
-    "nfs-client.target systemd-networkd.service apt-daily.timer apt-daily-upgrade.timer e2scrub_all.timer "
-    "fstrim.timer dpkg-db-backup.timer systemd-timesyncd.service libvirt-guests.service"
-).split()
+MASKED = [
+    "nfs-server.service",
+    "nfs-blkmap.service",
+    "nfs-idmapd.service",
+    "nfs-mountd.service",
+    "nfsdcld.service",
+    "rpc-statd.service",
+    "rpc-statd-notify.service",
+    "rpc-gssd.service",
+    "rpc-svcgssd.service",
+    "proc-fs-nfsd.mount",
+    "run-rpc_pipefs.mount",
+    "nfs-client.target",
+    "systemd-networkd.service",
+    "apt-daily.timer",
+    "apt-daily-upgrade.timer",
+    "e2scrub_all.timer",
+    "fstrim.timer",
+    "dpkg-db-backup.timer",
+    "systemd-timesyncd.service",
+    "libvirt-guests.service",
+]
 
 
 @dataclass
@@ -119,9 +135,7 @@ class Host:
             "--console=pipe",
             *(f"--bind={device}" for device in devices),
         ]
-        overlay = ",".join(
-            (f"lowerdir={root}", f"upperdir={self.folder / 'upper'}", f"workdir={self.folder / 'work'}")
-        )
+        overlay = ",".join((f"lowerdir={root}", f"upperdir={self.folder / 'upper'}", f"workdir={self.folder / 'work'}"))
         # The overlay is mounted in a mount namespace of the container's own, so no path out leaves a mount behind.
         script = f"mount -t overlay {NAME} -o {overlay} {self.folder / 'root'} && exec {shlex.join(nspawn)}"
         with self.log.open("wb") as log:

@@ -42,7 +42,7 @@ def _boots(root: Path) -> bool:
         f"qemu-system-x86_64 -accel kvm -cpu host -m 256 -nodefaults -no-reboot -display none -serial stdio "
         f"-kernel /boot/{kernel.name} -append 'console=ttyS0 panic=-1'"
     )
-    script = f"mount --rbind /dev {root}/dev && exec chroot {root} sh -c \"exec {qemu}\""
+    script = f'mount --rbind /dev {root}/dev && exec chroot {root} sh -c "exec {qemu}"'
     process = subprocess.Popen(
         ["unshare", "--mount", "--propagation=private", "sh", "-c", script],
         stdin=subprocess.DEVNULL,

@@ -14,7 +14,11 @@ from .paths import CONTROL_NETNS, LabError, netns_of, run
 
 GUEST_BRIDGE = "br-lan"  # on each hypervisor: the host's LAN address and its guests' interfaces
 # QEMU guests and containers share the machine's bridge netfilter switch; the lab's frames are none of its business.
-SYSCTLS = ("net/bridge/bridge-nf-call-iptables", "net/bridge/bridge-nf-call-ip6tables", "net/ipv6/conf/all/disable_ipv6")
+SYSCTLS = (
+    "net/bridge/bridge-nf-call-iptables",
+    "net/bridge/bridge-nf-call-ip6tables",
+    "net/ipv6/conf/all/disable_ipv6",
+)
 
 
 def create(networks: dict, hosts: dict) -> None:

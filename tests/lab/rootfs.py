@@ -14,16 +14,38 @@ from pathlib import Path
 from .paths import CACHE, LabError, run, say
 
 SUITE = "bookworm"
-PACKAGES = (
+PACKAGES = [
     # an ordinary minimal Debian server that Ansible can log in to
-    "systemd-sysv udev dbus kmod iproute2 iputils-ping openssh-server netcat-openbsd python3 sudo rsync e2fsprogs "
+    "systemd-sysv",
+    "udev",
+    "dbus",
+    "kmod",
+    "iproute2",
+    "iputils-ping",
+    "openssh-server",
+    "netcat-openbsd",
+    "python3",
+    "sudo",
+    "rsync",
+    "e2fsprogs",
     # a hypervisor as a Debian administrator installs it
-    "libvirt-daemon-system libvirt-clients python3-libvirt python3-lxml qemu-system-x86 qemu-utils "
+    "libvirt-daemon-system",
+    "libvirt-clients",
+    "python3-libvirt",
+    "python3-lxml",
+    "qemu-system-x86",
+    "qemu-utils",
     # storage and firewall
-    "nfs-kernel-server nfs-common rpcbind firewalld python3-firewall nftables "
+    "nfs-kernel-server",
+    "nfs-common",
+    "rpcbind",
+    "firewalld",
+    "python3-firewall",
+    "nftables",
     # the guest's kernel and userland come from here too
-    "linux-image-cloud-amd64 busybox-static"
-).split()
+    "linux-image-cloud-amd64",
+    "busybox-static",
+]
 
 # What every host of this lab must have because it is a container or because Ansible must get in. Nothing that a role
 # of the collection configures (names, firewall, trust between hosts, pools, exports) belongs here.

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import pytest
+
 from ansible_collections.kvmops.migration.plugins.module_utils._pure.placement import plan, split_names
 
 UUID = "11111111-1111-1111-1111-111111111111"
@@ -136,6 +137,7 @@ def test_a_stopped_vm_that_is_defined_twice_is_not_settled():
             {"declared": {"a": {"mode": "warp"}}},
             "migration_vms.a.mode is 'warp'; accepted: auto, live",
         ),
+        ({"kvm1": host(1)}, {"declared": ["a"]}, "migration_vms is ['a']; accepted: a mapping"),
         ({"kvm1": host(1)}, {"declared": {"a": "kvm1"}}, "migration_vms.a is not a mapping"),
     ],
 )

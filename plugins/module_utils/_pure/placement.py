@@ -122,7 +122,9 @@ def _check_hosts(hosts: Mapping[str, Seen]) -> list[str]:
     ]
 
 
-def _check_declared(declared: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def _check_declared(declared: Any) -> list[str]:
+    if not isinstance(declared, Mapping):
+        return [f"migration_vms is {declared!r}; accepted: a mapping of VM names to placements"]
     errors = []
     for name, placement in declared.items():
         if not isinstance(placement, Mapping):
