@@ -270,6 +270,15 @@ def test_a_disk_that_cannot_be_copied(lab, refused, disks, text):
     refused("disk_target", text, migrate_disks=disks)
 
 
+def test_a_shared_disk_on_top_of_a_local_one(lab, refused):
+    lab.kvm2.share("/vm", lab.kvm1)
+    for host in (lab.kvm1, lab.kvm2):
+        host.directories["/base"] = {}
+    backing = "<backingStore type='file'><source file='/base/b.qcow2'/></backingStore>"
+    lab.add(xml=domain_xml(disks=[disk_xml(extra=backing)]))
+    refused("not_shared", "disk vda is shared, and /base/b.qcow2 below it is not")
+
+
 def test_a_shareable_disk_on_local_storage(lab, refused):
     lab.add(xml=domain_xml(disks=[disk_xml(extra="<shareable/>")]))
     refused("not_shared", "a shareable disk cannot be copied")

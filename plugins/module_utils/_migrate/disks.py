@@ -53,6 +53,7 @@ class Disks:
             self._check_nvram()
         else:
             self._check_media()
+        self._check_backing(plans)
         copied = [disk for disk in self._definition.disks if disk.target in storage.copied(plans)]
         for disk in copied:
             self._check_pool(disk)
@@ -123,6 +124,18 @@ class Disks:
                         f"{self._dest.host} has no {disk.source}, the medium in drive {disk.target}",
                         "image_missing",
                         f"copy it there, or eject it: virsh change-media {self._definition.name} {disk.target} --eject",
+                    )
+
+    def _check_backing(self, plans: Sequence[DiskPlan]) -> None:
+        """A disk that is used in place needs every image below it there as well; a copied one is made whole."""
+        for disk, plan in zip(self._definition.disks, plans):
+            for path in disk.backing if plan.action == storage.USE else ():
+                evidence = self._of_directory(domain_xml.directory(path))
+                if evidence.verdict == storage.NOT_SHARED:
+                    raise Refusal(
+                        f"disk {disk.target} is shared, and {path} below it is not: {evidence.reason}",
+                        "not_shared",
+                        f"put {path} on storage that both hosts share",
                     )
 
     def _check_pool(self, disk: Disk) -> None:
