@@ -11,9 +11,10 @@ import threading
 
 import pytest
 from fake import libvirt as fake
-from fake.lab import IMAGE, OTHER, UUID, disk_xml, domain_xml
+from fake.lab import DEST_URI, IMAGE, OTHER, UUID, disk_xml, domain_xml
 
 from ansible_collections.kvmops.migration.plugins.module_utils import _libvirt
+from ansible_collections.kvmops.migration.plugins.module_utils._migrate import settle
 
 RUNNING, PAUSED, SHUTOFF = fake.VIR_DOMAIN_RUNNING, fake.VIR_DOMAIN_PAUSED, fake.VIR_DOMAIN_SHUTOFF
 LOST = "operation failed: Lost connection to destination host"
@@ -191,7 +192,9 @@ def test_a_shared_disk_survives_every_failure(lab):
     lab.kvm2.share("/vm", lab.kvm1)
     lab.add()
     fail_in(lab, "perform")
-    assert lab.move().outcome == "failed"
+    result = lab.move()
+    assert result.outcome == "failed"
+    assert result.actions == []
     assert lab.kvm1.file(IMAGE).content == "a v1"
 
 
@@ -327,20 +330,47 @@ def test_a_daemon_that_was_restarted_is_asked_again(lab):
     assert lab.where() == (RUNNING, None)
 
 
-def test_a_job_that_goes_on_without_us_is_left_alone(lab):
+@pytest.mark.parametrize("at", ["begin", "prepare"])
+def test_a_job_that_goes_on_without_us_is_left_alone(lab, at):
     """The module's connection broke, and libvirt is still at it."""
     lab.add()
 
     def script(phase, source, dest, guest):
-        if phase == "prepare":
+        if phase == at:
             lab.world.script = lambda *_: None
             raise KeyError("a thread that dies while the job lives")
 
     lab.world.script = script
     result = lab.move()
     assert result.outcome == "undetermined"
+    assert "a job still goes on" in result.msg or "still arriving" in result.msg
     assert lab.where()[0] == RUNNING
-    assert lab.kvm2.file(IMAGE) is not None
+    assert (lab.kvm2.file(IMAGE) is not None) == (at == "prepare")
+
+
+@pytest.mark.parametrize(
+    ("looked", "found", "forbidden"),
+    [
+        (("running", "shut_off"), ("running", "running"), "undefine"),
+        (("paused", "absent"), ("paused", "running"), "resume"),
+        (("shut_off", "running"), ("shut_off", "unknown"), "undefine"),
+        (("running", "absent"), ("unknown", "absent"), "delete volume"),
+    ],
+)
+def test_what_changed_since_the_look_is_not_acted_upon(lab, monkeypatch, looked, found, forbidden):
+    lab.add()
+    lab.kvm2.write(IMAGE, fake.File())
+    lab.kvm2.pools["vm"].listed = dict(lab.kvm2.directories["/vm"])
+    hosts = [_libvirt.Host.open(uri, 5) for uri in ("qemu:///system", DEST_URI)]
+    ledger = settle.Ledger(ran=True, images=(IMAGE,))
+    settlement = settle.Settlement(*hosts, "a", UUID, ledger)
+    for side, states in ((settlement.source, (looked[0], found[0])), (settlement.dest, (looked[1], found[1]))):
+        told = iter([states[0]])
+        monkeypatch.setattr(side, "state", lambda told=told, later=states[1]: next(told, later))
+    monkeypatch.setattr(settlement.source, "busy", lambda: False)
+    end = settlement.settle()
+    assert "was not done" in end.warnings[0]
+    assert forbidden not in lab.kvm1.calls + lab.kvm2.calls
 
 
 def test_a_guest_that_is_still_arriving_is_waited_for(lab):

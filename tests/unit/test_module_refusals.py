@@ -325,6 +325,13 @@ def test_a_probe_that_cannot_be_made_on_the_other_side_proves_nothing(lab, refus
     refused("sharedness_unknown", "kvm2 could not make a probe file in /vm", storage="copy")
 
 
+@pytest.mark.parametrize("call", ["refresh", "storageVolLookupByPath"])
+def test_a_directory_that_cannot_be_looked_into_proves_nothing(lab, refused, call):
+    lab.add()
+    lab.world.faults["kvm2", call] = fake.libvirtError("cannot open directory '/vm': Permission denied", 38, 13)
+    refused("sharedness_unknown", "kvm2 could not look into /vm", storage="copy")
+
+
 def test_bad_options_are_refused_before_a_connection_is_used(lab, refused):
     lab.add()
     for options, text in (
