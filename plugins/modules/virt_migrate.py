@@ -119,6 +119,9 @@ options:
     description: Seconds that each host gets to answer when the connection is opened.
     type: int
     default: 20
+  _dest_facts:
+    description: What the destination says about itself. Filled by the action plugin, and refused in a playbook.
+    type: dict
 seealso:
   - module: kvmops.migration.virt_migrate_info
   - module: community.libvirt.virt
@@ -252,6 +255,7 @@ role:
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.kvmops.migration.plugins.module_utils._migrate.answer import answer
+from ansible_collections.kvmops.migration.plugins.module_utils._migrate.local import Local
 from ansible_collections.kvmops.migration.plugins.module_utils._migrate.report import Request
 from ansible_collections.kvmops.migration.plugins.module_utils._migrate.run import run
 from ansible_collections.kvmops.migration.plugins.module_utils._pure.options import argument_spec
@@ -263,7 +267,7 @@ def main() -> None:
         required_one_of=[("dest_uri", "dest_host")],
         supports_check_mode=True,
     )
-    answer(module, lambda: run(Request(module.params, module.check_mode, module._diff)))
+    answer(module, lambda: run(Request(module.params, Local(module.run_command), module.check_mode, module._diff)))
 
 
 if __name__ == "__main__":

@@ -102,7 +102,7 @@ def main() -> None:
         supports_check_mode=True,
     )
     params = module.params
-    answer(module, lambda: gather(params["uri"], params["name"], params["connect_timeout"], Local()))
+    answer(module, lambda: gather(params["uri"], params["name"], params["connect_timeout"], Local(module.run_command)))
 
 
 if __name__ == "__main__":

@@ -32,9 +32,7 @@ def run(monkeypatch):
 
     def execute(self, module, args):
         asked.append((self._host, module, args))
-        if isinstance(run.facts, Exception):
-            raise run.facts
-        return run.facts
+        return run.facts()
 
     monkeypatch.setattr(
         action.Elsewhere, "__init__", lambda self, plugin, host, host_vars: setattr(self, "_host", host)
@@ -59,7 +57,7 @@ def run(monkeypatch):
         assert options["wrap_async"] == bool(async_val)
         return SimpleNamespace(given=given, warnings=warnings, asked=asked)
 
-    run.facts = FACTS
+    run.facts = lambda: FACTS
     return run
 
 
@@ -117,12 +115,16 @@ def test_a_host_finds_no_way_to_itself(run, delegate_to):
     assert "migrate_uri" not in done.given
 
 
+def refuse_connection():
+    raise AnsibleConnectionFailure("no route\nto host")
+
+
 @pytest.mark.parametrize(
     "facts",
     [
-        AnsibleConnectionFailure("no route\nto host"),
-        {"failed": True, "msg": "no route\nto host"},
-        {"unreachable": True, "msg": "no route to host"},
+        refuse_connection,
+        lambda: {"failed": True, "msg": "no route\nto host"},
+        lambda: {"unreachable": True, "msg": "no route to host"},
     ],
 )
 def test_a_destination_that_does_not_tell_is_a_warning(run, facts):

@@ -69,7 +69,7 @@ def test_a_lost_host_is_not_asked_again(lab, host):
 
 def test_a_lost_connection_is_forgotten_and_not_closed(lab, host, monkeypatch):
     closed = []
-    monkeypatch.setattr(fake.virConnect, "close", lambda self: closed.append(self))
+    monkeypatch.setattr(fake.virConnect, "close", closed.append)
     host.lost = True
     host.close()
     assert closed == []

@@ -21,7 +21,12 @@ UUID = "5ba1ab1e-0000-4000-8000-000000000001"
 @pytest.fixture
 def here(tmp_path, monkeypatch):
     monkeypatch.setattr(local, "STATE_DIRECTORY", str(tmp_path / "state"))
-    return local.Local()
+
+    def run_command(command):
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        return done.returncode, done.stdout, done.stderr
+
+    return local.Local(run_command)
 
 
 @pytest.fixture

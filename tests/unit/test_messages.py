@@ -127,7 +127,7 @@ def test_an_unknown_message_has_a_class_of_its_own():
 
 
 def test_every_row_is_reached_by_a_text():
-    reached = {id(messages.look_up(text)) for _, _, text in TEXTS}
+    reached = {id(messages.look_up(text)) for _number, _class, text in TEXTS}
     unreached = {known.failure_class for known in messages.TABLE if id(known) not in reached}
     assert unreached == {"not_permitted"}
     assert messages.look_up("authentication unavailable: no polkit agent").failure_class == "not_permitted"

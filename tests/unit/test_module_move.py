@@ -300,7 +300,7 @@ def test_other_vms_are_left_alone(lab):
 
 def test_there_and_back_five_times(lab):
     lab.add()
-    for _ in range(5):
+    for _turn in range(5):
         there = lab.on("kvm1").move(_dest_facts=lab.facts("kvm2"))
         assert there.outcome == "migrated", there
         lab.kvm2.file(IMAGE).content += "+"

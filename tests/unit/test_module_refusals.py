@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import copy
+from unittest import mock
 
 import pytest
 from fake import libvirt as fake
@@ -231,7 +232,7 @@ def test_the_journal_of_another_host_counts_for_nothing(lab, left_behind):
 def test_the_entry_of_a_run_that_was_killed_counts_for_nothing(lab, refused, monkeypatch):
     lab.add()
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(settle.Settlement, "settle", lambda self: (_ for _ in ()).throw(KeyboardInterrupt()))
+        patch.setattr(settle.Settlement, "settle", mock.Mock(side_effect=KeyboardInterrupt))
         lab.move()
     assert lab.where() == (None, RUNNING)
     assert lab.journal_file()["images"][0]["phase"] == "moving"

@@ -57,7 +57,7 @@ def test_a_disk_that_is_or_may_be_shared_is_never_copied(case):
 
 @given(cases())
 def test_a_local_disk_is_used_in_place_only_when_unsafe_was_asked_for(case):
-    _, evidence, wish, offline = case
+    evidence, wish, offline = case[1:]
     for plan in planned(case) or ():
         if plan.action == storage.USE and evidence[plan.target].verdict == storage.NOT_SHARED:
             assert wish.unsafe
@@ -67,7 +67,7 @@ def test_a_local_disk_is_used_in_place_only_when_unsafe_was_asked_for(case):
 
 @given(cases())
 def test_an_unknown_disk_is_used_in_place_only_when_it_was_said_to_be_shared(case):
-    _, evidence, wish, _ = case
+    evidence, wish = case[1:3]
     for plan in planned(case) or ():
         if plan.action == storage.USE and evidence[plan.target].verdict == storage.UNKNOWN:
             assert wish.storage == "shared" or (wish.unsafe and wish.copy_storage == "none")
@@ -85,7 +85,7 @@ def test_only_writable_disks_that_hold_something_are_copied(case):
 
 @given(cases())
 def test_nothing_is_copied_offline(case):
-    definition, evidence, wish, _ = case
+    definition, evidence, wish = case[:3]
     plans = planned((definition, evidence, wish, True))
     assert storage.copied(plans or ()) == ()
 
@@ -101,7 +101,7 @@ def test_every_disk_has_its_plan_with_a_reason(case):
 
 @given(cases())
 def test_a_list_of_disks_is_kept_to(case):
-    definition, _, wish, _ = case
+    definition, wish = case[0], case[2]
     plans = planned(case)
     # The options refuse a list beside a word that says that nothing is copied.
     if plans is not None and wish.migrate_disks and wish.storage != "shared" and wish.copy_storage != "none":
@@ -111,7 +111,7 @@ def test_a_list_of_disks_is_kept_to(case):
 
 @given(cases())
 def test_copy_all_is_never_silently_nothing(case):
-    definition, _, wish, _ = case
+    definition, wish = case[0], case[2]
     plans = planned(case)
     if plans is not None and wish.copy_storage == "all" and any(map(storage.writable, definition.disks)):
         assert storage.copied(plans)

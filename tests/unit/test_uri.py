@@ -48,7 +48,7 @@ def test_a_password_is_hidden_wherever_it_stands(made):
     text = f"failed: {made} said no"
     hidden = uri.redact(text)
     if made.password:
-        assert f":{str(made).split('@')[0].rpartition(':')[2]}@" not in hidden
+        assert f":{str(made).partition('@')[0].rpartition(':')[2]}@" not in hidden
         assert ":***@" in hidden
     else:
         assert hidden == text

@@ -14,23 +14,25 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import tempfile
 from contextlib import suppress
-from typing import Any, Dict, List, Mapping, Sequence
+from typing import Any, Callable, Dict, List, Mapping, Sequence, Tuple
 
 from .._pure.refusal import Refusal
 
 STATE_DIRECTORY = "/var/lib/kvmops-migration"
 KEPT_RUNS = 100
+# Status, output and errors of a command, as of AnsibleModule.run_command.
+RunCommand = Callable[[List[str]], Tuple[int, str, str]]
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 class Local:
     """What the engine does with local files, in one place, so that tests can give it a directory of their own."""
 
-    def __init__(self) -> None:
+    def __init__(self, run_command: RunCommand) -> None:
         directory = STATE_DIRECTORY
+        self._run_command = run_command
         self._journal = os.path.join(directory, "journal")
         self._runs = os.path.join(directory, "runs")
 
@@ -58,15 +60,10 @@ class Local:
             return
         if shutil.which("qemu-img") is None or not os.access(path, os.R_OK):
             return
-        done = subprocess.run(
-            ["qemu-img", "info", "-U", "--output=json", "-f", declared, "--", path],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode:
-            said = done.stderr.strip().splitlines()
+        command = ["qemu-img", "info", "-U", "--output=json", "-f", declared, "--", path]
+        status, _output, errors = self._run_command(command)
+        if status:
+            said = errors.strip().splitlines()
             raise Refusal(
                 f"the guest's image {path} cannot be read as {declared}: {said[-1] if said else 'qemu-img failed'}",
                 "image_unreadable",

@@ -83,10 +83,9 @@ def locate(source: Host, dest: Host, name: str) -> Place:
     """Find the guest by its name, and from then on by its UUID."""
     at_source = source.find(name)
     namesake = dest.find(name)
-    if at_source is None and namesake is None:
-        raise _not_found(source, dest, name)
     if at_source is None:
-        assert namesake is not None
+        if namesake is None:
+            raise _not_found(source, dest, name)
         return Place(namesake.name, namesake.uuid, None, namesake)
     if namesake is not None and namesake.uuid != at_source.uuid:
         raise Refusal(

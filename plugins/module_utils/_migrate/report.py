@@ -28,9 +28,9 @@ class Request:
     """One call of the module."""
 
     options: Mapping[str, Any]
+    local: Local
     check_mode: bool = False
     diff: bool = False
-    local: Local = field(default_factory=Local)
     now: float = field(default_factory=time.time)
     run_id: str = ""
 

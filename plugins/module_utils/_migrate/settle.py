@@ -95,7 +95,7 @@ class Settlement:
         """Where the guest is, after everything that may safely be done about it."""
         source, dest, row = self._at_rest()
         # One action can make the next one possible, and each is done once at most.
-        for _ in outcome.GUARDS:
+        for _turn in outcome.GUARDS:
             action = next((action for action in row.actions if self._wanted(action)), None)
             if action is None:
                 break

@@ -159,7 +159,7 @@ OPTIONS = (
     ),
     Option("connect_timeout", type="int", default=20, minimum=1, maximum=600, accepted="seconds from 1 to 600"),
 )
-# Filled by the action plugin, which is logged in on the destination; nobody writes it in a playbook.
+# Filled by the action plugin, which is logged in on the destination and lets nobody write it in a playbook.
 HIDDEN = {"_dest_facts": {"type": "dict"}}
 BY_NAME = {option.name: option for option in OPTIONS}
 # The source's daemon drives the destination, so that the move survives whoever asked for it.
@@ -251,7 +251,7 @@ def check_versions(values: Mapping[str, Any], ends: Mapping[str, Version]) -> No
     """Refuse an option that one of the ends (name to libvirt version) is too old for."""
     for option in _in_force(values):
         value = values.get(option.name)
-        used = (option.param and value is not None) or any(value == flagged for flagged, _ in option.flags)
+        used = (option.param and value is not None) or any(value == flagged for flagged, _names in option.flags)
         for end, version in ends.items():
             if used and version < option.since:
                 raise Refusal(

@@ -58,7 +58,7 @@ class Uri:
 
     def with_query(self, key: str, value: str) -> Uri:
         """The same with one extra more; one that is there already stays as it was said."""
-        if any(name == key for name, _ in self.query):
+        if any(name == key for name, _value in self.query):
             return self
         return Uri(**{**self.__dict__, "query": (*self.query, (key, value))})
 
@@ -81,7 +81,7 @@ def parse(text: str, option: str = "uri") -> Uri:
     match = _URI.fullmatch(text)
     if not match:
         raise _refuse(option, text, "is not a libvirt URI", f"give {FORM}, for example qemu+ssh://root@kvm2/system")
-    driver, _, transport = match["scheme"].partition("+")
+    driver, _plus, transport = match["scheme"].partition("+")
     host = (match["host"] or "").strip("[]")
     _check_scheme(option, text, driver, transport, match["scheme"])
     _check_host(option, text, transport, host, match["user"], match["port"])

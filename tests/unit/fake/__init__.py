@@ -1,2 +1,0 @@
-# Copyright: (c) 2026, The kvmops.migration authors
-# SPDX-License-Identifier: GPL-3.0-or-later
