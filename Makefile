@@ -64,7 +64,6 @@ test-full: setup ## test, then the demo and the benchmarks
 .PHONY: lab lab-down demo bench
 lab: setup ## boot the lab (as root): labkvm1, labkvm2, labstor1 and the guests
 	@$(IN_VENV) molecule create -s default
-	@$(IN_VENV) molecule prepare -s default
 
 lab-down: setup ## take the lab down and leave nothing of it
 	@$(IN_VENV) molecule destroy -s default
