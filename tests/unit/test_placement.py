@@ -157,7 +157,7 @@ def test_a_running_vm_moves_while_a_third_host_is_silent():
 def test_every_vm_with_an_error_is_named():
     facts = {"kvm1": host(1, a="running"), "kvm2": host(2)}
     result = plan(facts, vm="a,x,y", dest="kvm2")
-    assert [line.split(";")[0] for line in result["errors"]] == ["unknown VM 'x'", "unknown VM 'y'"]
+    assert [line.split(";", maxsplit=1)[0] for line in result["errors"]] == ["unknown VM 'x'", "unknown VM 'y'"]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 # Copyright: (c) 2026, The kvmops.migration authors
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What happened to a lab guest, seen from outside: its serial consoles on all hosts against the records on its disk.

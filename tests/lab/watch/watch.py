@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 # Copyright: (c) 2026, The kvmops.migration authors
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Did a virtual machine ever run in two places? Every host samples its own QEMU processes, `judge` puts them together.
