@@ -23,9 +23,8 @@ from fake import libvirt as fake  # noqa: E402 - it must be there before anythin
 
 sys.modules["libvirt"] = fake
 
-from fake.lab import Lab  # noqa: E402
-
 from ansible_collections.kvmops.migration.plugins.module_utils._migrate import job, settle  # noqa: E402
+from fake.lab import Lab  # noqa: E402
 
 
 @pytest.fixture

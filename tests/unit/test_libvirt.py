@@ -8,11 +8,11 @@ import threading
 import time
 
 import pytest
-from fake import libvirt as fake
-from fake.lab import DEST_URI, OTHER, UUID, domain_xml
 
 from ansible_collections.kvmops.migration.plugins.module_utils import _libvirt
 from ansible_collections.kvmops.migration.plugins.module_utils._pure.refusal import Refusal
+from fake import libvirt as fake
+from fake.lab import DEST_URI, OTHER, UUID, domain_xml
 
 
 @pytest.fixture

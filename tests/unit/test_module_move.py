@@ -8,6 +8,7 @@ import threading
 import time
 
 import pytest
+
 from fake import libvirt as fake
 from fake.lab import DEST_URI, IMAGE, OTHER, UUID, disk_xml, domain_xml
 

@@ -10,11 +10,11 @@ from __future__ import annotations
 import threading
 
 import pytest
-from fake import libvirt as fake
-from fake.lab import DEST_URI, IMAGE, OTHER, UUID, disk_xml, domain_xml
 
 from ansible_collections.kvmops.migration.plugins.module_utils import _libvirt
 from ansible_collections.kvmops.migration.plugins.module_utils._migrate import settle
+from fake import libvirt as fake
+from fake.lab import DEST_URI, IMAGE, OTHER, UUID, disk_xml, domain_xml
 
 RUNNING, PAUSED, SHUTOFF = fake.VIR_DOMAIN_RUNNING, fake.VIR_DOMAIN_PAUSED, fake.VIR_DOMAIN_SHUTOFF
 LOST = "operation failed: Lost connection to destination host"

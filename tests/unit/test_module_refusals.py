@@ -8,11 +8,11 @@ import copy
 from unittest import mock
 
 import pytest
-from fake import libvirt as fake
-from fake.lab import DEST_URI, IMAGE, OTHER, disk_xml, domain_xml
 
 from ansible_collections.kvmops.migration.plugins.module_utils._migrate import settle
 from ansible_collections.kvmops.migration.plugins.module_utils._pure.refusal import Refusal
+from fake import libvirt as fake
+from fake.lab import DEST_URI, IMAGE, OTHER, disk_xml, domain_xml
 
 RUNNING, PAUSED, SHUTOFF = fake.VIR_DOMAIN_RUNNING, fake.VIR_DOMAIN_PAUSED, fake.VIR_DOMAIN_SHUTOFF
 

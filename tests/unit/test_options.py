@@ -6,13 +6,13 @@ from __future__ import annotations
 
 import pytest
 import yaml
-from fake import libvirt as fake
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ansible_collections.kvmops.migration.plugins.module_utils._pure import options
 from ansible_collections.kvmops.migration.plugins.module_utils._pure.refusal import Refusal
 from ansible_collections.kvmops.migration.plugins.modules import virt_migrate
+from fake import libvirt as fake
 
 DOCUMENTED = yaml.safe_load(virt_migrate.DOCUMENTATION)["options"]
 DEFAULTS = {option.name: option.default for option in options.OPTIONS}
