@@ -58,7 +58,7 @@ molecule: setup ## all scenarios on the lab (as root); S=default runs one
 test: setup ## everything that must pass, quick checks first
 	@$(IN_VENV) python $(GATES)/run.py test
 
-test-full: setup ## test, then the demo and the benchmarks
+test-full: setup ## test, then the demo
 	@$(IN_VENV) python $(GATES)/run.py full
 
 .PHONY: lab lab-down demo bench

@@ -76,7 +76,7 @@ TABLES = {
     "lint": Table(LINT, at_once=2),
     "test": Table(TEST, afterwards="make --no-print-directory lab-down"),
     "full": Table(
-        (*TEST, Check("demo", "make --no-print-directory demo", slow=True), Check("bench", "make bench", slow=True)),
+        (*TEST, Check("demo", "make --no-print-directory demo", slow=True)),
         afterwards="make --no-print-directory lab-down",
     ),
 }
