@@ -23,18 +23,22 @@ TEXT = st.text(st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"]), mi
 @st.composite
 def uris(draw):
     transport = draw(st.sampled_from(sorted(uri.TRANSPORTS)))
+    driver = draw(st.sampled_from(sorted(uri.PATHS)))
     needs, may = uri.TRANSPORTS[transport]
     host = draw(HOST) if needs or (may and draw(st.booleans())) else ""
     user = draw(st.none() | TEXT) if host else None
     return uri.Uri(
-        driver="qemu",
+        driver=driver,
         transport=transport,
         user=user or "",
         password=draw(st.just("") | TEXT) if user else "",
         host=host,
         port=draw(st.none() | st.integers(1, 65535)) if host else None,
-        path=draw(st.sampled_from(uri.PATHS["qemu"])),
-        query=tuple(draw(st.lists(st.tuples(TEXT, st.just("") | TEXT), max_size=2))),
+        path=draw(st.from_regex(uri.PATHS[driver][0], fullmatch=True, alphabet=st.characters(codec="utf-8"))),
+        query=(
+            *((("command", "/usr/bin/x"),) if transport == "ext" else ()),
+            *draw(st.lists(st.tuples(TEXT.filter("command".__ne__), st.just("") | TEXT), max_size=2)),
+        ),
     )
 
 
@@ -75,6 +79,14 @@ def test_any_text_is_a_uri_or_a_refusal_of_one_line(text):
         ("qemu+tcp://10.0.0.1:16509/system", False, "10.0.0.1", "tcp"),
         ("qemu+ssh://root@[fe80::1%eth0]:22/system", False, "fe80::1%eth0", "ssh"),
         ("qemu+ssh://ann@host2/system", False, "host2", "ssh"),
+        ("qemu+libssh2://ann@host2/system?known_hosts=/x", False, "host2", "libssh2"),
+        ("qemu+libssh://host2/system", False, "host2", "libssh"),
+        ("qemu+ext:///system?command=/usr/bin/x", False, "", "ext"),
+        ("xen+ssh://root@host2/system", False, "host2", "ssh"),
+        ("xen://host2", False, "host2", ""),
+        ("xen:///", True, "", ""),
+        ("test:///default", True, "", ""),
+        ("test:///tmp/hosts.xml", True, "", ""),
     ],
 )
 def test_the_forms_of_the_deck(text, local, host, transport):
@@ -88,7 +100,7 @@ def test_the_forms_of_the_deck(text, local, host, transport):
         ("", "is not a libvirt URI"),
         ("host2", "is not a libvirt URI"),
         ("qemu:/system", "is not a libvirt URI"),
-        ("vbox:///session", "accepted drivers: qemu"),
+        ("vbox:///session", "accepted drivers: qemu, xen, test"),
         ("qemu+smoke://h/system", "has the transport 'smoke'"),
         ("qemu+://h/system", "has the transport ''"),
         ("qemu+ssh:///system", "names no host"),
@@ -101,6 +113,10 @@ def test_the_forms_of_the_deck(text, local, host, transport):
         ("qemu+ssh://h:65536/system", "1 to 65535"),
         ("qemu+ssh://h/sistem", "accepts /system and /session"),
         ("qemu+ssh://h", "has the path ''"),
+        ("xen+ssh://h/session", "the xen driver accepts /system"),
+        ("test:///", "the test driver accepts /default and"),
+        ("qemu+libssh:///system", "names no host"),
+        ("qemu+ext://h/system", "add ?command="),
     ],
 )
 def test_what_is_wrong_is_named(text, says):

@@ -13,8 +13,12 @@ from urllib.parse import parse_qsl, quote, unquote, urlencode
 
 from .refusal import Refusal
 
-# What each driver accepts as path; a row here is all a new driver needs.
-PATHS = {"qemu": ("/system", "/session")}
+# What each driver accepts as path, as a pattern and in words; a row here is all a new driver needs.
+PATHS = {
+    "qemu": (r"/system|/session", "/system and /session"),
+    "xen": (r"/system|/|", "/system"),
+    "test": (r"/.+", "/default and the absolute path of a file"),
+}
 # Per transport: must a host be named, may one be named. Without a word, a host means TLS and none means local.
 TRANSPORTS = {
     "": (False, True),
@@ -22,6 +26,9 @@ TRANSPORTS = {
     "tls": (True, True),
     "tcp": (True, True),
     "unix": (False, False),
+    "libssh2": (True, True),
+    "libssh": (True, True),
+    "ext": (False, True),
 }
 FORM = "driver[+transport]://[user@][host][:port]/path[?extra]"
 
@@ -86,10 +93,12 @@ def parse(text: str, option: str = "uri") -> Uri:
     _check_scheme(option, text, driver, transport, match["scheme"])
     _check_host(option, text, transport, host, match["user"], match["port"])
     path = unquote(match["path"] or "")
-    if path not in PATHS[driver]:
-        raise _refuse(
-            option, text, f"has the path {path!r}", f"the {driver} driver accepts {' and '.join(PATHS[driver])}"
-        )
+    pattern, accepted = PATHS[driver]
+    if not re.fullmatch(pattern, path, re.DOTALL):
+        raise _refuse(option, text, f"has the path {path!r}", f"the {driver} driver accepts {accepted}")
+    query = tuple(parse_qsl(match["query"] or "", keep_blank_values=True))
+    if transport == "ext" and not dict(query).get("command"):
+        raise _refuse(option, text, "names no program, which transport ext needs", "add ?command=/path/of/the/program")
     return Uri(
         driver=driver,
         transport=transport,
@@ -98,7 +107,7 @@ def parse(text: str, option: str = "uri") -> Uri:
         host=host,
         port=_port(option, text, match["port"]),
         path=path,
-        query=tuple(parse_qsl(match["query"] or "", keep_blank_values=True)),
+        query=query,
     )
 
 
