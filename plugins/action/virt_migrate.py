@@ -60,7 +60,8 @@ class ActionModule(ActionBase):
         added: dict[str, Any] = {
             "dest_uri": args.get("dest_uri") or uris.for_host(address or host_vars.get("ansible_host") or dest)
         }
-        if address and not args.get("migrate_uri"):
+        tunnelled = boolean(args.get("tunnelled") or False, strict=False)
+        if address and not args.get("migrate_uri") and not tunnelled:
             added["migrate_uri"] = uris.for_data(address)
         facts = self._facts(dest, host_vars, args)
         if facts is not None:

@@ -180,6 +180,7 @@ class Host:
         self._patience = patience
         self.uri = uri
         self.lost = False
+        self._partner: Any = None
         self.uuid = domain_xml.host_uuid(self._ask(connection.getCapabilities))
         self.hostname: str = self._ask(connection.getHostname)
         self.libvirt_version = _version(self._ask(connection.getLibVersion))
@@ -341,9 +342,12 @@ class Host:
         except NotFound:
             return None
 
-    def create_volume(self, pool: str, name: str, capacity: int) -> None:
-        """A new raw volume; libvirt refuses when a file of that name is there."""
-        self._ask(self._pool(pool).createXML, domain_xml.raw_volume(name, capacity), 0, patience=LONG_PATIENCE)
+    def create_volume(
+        self, pool: str, name: str, capacity: int, image: str = "raw", backing: str = "", backing_format: str = ""
+    ) -> None:
+        """A new volume, on a base image where one is named; libvirt refuses when a file of that name is there."""
+        xml = domain_xml.volume(name, capacity, image, backing, backing_format)
+        self._ask(self._pool(pool).createXML, xml, 0, patience=LONG_PATIENCE)
 
     def delete_volume(self, path: str) -> None:
         volume = self._ask(self._connection.storageVolLookupByPath, path)
@@ -363,22 +367,30 @@ class Host:
     def abort_job(self, uuid: str) -> None:
         self._ask(self._domain(uuid).abortJob)
 
+    def pair_with(self, dest: Host) -> None:
+        """From now on this process drives both ends of a migration, instead of this host's daemon."""
+        self._partner = dest._connection
+
     def migrate(self, uuid: str, dest_uri: str, params: Mapping[str, Any], flags: Sequence[str]) -> None:
-        """Move the domain, peer to peer; takes as long as it takes."""
+        """Move the domain; takes as long as it takes. Without a URI nobody prepares the destination."""
         domain = self._domain(uuid)
-        _translated(domain.migrateToURI3, dest_uri, dict(params), flag_bits(flags))
+        bits = flag_bits(flags)
+        if self._partner is not None:
+            _translated(domain.migrate3, self._partner, dict(params), bits)
+        else:
+            _translated(domain.migrateToURI3, dest_uri or None, dict(params), bits)
+
+
+def unknown_flags(names: Sequence[str]) -> List[str]:
+    """Those of the flags that the bindings of this Python do not know."""
+    return [name for name in names if not hasattr(libvirt, f"VIR_MIGRATE_{name}")]
 
 
 def flag_bits(names: Sequence[str]) -> int:
-    """The flags as libvirt wants them; the version gates have passed, so only the bindings can be too old here."""
+    """The flags as libvirt wants them."""
     bits = 0
     for name in names:
-        bit = getattr(libvirt, f"VIR_MIGRATE_{name}", None)
-        if bit is None:
-            raise LibvirtFailure(
-                f"the libvirt bindings of this Python do not know VIR_MIGRATE_{name}: upgrade python3-libvirt"
-            )
-        bits |= bit
+        bits |= getattr(libvirt, f"VIR_MIGRATE_{name}")
     return bits
 
 

@@ -12,7 +12,9 @@ version_added: 0.1.0
 description:
   - The wish is that the VM lives at the destination, and nowhere else. A VM that already does is left alone.
   - A running VM moves live, one that is shut off moves as a definition. The source's libvirt drives the
-    destination (peer to peer).
+    destination (peer to peer) unless O(control) says otherwise.
+  - An option that is newer than libvirt or QEMU on one of the two hosts is refused with the version that it
+    needs; what excludes each other is refused before a connection is used.
   - Whether both hosts share a disk is proven by a probe file, never guessed. A shared disk is never copied;
     a disk that is not shared is copied while the VM runs.
   - What happened is decided from the VM's state on both hosts and not from an error code. While one of them
@@ -39,13 +41,17 @@ options:
     required: true
     aliases: [guest]
   uri:
-    description: URI of the libvirt that has the VM now, as seen from the host that the module runs on.
+    description:
+      - URI of the libvirt that has the VM now, as seen from the host that the module runs on,
+        C(driver[+transport]://[user@][host][:port]/path[?extra]).
+      - Drivers are C(qemu), C(xen) and C(test); transports are C(ssh), C(tls), C(tcp), C(unix), C(libssh),
+        C(libssh2) and C(ext).
     type: str
     default: qemu:///system
   dest_uri:
     description:
-      - URI of the libvirt that shall have the VM, C(driver[+transport]://[user@][host][:port]/path[?extra]).
-      - Opened by the module and by the source's libvirt, with root's own credentials there.
+      - URI of the libvirt that shall have the VM, with the driver of O(uri).
+      - Opened by the module, and with O(control=p2p) by the source's libvirt with root's own credentials there.
       - Overrides O(dest_host). One of the two is needed.
     type: str
   dest_host:
@@ -53,15 +59,53 @@ options:
       - Inventory name of the destination. The URI is built from its C(migration_address), else its
         C(ansible_host), else its name.
       - The destination's journal is read through Ansible's own login, so that an image which an earlier
-        move of the VM left there can be replaced.
+        move of the VM left there can be replaced. So is whether it has certificates for O(tls).
+    type: str
+  dest_name:
+    description:
+      - Name of the VM at the destination, where it shall be another one. A VM that is there under that name
+        is left alone.
+    type: str
+  dest_xml:
+    description:
+      - The XML of the VM for the destination, for example with other paths, bridges or addresses to listen
+        on. What the guest sees must stay the same.
+      - Must have the name and the UUID of the VM. It is shown nowhere, because it may hold secrets.
+      - Where it gives a disk another image file, that file is the one that is proven shared or copied to, and
+        the persistent definition names it as well unless O(persistent_xml) is given.
+    type: str
+  persistent_xml:
+    description:
+      - The XML that is defined at the destination, for the next start of the VM. By default the definition
+        that the source has.
+      - Must have the UUID of the VM. Refused for a VM that is shut off, whose definition is O(dest_xml).
     type: str
   mode:
     description:
       - V(auto) moves a running VM live and one that is shut off as a definition.
       - V(live) and V(offline) refuse a VM that is in the other state.
+      - V(nonlive) pauses a running VM for the time of the move. It always converges.
+      - Options about how data travels mean nothing for a VM that is shut off.
     type: str
     default: auto
-    choices: [auto, live, offline]
+    choices: [auto, live, nonlive, offline]
+  control:
+    description:
+      - Who drives the move. With V(p2p) the source's libvirt connects to the destination, and the move
+        survives whoever asked for it.
+      - With V(direct) the module drives both ends through its own two connections; the source needs no login
+        at the destination.
+      - V(unmanaged) is for C(xen) URIs only. QEMU's driver in libvirt always prepares both ends.
+    type: str
+    default: p2p
+    choices: [p2p, direct, unmanaged]
+  tunnelled:
+    description:
+      - Send the VM's memory inside the connection of the two libvirts (as safe as the transport of
+        O(dest_uri)), instead of from QEMU to QEMU.
+      - Needs O(control=p2p). Disks are not copied that way.
+    type: bool
+    default: false
   storage:
     description:
       - V(auto) decides for each disk by evidence from both hosts.
@@ -75,13 +119,41 @@ options:
     description:
       - V(all) copies the disks that are not shared, V(none) copies none and refuses a disk that is not
         shared.
+      - V(inc) copies of these disks only what lies on top of their base image, which must be at the
+        destination already. The image on top of it is made there.
       - Cannot be combined with O(storage) other than V(auto).
     type: str
-    choices: [none, all]
+    choices: [none, all, inc]
   migrate_disks:
     description:
       - Targets of the disks to copy, for example V(vda). By default all writable disks that are not
         shared.
+    type: list
+    elements: str
+  disks_port:
+    description: Port at which the destination takes the disks in. By default one from libvirt's range.
+    type: int
+  disks_uri:
+    description:
+      - Where the destination takes the disks in, C(tcp://ADDRESS:PORT) or C(unix:///PATH). Excludes
+        O(disks_port), and is needed where O(migrate_uri) is a socket file. Since libvirt 6.8.0.
+    type: str
+  synchronous_writes:
+    description:
+      - While a disk is copied let the guest's own writes wait until they are on both hosts, so that the copy
+        ends. Since libvirt 8.0.0.
+    type: bool
+    default: false
+  detect_zeroes:
+    description:
+      - Targets of copied disks in which zeroes are looked for, so that the copy stays as sparse as the
+        original. Since libvirt 10.9.0.
+    type: list
+    elements: str
+  target_zero:
+    description:
+      - Targets of copied disks whose image at the destination reads as zeroes already, so that no zeroes need
+        to be written. Since libvirt 12.2.0.
     type: list
     elements: str
   persistent:
@@ -93,6 +165,20 @@ options:
       - Take the definition away from the source. With V(false) the VM's autostart flag is cleared there.
     type: bool
     default: true
+  suspend:
+    description: Leave a VM that ran paused at the destination.
+    type: bool
+    default: false
+  change_protection:
+    description:
+      - Ask libvirt to let nobody change the VM's definition while it moves. Between two daemons that know it
+        this is so anyway.
+    type: bool
+    default: false
+  abort_on_error:
+    description: End the move when the guest meets an input or output error meanwhile.
+    type: bool
+    default: false
   unsafe:
     description:
       - Skip libvirt's own check of disks and their cache modes.
@@ -109,11 +195,85 @@ options:
     default: false
   migrate_uri:
     description:
-      - Where the destination takes the VM's memory and disks in, C(tcp://ADDRESS[:PORT]).
-      - With O(dest_host) the default is the destination's C(migration_address) where it has one.
+      - Where the destination takes the VM's memory and disks in, C(tcp://ADDRESS[:PORT]),
+        C(rdma://ADDRESS[:PORT]) (the VM needs a hard limit of its memory) or C(unix:///PATH).
+      - With O(dest_host) the default is the destination's C(migration_address) where it has one, unless the
+        move is O(tunnelled).
+    type: str
+  listen_address:
+    description: Address on which the destination's QEMU listens. By default that of its C(qemu.conf).
+    type: str
+  graphics_uri:
+    description:
+      - Where people who look at the VM's console shall connect again, C(spice://ADDRESS[:PORT][?tlsPort=PORT])
+        or C(vnc://ADDRESS[:PORT]).
+    type: str
+  rdma_pin_all:
+    description: Pin all memory at once. Needs a O(migrate_uri) with C(rdma).
+    type: bool
+    default: false
+  tls:
+    description:
+      - Whether the two QEMUs encrypt what they send. Since libvirt 3.2.0.
+      - V(auto) does where both hosts are known to have certificates (the module runs on the source, and
+        O(dest_host) is given), else it warns.
+      - V(false) says that clear is accepted.
+    type: str
+    default: auto
+    choices: [auto, 'true', 'false']
+  tls_destination:
+    description:
+      - Name that the destination's certificate must have. By default the host in O(migrate_uri). Since libvirt
+        6.0.0.
     type: str
   bandwidth:
     description: Limit in MiB per second; V(0) is libvirt's default.
+    type: int
+  switchover_bandwidth:
+    description:
+      - MiB per second that QEMU reckons with when it decides whether what is left fits in the downtime; V(0)
+        lets it measure. Since libvirt 11.1.0.
+    type: int
+  parallel:
+    description:
+      - Send memory over several connections. Since libvirt 5.2.0.
+    type: bool
+    default: false
+  parallel_connections:
+    description: How many connections, from 1 to 255, with O(parallel=true). QEMU's default is 2.
+    type: int
+  zerocopy:
+    description:
+      - Let the source's kernel send memory without copying it first. Needs O(parallel=true), excludes
+        O(compression) and O(tls=true). Since libvirt 8.5.0.
+    type: bool
+    default: false
+  compression:
+    description:
+      - Methods by which memory is compressed.
+      - V(xbzrle) sends what has changed of a page, V(mt) compresses in several threads (until QEMU 9.0); both
+        for one connection only.
+      - V(zlib) and V(zstd) are for O(parallel=true) only, one of the two. Since libvirt 9.4.0.
+    type: list
+    elements: str
+    choices: [xbzrle, mt, zlib, zstd]
+  compression_mt_level:
+    description: From 0 (none) to 9 (smallest) for V(mt) in O(compression). QEMU's default is 1.
+    type: int
+  compression_mt_threads:
+    description: Threads that compress on the source, from 1 to 255. QEMU's default is 8.
+    type: int
+  compression_mt_dthreads:
+    description: Threads that decompress at the destination, from 1 to 255. QEMU's default is 2.
+    type: int
+  compression_xbzrle_cache:
+    description: Bytes of the cache of pages for V(xbzrle), a power of two and at least a page.
+    type: int
+  compression_zlib_level:
+    description: From 0 (none) to 9 (smallest) for V(zlib) in O(compression). Since libvirt 9.4.0.
+    type: int
+  compression_zstd_level:
+    description: From 0 (the default) to 20 (smallest) for V(zstd) in O(compression). Since libvirt 9.4.0.
     type: int
   connect_timeout:
     description: Seconds that each host gets to answer when the connection is opened.
@@ -139,6 +299,23 @@ EXAMPLES = r"""
     name: centos64a
     dest_uri: qemu+ssh://root@labkvm2/system
     migrate_uri: tcp://172.16.1.232
+
+- name: Rename it, leave it paused, over four connections with compression
+  kvmops.migration.virt_migrate:
+    name: centos64a
+    dest_host: labkvm2
+    dest_name: centos64a-copy
+    suspend: true
+    parallel: true
+    parallel_connections: 4
+    compression: [zstd]
+
+- name: Only what lies on top of the base image, encrypted
+  kvmops.migration.virt_migrate:
+    name: centos64a
+    dest_host: labkvm2
+    copy_storage: inc
+    tls: true
 
 - name: See what would happen
   kvmops.migration.virt_migrate:
@@ -175,7 +352,7 @@ dest:
   returned: when the VM was found
   type: dict
 mode:
-  description: V(live), V(offline), or V(none) when nothing had to move.
+  description: V(live), V(nonlive), V(offline), or V(none) when nothing had to move.
   returned: when the VM was found
   type: str
 storage:
@@ -183,7 +360,7 @@ storage:
   returned: when the VM was found
   type: str
 transport:
-  description: How the data travels.
+  description: V(native) or V(tunnelled), or V(none) when nothing had to move.
   returned: when the VM was found
   type: str
   sample: native
@@ -193,7 +370,7 @@ flags:
   type: list
   elements: str
 params:
-  description: Typed parameters of libvirt's migration call.
+  description: Typed parameters of libvirt's migration call; definitions are not shown.
   returned: when the VM was found
   type: dict
 downtime_ms:
@@ -217,8 +394,8 @@ disk:
   type: dict
 disks:
   description:
-    - The disks, each with C(target), C(source), C(format), C(action) (copy, shared or skip), C(evidence)
-      and C(reason).
+    - The disks, each with C(target), C(source) and C(dest) (the paths on both hosts), C(format), C(action)
+      (copy, shared or skip), C(evidence) and C(reason).
   returned: when the VM was found
   type: list
   elements: dict

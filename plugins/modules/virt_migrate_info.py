@@ -48,6 +48,8 @@ RETURN = r"""
 host:
   description:
     - Who the host is, with C(uri), C(uuid), C(hostname), C(libvirt_version) and C(hypervisor_version).
+    - C(certificates) for migration over TLS, with C(directory), C(files) (those of them that are there) and
+      C(verify) (whether a client needs its own). Empty where the module does not run on that host.
   returned: success
   type: dict
 domains:

@@ -94,6 +94,12 @@ def test_what_was_said_is_kept(run):
     assert given["_dest_facts"] == FACTS
 
 
+@pytest.mark.parametrize("said", [True, "yes"])
+def test_a_tunnel_takes_no_address_for_data(run, said):
+    assert "migrate_uri" not in run(dest_host="kvm2", tunnelled=said).given
+    assert run(dest_host="kvm2", tunnelled="no").given["migrate_uri"] == "tcp://198.51.100.2"
+
+
 def test_a_bare_uri_is_passed_on(run):
     done = run(dest_uri="qemu+ssh://x/system")
     assert done.given == {"name": "a", "dest_uri": "qemu+ssh://x/system"}

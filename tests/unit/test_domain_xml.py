@@ -85,6 +85,6 @@ def test_sparse_disks_are_kept_sparse_and_the_others_as_they_were():
 def test_pools_and_volumes_are_read_and_written():
     assert domain_xml.pool_path(domain_xml.dir_pool("p", "/vm/a & b/")) == ("dir", "/vm/a & b")
     assert domain_xml.pool_path("<pool type='rbd'/>") == ("rbd", "")
-    assert domain_xml.volume_format(domain_xml.raw_volume("v", 512)) == "raw"
+    assert domain_xml.volume_format(domain_xml.volume("v", 512)) == "raw"
     assert domain_xml.volume_format("<volume/>") == "raw"
     assert domain_xml.host_uuid("<capabilities><host><uuid> AB </uuid></host></capabilities>") == "ab"

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from ansible_collections.kvmops.migration.plugins.module_utils._migrate import local
+from ansible_collections.kvmops.migration.plugins.module_utils._pure import certificates
 from ansible_collections.kvmops.migration.plugins.module_utils._pure.refusal import Refusal
 
 UUID = "5ba1ab1e-0000-4000-8000-000000000001"
@@ -196,3 +197,32 @@ def test_an_image_that_qemu_reads_is_accepted_and_not_opened_for_writing(here, i
 def test_without_qemu_img_libvirts_word_is_enough(here, image, monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     here.check_image(image, "qcow2")
+
+
+class TestCertificates:
+    @pytest.fixture
+    def tree(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(certificates, "QEMU_CONF", str(tmp_path / "qemu.conf"))
+        monkeypatch.setattr(certificates, "MIGRATION_DIRECTORY", str(tmp_path / "libvirt-migrate"))
+        monkeypatch.setattr(certificates, "DEFAULT_DIRECTORY", str(tmp_path / "qemu"))
+        (tmp_path / "qemu").mkdir()
+        (tmp_path / "qemu" / "ca-cert.pem").touch()
+        return tmp_path
+
+    def test_the_default_directory_counts_where_nothing_else_is_said(self, here, tree):
+        assert here.certificates() == {"directory": str(tree / "qemu"), "files": ["ca-cert.pem"], "verify": True}
+
+    def test_the_directory_for_migration_comes_first(self, here, tree):
+        (tree / "libvirt-migrate").mkdir()
+        (tree / "libvirt-migrate" / "server-key.pem").touch()
+        assert here.certificates()["files"] == ["server-key.pem"]
+
+    def test_what_qemu_conf_names_counts(self, here, tree):
+        (tree / "own").mkdir()
+        (tree / "own" / "client-cert.pem").touch()
+        (tree / "qemu.conf").write_text(f'migrate_tls_x509_cert_dir = "{tree}/own"\nmigrate_tls_x509_verify = 0\n')
+        assert here.certificates() == {
+            "directory": str(tree / "own"),
+            "files": ["client-cert.pem"],
+            "verify": False,
+        }

@@ -7,7 +7,7 @@ from __future__ import annotations
 import copy
 
 from fake import libvirt as fake
-from fake.lab import DEST_URI, IMAGE, OTHER, UUID
+from fake.lab import DEST_URI, IMAGE, NO_TLS, OTHER, UUID
 
 
 def test_a_host_tells_of_itself_its_vms_and_its_pools(lab):
@@ -22,6 +22,7 @@ def test_a_host_tells_of_itself_its_vms_and_its_pools(lab):
         "hostname": "kvm1",
         "libvirt_version": "9.0.0",
         "hypervisor_version": "7.2.0",
+        "certificates": NO_TLS,
     }
     assert [domain["name"] for domain in result.domains] == ["a", "b"]
     assert result.domains[0] == {
@@ -63,6 +64,7 @@ def test_another_hosts_journal_is_not_told(lab):
     lab.add()
     lab.move()
     assert lab.info(uri=DEST_URI).journal == []
+    assert lab.info(uri=DEST_URI).host["certificates"] is None
 
 
 def test_a_host_that_does_not_answer_is_a_failure_of_one_line(lab):

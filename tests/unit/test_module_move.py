@@ -15,22 +15,13 @@ from fake.lab import DEST_URI, IMAGE, OTHER, UUID, disk_xml, domain_xml
 RUNNING, PAUSED, SHUTOFF = fake.VIR_DOMAIN_RUNNING, fake.VIR_DOMAIN_PAUSED, fake.VIR_DOMAIN_SHUTOFF
 
 
-def flags_of(lab):
-    bits = lab.world.migrations[-1]["flags"]
-    return {
-        name[len("VIR_MIGRATE_") :]
-        for name in dir(fake)
-        if name.startswith("VIR_MIGRATE_") and bits & getattr(fake, name)
-    }
-
-
 def test_a_running_vm_moves_live_with_its_disk(lab):
     lab.add()
     result = lab.move()
     assert result.changed
     assert result.outcome == "migrated"
     assert lab.where() == (None, RUNNING)
-    assert flags_of(lab) == {"LIVE", "PEER2PEER", "PERSIST_DEST", "UNDEFINE_SOURCE", "NON_SHARED_DISK"}
+    assert lab.flags() == {"LIVE", "PEER2PEER", "PERSIST_DEST", "UNDEFINE_SOURCE", "NON_SHARED_DISK"}
     assert lab.world.migrations[-1]["params"] == {"migrate_disks": ["vda"]}
     assert lab.kvm2.file(IMAGE).content == "a v1"
     assert lab.kvm2.guests[UUID].persistent
@@ -120,7 +111,7 @@ def test_a_shared_disk_is_not_copied(lab):
     assert result.outcome == "migrated"
     assert result.storage == "shared"
     assert result.left_behind == []
-    assert "NON_SHARED_DISK" not in flags_of(lab)
+    assert "NON_SHARED_DISK" not in lab.flags()
     assert lab.world.migrations[-1]["params"] == {}
     assert lab.journal_file() is None
 
@@ -150,7 +141,7 @@ def test_a_vm_without_disks_moves(lab):
     result = lab.move()
     assert result.outcome == "migrated"
     assert result.storage == "none"
-    assert "NON_SHARED_DISK" not in flags_of(lab)
+    assert "NON_SHARED_DISK" not in lab.flags()
 
 
 def test_an_empty_drive_and_a_shared_medium_stay_out_of_the_copy(lab):
@@ -176,7 +167,7 @@ def test_a_stopped_vm_on_shared_storage_moves_offline(lab):
     lab.add(state=SHUTOFF, autostart=True)
     result = lab.move(bandwidth=10, migrate_uri="tcp://kvm2")
     assert result.mode == "offline"
-    assert flags_of(lab) == {"OFFLINE", "PEER2PEER", "PERSIST_DEST", "UNDEFINE_SOURCE"}
+    assert lab.flags() == {"OFFLINE", "PEER2PEER", "PERSIST_DEST", "UNDEFINE_SOURCE"}
     assert lab.world.migrations[-1]["params"] == {}
     assert lab.where() == (None, SHUTOFF)
     assert lab.kvm2.guests[UUID].autostart
@@ -203,7 +194,7 @@ def test_a_transient_vm_becomes_persistent_and_nothing_is_undefined(lab):
     lab.add(persistent=False)
     result = lab.move()
     assert result.outcome == "migrated"
-    assert "UNDEFINE_SOURCE" not in flags_of(lab)
+    assert "UNDEFINE_SOURCE" not in lab.flags()
     assert lab.kvm2.guests[UUID].persistent
 
 
@@ -215,7 +206,7 @@ def test_options_reach_libvirt(lab):
         "migrate_uri": "tcp://172.16.1.232",
         "bandwidth": 100,
     }
-    assert flags_of(lab) == {"LIVE", "PEER2PEER", "NON_SHARED_DISK"}
+    assert lab.flags() == {"LIVE", "PEER2PEER", "NON_SHARED_DISK"}
     assert result.params["bandwidth"] == 100
 
 

@@ -15,7 +15,7 @@ from .._pure.refusal import Refusal
 
 def answer(module: Any, act: Callable[[], Dict[str, Any]]) -> None:
     """Leave the module with the result of `act`, or with the refusal that it raised."""
-    module.no_log_values |= uris.secrets(module.params["uri"], module.params.get("dest_uri"))
+    module.no_log_values |= uris.secrets(*(value for value in module.params.values() if isinstance(value, str)))
     try:
         _libvirt.require()
         result = act()

@@ -6,8 +6,9 @@
 
 from __future__ import annotations
 
+import posixpath
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Dict, List, Mapping, Sequence, Tuple
 
 from .._libvirt import Host, LibvirtFailure, NotFound
@@ -20,11 +21,24 @@ from .probe import Storage, compare
 
 
 @dataclass(frozen=True)
+class Overlay:
+    """An image on top of a base image, to be made at the destination before the move."""
+
+    path: str
+    pool: str
+    capacity: int
+    format: str
+    backing: str
+    backing_format: str
+
+
+@dataclass(frozen=True)
 class Layout:
     """What happens to the disks; `replaced` are images at the destination that go away just before the move."""
 
     plans: Tuple[DiskPlan, ...] = ()
     replaced: Tuple[str, ...] = ()
+    overlays: Tuple[Overlay, ...] = ()
 
     @property
     def copied(self) -> Tuple[DiskPlan, ...]:
@@ -32,15 +46,28 @@ class Layout:
 
 
 class Disks:
-    """The disks of one guest between two hosts. `local` where this machine is the source, else None."""
+    """The disks of one guest between two hosts.
 
-    def __init__(self, definition: Definition, source: Storage, dest: Storage, run_id: str, local: Local | None):
+    `arriving` is the guest as it shall be at the destination, where that was given; `local` where this machine is the
+    source, else None.
+    """
+
+    def __init__(
+        self,
+        definition: Definition,
+        arriving: Definition | None,
+        source: Storage,
+        dest: Storage,
+        run_id: str,
+        local: Local | None,
+    ):
         self._definition = definition
+        self._arriving = arriving or definition
         self._source = source
         self._dest = dest
         self._run_id = run_id
         self._local = local
-        self._directories: Dict[str, Evidence] = {}
+        self._directories: Dict[Tuple[str, str], Evidence] = {}
 
     def lay_out(self, wish: Wish, offline: bool, facts: Mapping[str, Any] | None, force: bool) -> Layout:
         """Decide for every disk; raises Refusal where the VM must not move like this."""
@@ -48,33 +75,92 @@ class Disks:
             if storage.writable(disk):
                 self._check_image(disk)
         evidence = {disk.target: self._evidence(disk) for disk in self._definition.disks}
-        plans = storage.plan(self._definition, evidence, wish, offline)
+        plans = tuple(
+            replace(plan, dest=self._there(plan.target).source)
+            for plan in storage.plan(self._definition, evidence, wish, offline)
+        )
         if offline:
             self._check_nvram()
         else:
             self._check_media()
         self._check_backing(plans)
-        copied = [disk for disk in self._definition.disks if disk.target in storage.copied(plans)]
+        copied = [self._there(target) for target in storage.copied(plans)]
         for disk in copied:
             self._check_pool(disk)
         present = [disk for disk in copied if self._dest.host.volume(disk.source) is not None]
         users = self._users() if present else {}
         for disk in present:
             self._check_replaceable(disk, users, facts, force)
-        return Layout(plans, tuple(disk.source for disk in present))
+        overlays = tuple(map(self._overlay, copied)) if wish.copy_storage == "inc" else ()
+        return Layout(plans, tuple(disk.source for disk in present), overlays)
+
+    def _there(self, target: str) -> Disk:
+        """A disk as it shall be at the destination."""
+        disk = self._arriving.disk(target)
+        if disk is None:
+            raise Refusal(
+                f"dest_xml: the XML has no disk {target!r}, and {self._definition.name} has one",
+                "bad_option",
+                "the VM must see the same disks at the destination",
+            )
+        return disk
 
     def _evidence(self, disk: Disk) -> Evidence:
-        known = storage.by_kind(disk)
+        there = self._there(disk.target)
+        known = storage.by_kind(disk) or storage.by_kind(there)
         if known is not None:
+            if (there.type, there.source) != (disk.type, disk.source):
+                return Evidence(storage.UNKNOWN, f"dest_xml gives it another source, {there.type} {there.source}")
             return known
         if not storage.writable(disk):
             return Evidence(storage.UNKNOWN, "it is read-only")
-        return self._of_directory(disk.directory)
+        evidence = self._of_directory(disk.directory, there.directory)
+        if evidence.verdict == storage.SHARED and posixpath.basename(there.source) != posixpath.basename(disk.source):
+            return Evidence(storage.NOT_SHARED, f"dest_xml gives it another image, {there.source}")
+        return evidence
 
-    def _of_directory(self, directory: str) -> Evidence:
-        if directory not in self._directories:
-            self._directories[directory] = compare(self._source, self._dest, directory, self._run_id)
-        return self._directories[directory]
+    def _of_directory(self, directory: str, at_dest: str = "") -> Evidence:
+        pair = (directory, at_dest or directory)
+        if pair not in self._directories:
+            self._directories[pair] = compare(self._source, self._dest, *pair, self._run_id)
+        return self._directories[pair]
+
+    def _overlay(self, disk: Disk) -> Overlay:
+        """What a disk of which only the top is copied needs at the destination: its base images, all the same."""
+        here = self._definition.disk(disk.target) or disk
+        for path in here.backing:
+            self._check_base(disk.target, path)
+        directory = here.directory
+        pool, dest_pool = self._source.pool(directory), self._dest.pool(disk.directory)
+        volume = self._source.host.volume(here.source)
+        if pool is None or volume is None:
+            raise self._source.missing(directory)
+        name = dest_pool.name if dest_pool is not None else ""
+        return Overlay(disk.source, name, volume.capacity, here.format, here.backing[0], here.backing_format)
+
+    def _check_base(self, target: str, path: str) -> None:
+        directory = domain_xml.directory(path)
+        sizes = []
+        for side in (self._source, self._dest):
+            pool = side.pool(directory)
+            if pool is None:
+                raise side.missing(directory)
+            side.refresh(pool.name)
+            volume = side.host.volume(path)
+            if volume is None:
+                raise Refusal(
+                    f"copy_storage: inc needs {path}, the base image of disk {target}, and {side.host} has none",
+                    "image_missing",
+                    "copy it there, or say copy_storage: all",
+                )
+            sizes.append((volume.format, volume.capacity))
+        if sizes[0] != sizes[1]:
+            raise Refusal(
+                f"copy_storage: inc needs the same base image on both hosts, and {path} differs:"
+                f" {_image(*sizes[0])} on {self._source.host}, {_image(*sizes[1])} on {self._dest.host}",
+                "base_image_differs",
+                "copy it anew, or say copy_storage: all",
+            )
 
     def _check_image(self, disk: Disk) -> None:
         if disk.type != "file":
@@ -113,7 +199,7 @@ class Disks:
 
     def _check_media(self) -> None:
         """A medium in a read-only drive must be there already: libvirt does not copy it."""
-        for disk in self._definition.disks:
+        for disk in self._arriving.disks:
             if disk.readonly and disk.type == "file" and disk.source and not disk.optional:
                 pool = self._dest.pool(disk.directory)
                 if pool is None:
@@ -171,6 +257,10 @@ class Disks:
             if entry.get("path") == disk.source and entry.get("uuid") == self._definition.uuid:
                 return dict(entry)
         return {}
+
+
+def _image(image: str, capacity: int) -> str:
+    return f"{image} of {capacity} bytes"
 
 
 def _why_not(entry: Mapping[str, Any], facts: Mapping[str, Any] | None) -> str:

@@ -24,7 +24,7 @@ def gather(uri: str, names: Sequence[str], timeout: float, local: Local) -> Dict
     try:
         return {
             "changed": False,
-            "host": _host(host),
+            "host": {**_host(host), "certificates": local.certificates() if parsed.is_local else None},
             "domains": [_domain(host, domain) for domain in host.domains() if not names or domain.name in names],
             "pools": [{"name": pool.name, "path": pool.path, "active": pool.active} for pool in host.pools()],
             "journal": local.journal() if parsed.is_local else [],

@@ -18,6 +18,7 @@ import tempfile
 from contextlib import suppress
 from typing import Any, Callable, Dict, List, Mapping, Sequence, Tuple
 
+from .._pure import certificates
 from .._pure.refusal import Refusal
 
 STATE_DIRECTORY = "/var/lib/kvmops-migration"
@@ -81,6 +82,20 @@ class Local:
         # The device in this table is not the one of stat() on every file system: the inode alone errs on the safe side.
         return any(field.endswith(f":{inode}") for field in text.split())
 
+    # Certificates
+
+    def certificates(self) -> Dict[str, Any]:
+        """The certificates that this machine's QEMU has for migration over TLS."""
+        conf = certificates.settings(_text(certificates.QEMU_CONF))
+        choice = certificates.directories(conf)
+        directory = next((path for path in choice[:-1] if os.path.isdir(path)), choice[-1])
+        names = (certificates.AUTHORITY, *certificates.SERVER, *certificates.CLIENT)
+        return {
+            "directory": directory,
+            "files": [name for name in names if os.path.exists(os.path.join(directory, name))],
+            "verify": certificates.verifies(conf),
+        }
+
     # The journal
 
     def journal(self) -> List[Dict[str, Any]]:
@@ -127,6 +142,14 @@ class Local:
         for name in sorted(_names(self._runs))[:-KEPT_RUNS]:
             with suppress(FileNotFoundError):
                 os.unlink(os.path.join(self._runs, name))
+
+
+def _text(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8", errors="replace") as stream:
+            return stream.read()
+    except OSError:
+        return ""
 
 
 def _names(directory: str) -> List[str]:

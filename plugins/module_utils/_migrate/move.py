@@ -6,16 +6,17 @@
 
 from __future__ import annotations
 
+import posixpath
 from contextlib import suppress
-from typing import Any, Callable, Dict, List
+from typing import Any, Callable, Dict, List, Mapping
 
-from .._libvirt import Host, LibvirtFailure
-from .._pure import domain_xml, jobstats, messages, outcome, storage
+from .._libvirt import Host, LibvirtFailure, unknown_flags
+from .._pure import certificates, checks, domain_xml, jobstats, messages, outcome, storage
 from .._pure import options as table
 from .._pure import uri as uris
 from .._pure.refusal import Refusal
 from . import place as places
-from .disks import Disks, Layout
+from .disks import Disks, Layout, remove_images
 from .job import Job
 from .local import Local
 from .place import Place
@@ -55,23 +56,23 @@ class Move:
         """Check everything, then move; nothing is changed before the last check has passed."""
         mode = self._check_guest()
         before = self._source.xml(self._place.uuid, inactive=True)
+        self._check_facts()
         layout = self._lay_out(mode)
+        self._check_copies(layout)
         values = self._resolve(mode, layout)
-        table.check_versions(values, {str(host): host.libvirt_version for host in (self._source, self._dest)})
+        self._check_versions(values)
         self._report.add(
             mode=mode,
             storage=storage.summary(layout.plans),
-            transport="native",
+            transport="tunnelled" if mode != "offline" and values["tunnelled"] else "native",
             flags=table.flags(values),
-            params={
-                key: uris.redact(value) if isinstance(value, str) else value
-                for key, value in table.params(values).items()
-            },
+            params=table.public(table.params(values)),
             disks=[plan.result() for plan in layout.plans],
         )
         if self._request.check_mode:
             self._report.add(left_behind=self._left_behind(layout))
-            return self._report.finished(changed=True, outcome=PLANNED, **self._diff(before, before))
+            planned = domain_xml.renamed(before, values["dest_name"] or self._place.name)
+            return self._report.finished(changed=True, outcome=PLANNED, **self._diff(before, planned))
         self._move(mode, layout, values)
         after = before
         if self._request.diff:
@@ -84,7 +85,7 @@ class Move:
     def _check_guest(self) -> str:
         mode = places.choose_mode(self._place, self._options)
         uuid = self._place.uuid
-        if mode == "live" and self._source.job_active(uuid):
+        if mode in table.ACTIVE and self._source.job_active(uuid):
             raise Refusal(
                 f"a job is going on with VM {self._place.name} on {self._source}",
                 "busy",
@@ -96,18 +97,40 @@ class Move:
                 "managed_save",
                 f"start it, or give the state up: virsh managedsave-remove {self._place.name}",
             )
+        if mode == "offline" and self._options["persistent_xml"] is not None:
+            raise Refusal(
+                f"persistent_xml was given, and VM {self._place.name} is shut off: libvirt takes its definition from"
+                " dest_xml then",
+                "wrong_state",
+                "give dest_xml instead",
+            )
         return mode
 
     def _lay_out(self, mode: str) -> Layout:
         definition = domain_xml.parse(self._source.xml(self._place.uuid))
-        self._check_facts()
+        given = checks.definitions(self._options)
+        for option, wanted in given.items():
+            domain_xml.check_same(wanted, option, definition, name=option == "dest_xml")
+        if (self._options["migrate_uri"] or "").startswith("rdma:") and mode != "offline" and not definition.hard_limit:
+            raise Refusal(
+                f"migrate_uri: RDMA pins memory, and VM {definition.name} has no limit to that",
+                "no_hard_limit",
+                f"set one: virsh memtune {definition.name} --hard-limit KIBIBYTES, somewhat above its memory",
+            )
         wish = storage.Wish(
             self._options["storage"],
             self._options["copy_storage"],
             tuple(self._options["migrate_disks"] or ()),
             self._options["unsafe"],
         )
-        disks = Disks(definition, self._source_pools, self._dest_pools, self._request.run_id, self._local)
+        disks = Disks(
+            definition,
+            given.get("dest_xml"),
+            self._source_pools,
+            self._dest_pools,
+            self._request.run_id,
+            self._local,
+        )
         return disks.lay_out(wish, mode == "offline", self._facts, self._options["force"])
 
     def _check_facts(self) -> None:
@@ -118,19 +141,93 @@ class Move:
             )
             self._facts = None
 
+    def _check_copies(self, layout: Layout) -> None:
+        """Refuse what the options say about copies where it does not go with what must be copied."""
+        copied = [plan.target for plan in layout.copied]
+        if copied and self._options["tunnelled"]:
+            raise Refusal(
+                f"tunnelled: libvirt copies no disk through its own connection, and disk {copied[0]} is not shared",
+                "bad_combination",
+                "leave tunnelled out, or put the disk on shared storage",
+            )
+        migrate_uri = self._options["migrate_uri"] or ""
+        if copied and migrate_uri.startswith("unix:") and not self._options["disks_uri"]:
+            raise Refusal(
+                f"migrate_uri: {migrate_uri} takes in memory only, and disk {copied[0]} is not shared",
+                "bad_combination",
+                "give disks_uri: unix:///PATH too",
+            )
+        for option in ("detect_zeroes", "target_zero"):
+            for target in self._options[option] or () if copied else ():
+                if target not in copied:
+                    raise Refusal(
+                        f"{option}: disk {target!r} of {self._place.name} is not copied",
+                        "disk_target",
+                        f"name only disks that are: {', '.join(copied)}",
+                    )
+
     def _resolve(self, mode: str, layout: Layout) -> Dict[str, Any]:
         """The options with what the evidence has made of them."""
         targets = [plan.target for plan in layout.copied]
+        options = dict(self._options) if targets else table.without_copies(self._options)
         domain = self._place.at_source
-        return {
-            **self._options,
+        values = {
+            **options,
             "mode": mode,
-            "copy_storage": "all" if targets else "none",
+            "copy_storage": ("inc" if options["copy_storage"] == "inc" else "all") if targets else "none",
             "migrate_disks": targets or None,
             # A transient guest leaves no definition behind, and libvirt has nothing to undefine.
-            "undefine_source": self._options["undefine_source"] and domain is not None and domain.persistent,
-            "bandwidth": self._options["bandwidth"] or None,
+            "undefine_source": options["undefine_source"] and domain is not None and domain.persistent,
+            "bandwidth": options["bandwidth"] or None,
+            "switchover_bandwidth": options["switchover_bandwidth"] or None,
         }
+        values["tls"] = self._resolve_tls(values)
+        if values["tls"] == "false":
+            values["tls_destination"] = None
+        return values
+
+    def _resolve_tls(self, values: Mapping[str, Any]) -> str:
+        """Whether the data is encrypted by the two QEMUs: true or false."""
+        if values["mode"] == "offline" or values["tls"] == "false":
+            return "false"
+        here = self._local.certificates() if self._local is not None else None
+        there = (self._facts or {}).get("host", {}).get("certificates")
+        missing = certificates.missing(here, there) if here and there else None
+        if values["tls"] == "true":
+            if missing:
+                raise Refusal(f"tls: there is no {missing[0]}", "tls_missing", "role libvirt_tls", role="libvirt_tls")
+            return "true"
+        if values["tunnelled"] or (values["migrate_uri"] or "").startswith("unix:"):
+            # Whoever made that way has made it as safe as it is.
+            return "false"
+        reason = f"there is no {missing[0]}" if missing else "it is not known whether both hosts have certificates"
+        if missing == []:
+            try:
+                table.validate({**self._options, "tls": "true"})
+                self._check_versions({**values, "tls": "true"})
+                return "true"
+            except Refusal as refusal:
+                reason = refusal.problem
+        self._report.warn(
+            f"the data of {self._place.name} travels unencrypted: {reason}; role libvirt_tls sets TLS up,"
+            " tls: false accepts this"
+        )
+        return "false"
+
+    def _check_versions(self, values: Mapping[str, Any]) -> None:
+        hosts = (self._source, self._dest)
+        is_qemu = uris.parse(self._source.uri).driver == "qemu"
+        table.check_versions(
+            values,
+            {str(host): host.libvirt_version for host in hosts},
+            {str(host): host.hypervisor_version for host in hosts} if is_qemu else {},
+        )
+        for flag in unknown_flags(table.flags(values)):
+            raise Refusal(
+                f"{table.owner(flag)}: the libvirt bindings of this Python do not know VIR_MIGRATE_{flag}",
+                "too_old",
+                "upgrade python3-libvirt where the module runs",
+            )
 
     def _left_behind(self, layout: Layout) -> List[Dict[str, Any]]:
         return [{"host": self._source.hostname, "target": plan.target, "path": plan.source} for plan in layout.copied]
@@ -144,15 +241,17 @@ class Move:
             defined_at_dest_before=place.at_dest is not None,
             persistent=self._options["persistent"],
             undefine_source=self._options["undefine_source"],
-            images=tuple(plan.source for plan in layout.copied),
+            images=tuple(plan.dest for plan in layout.copied),
         )
-        params = {**table.params(values), **self._dest_xml(layout)}
+        params = {**table.params(values), **self._definitions(mode, layout)}
         trouble = self._record(MOVING) or self._note_left_behind(layout)
         if trouble:
             raise Refusal(trouble, "not_permitted", "run as root (become: true)")
-        self._remove_replaced(layout)
+        self._prepare_images(layout)
+        if values["control"] == "direct":
+            self._source.pair_with(self._dest)
         job = Job(self._source, place.uuid, self._open_watcher)
-        job.run(self._dest.uri, params, table.flags(values))
+        job.run("" if values["control"] == "unmanaged" else self._dest.uri, params, table.flags(values))
 
         settlement = Settlement(self._source, self._dest, place.name, place.uuid, ledger)
         end = settlement.settle()
@@ -165,29 +264,49 @@ class Move:
         else:
             self._fail(layout, job, end)
 
-    def _dest_xml(self, layout: Layout) -> Dict[str, str]:
-        """The running guest's XML for the destination, where its sparse disks would not stay sparse without it."""
+    def _definitions(self, mode: str, layout: Layout) -> Dict[str, str]:
+        """The XML that the destination gets. It has the VM's secrets, and goes into no result, log or journal."""
+        definitions = {}
         sparse = [plan.target for plan in layout.copied if self._is_sparse(plan.source)]
-        if not sparse:
-            return {}
-        # With its secrets, and so in no result, log or journal.
-        current = self._source.xml(self._place.uuid, migratable=True, secure=True)
-        return {"destination_xml": domain_xml.keep_sparse(current, sparse)}
+        if sparse:
+            # Without this they would not stay sparse.
+            current = self._options["dest_xml"] or self._source.xml(self._place.uuid, migratable=True, secure=True)
+            definitions["destination_xml"] = domain_xml.keep_sparse(current, sparse)
+        moved = {plan.target: plan.dest for plan in layout.plans if plan.dest != plan.source}
+        if moved and mode != "offline" and self._options["persistent"] and not self._options["persistent_xml"]:
+            # Else the next start at the destination would look for the images where they were on the source.
+            current = self._source.xml(self._place.uuid, inactive=True, secure=True)
+            definitions["persistent_xml"] = domain_xml.repointed(current, moved)
+        return definitions
 
     def _is_sparse(self, path: str) -> bool:
         volume = self._source.volume(path)
         return volume is not None and volume.allocation < volume.capacity
 
-    def _remove_replaced(self, layout: Layout) -> None:
-        for path in layout.replaced:
-            try:
+    def _prepare_images(self, layout: Layout) -> None:
+        """Take away what is to be replaced at the destination, and make what libvirt does not make by itself."""
+        made: List[str] = []
+        what = ""
+        try:
+            for path in layout.replaced:
+                what = f"{path} on {self._dest} could not be replaced"
                 self._dest.delete_volume(path)
-            except LibvirtFailure as error:
-                self._forget_left_behind(layout)
-                self._record(outcome.FAILED)
-                raise places.refusal(
-                    error, f"{path} on {self._dest} could not be replaced", outcome=outcome.FAILED
-                ) from error
+            for overlay in layout.overlays:
+                what = f"{overlay.path} on {self._dest} could not be made"
+                self._dest.create_volume(
+                    overlay.pool,
+                    posixpath.basename(overlay.path),
+                    overlay.capacity,
+                    overlay.format,
+                    overlay.backing,
+                    overlay.backing_format,
+                )
+                made.append(overlay.path)
+        except LibvirtFailure as error:
+            self._report.warn(*remove_images(self._dest, self._place.uuid, made))
+            self._forget_left_behind(layout)
+            self._record(outcome.FAILED)
+            raise places.refusal(error, what, outcome=outcome.FAILED) from error
 
     def _open_watcher(self) -> Host:
         return Host.open(self._options["uri"], self._options["connect_timeout"])
@@ -197,13 +316,14 @@ class Move:
         self._warn(self._note_left_behind(layout, final=True))
         self._carry_autostart()
         self._refresh_pools()
-        if mode == "live":
+        if mode in table.ACTIVE:
             self._add_statistics(layout, job)
         if job.error is not None:
             self._report.warn(
                 f"libvirt reported an error, and both hosts show that the VM has moved: {uris.redact(str(job.error))}"
             )
-        if self._place.source_state == outcome.RUNNING and end.dest_state != outcome.RUNNING:
+        stays_paused = self._options["suspend"] and end.dest_state == outcome.PAUSED
+        if self._place.source_state == outcome.RUNNING and end.dest_state != outcome.RUNNING and not stays_paused:
             self._report.warn(f"{self._place.name} ran before the move and is {end.dest_state} on {self._dest} now")
         self._report.finished(changed=True, outcome=outcome.MIGRATED)
         self._warn(self._record(outcome.MIGRATED))

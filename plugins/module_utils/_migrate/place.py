@@ -11,6 +11,7 @@ from typing import Any, Mapping
 
 from .._libvirt import Domain, Host, LibvirtFailure, NoAnswer
 from .._pure import messages, outcome
+from .._pure import options as table
 from .._pure import uri as uris
 from .._pure.refusal import Refusal
 
@@ -79,22 +80,23 @@ def same_host(source_uuid: str, source: str, dest: str, at_source: Domain | None
     return Place(at_source.name, at_source.uuid, None, at_source)
 
 
-def locate(source: Host, dest: Host, name: str) -> Place:
-    """Find the guest by its name, and from then on by its UUID."""
+def locate(source: Host, dest: Host, name: str, dest_name: str = "") -> Place:
+    """Find the guest by its name, and from then on by its UUID; `dest_name` is its name at the destination."""
+    dest_name = dest_name or name
     at_source = source.find(name)
-    namesake = dest.find(name)
+    namesake = dest.find(dest_name)
     if at_source is None:
         if namesake is None:
-            raise _not_found(source, dest, name)
+            raise _not_found(source, dest, name, dest_name)
         return Place(namesake.name, namesake.uuid, None, namesake)
     if namesake is not None and namesake.uuid != at_source.uuid:
         raise Refusal(
-            f"{dest.hostname} has another VM named {name}: UUID {namesake.uuid}, not {at_source.uuid}",
+            f"{dest.hostname} has another VM named {dest_name}: UUID {namesake.uuid}, not {at_source.uuid}",
             "foreign_vm",
             "rename or undefine one of them",
         )
     at_dest = namesake or dest.find_uuid(at_source.uuid)
-    if at_dest is not None and at_dest.name != name:
+    if at_dest is not None and at_dest.name != dest_name:
         raise Refusal(
             f"{dest.hostname} has VM {name} (UUID {at_source.uuid}) under the name {at_dest.name}",
             "foreign_vm",
@@ -103,24 +105,25 @@ def locate(source: Host, dest: Host, name: str) -> Place:
     return Place(at_source.name, at_source.uuid, at_source, at_dest)
 
 
-def _not_found(source: Host, dest: Host, name: str) -> Refusal:
+def _not_found(source: Host, dest: Host, name: str, dest_name: str) -> Refusal:
     known = "; ".join(
         f"{host.hostname}: {', '.join(domain.name for domain in host.domains()) or 'none'}" for host in (source, dest)
     )
+    there = f" under the name {dest_name}" if dest_name != name else ""
     return Refusal(
-        f"VM {name} was not found on either host, neither on {label(source)} nor on {label(dest)}",
+        f"VM {name} was not found on either host, neither on {label(source)} nor on {label(dest)}{there}",
         "not_found",
         f"give the name of a VM that is there ({known})",
     )
 
 
 def choose_mode(place: Place, options: Mapping[str, Any]) -> str:
-    """live or offline, by the option and the guest's state."""
+    """live, nonlive or offline, by the option and the guest's state."""
     active = place.source_state in outcome.ACTIVE
     wanted = options["mode"]
-    if wanted == "live" and not active:
+    if wanted in table.ACTIVE and not active:
         raise Refusal(
-            f"mode: live was said, and VM {place.name} is shut off", "wrong_state", "start it, or use mode: auto"
+            f"mode: {wanted} was said, and VM {place.name} is shut off", "wrong_state", "start it, or use mode: auto"
         )
     if wanted == "offline" and active:
         raise Refusal(
@@ -134,4 +137,6 @@ def choose_mode(place: Place, options: Mapping[str, Any]) -> str:
             "wrong_state",
             "leave persistent at true, or start the VM",
         )
-    return "live" if active else "offline"
+    if not active:
+        return "offline"
+    return "live" if wanted == "auto" else str(wanted)

@@ -112,40 +112,43 @@ class Storage:
         return match is not None and self._now - int(match[1]) > STALE_AFTER
 
 
-def compare(source: Storage, dest: Storage, directory: str, run_id: str) -> Evidence:
-    """Whether both hosts see the same directory under that path."""
+def compare(source: Storage, dest: Storage, directory: str, dest_directory: str, run_id: str) -> Evidence:
+    """Whether the one directory on the source and the other on the destination are the same."""
     name = f"{VOLUME_PREFIX}{run_id}"
-    path = posixpath.join(directory, name)
     try:
+        path = posixpath.join(directory, name)
         with source.opened(directory) as source_pool, _probe(source.host, source_pool, name, path):
-            return _seen_from(source, dest, directory, name, path)
+            return _seen_from(source, dest, directory, dest_directory, name)
     except LibvirtFailure as error:
         return Evidence(UNKNOWN, f"{source.host} could not make a probe file in {directory}: {error}")
 
 
-def _seen_from(source: Storage, dest: Storage, directory: str, name: str, path: str) -> Evidence:
+def _seen_from(source: Storage, dest: Storage, made_in: str, directory: str, name: str) -> Evidence:
     if dest.pool(directory) is None and dest.inactive_pool(directory) is not None:
         # It keeps its directory from a pool made for the check, and a copied disk would need it anyway.
         raise dest.missing(directory)
+    path = posixpath.join(directory, name)
     try:
         with dest.opened(directory) as dest_pool:
             dest.refresh(dest_pool, again=True)
             if dest.host.volume(path) is not None:
-                return Evidence(SHARED, f"a probe file made in {directory} on {source.host} was seen on {dest.host}")
-            return _counter_probe(source, dest, dest_pool, name, path, directory)
+                return Evidence(SHARED, f"a probe file made in {made_in} on {source.host} was seen on {dest.host}")
+            return _counter_probe(source, dest, dest_pool, name, path, made_in)
     except LibvirtFailure as error:
         if error.errno in (errno.ENOENT, errno.ENOTDIR):
             return Evidence(NOT_SHARED, f"{dest.host} has no directory {directory}")
         return Evidence(UNKNOWN, f"{dest.host} could not look into {directory}: {error}")
 
 
-def _counter_probe(source: Storage, dest: Storage, pool: str, name: str, path: str, directory: str) -> Evidence:
+def _counter_probe(source: Storage, dest: Storage, pool: str, name: str, path: str, made_in: str) -> Evidence:
+    directory = posixpath.dirname(path)
+    where = f"in {directory}" if directory == made_in else f"in {made_in} and in {directory}"
     try:
         with _probe(dest.host, pool, name, path):
-            return Evidence(NOT_SHARED, f"{source.host} and {dest.host} each made a file of one name in {directory}")
+            return Evidence(NOT_SHARED, f"{source.host} and {dest.host} each made a file of one name {where}")
     except LibvirtFailure as error:
         if error.errno == errno.EEXIST or error.code == STORAGE_VOL_EXIST:
-            return Evidence(SHARED, f"a probe file made in {directory} on {source.host} was in the way on {dest.host}")
+            return Evidence(SHARED, f"a probe file made in {made_in} on {source.host} was in the way on {dest.host}")
         return Evidence(UNKNOWN, f"{dest.host} could not make a probe file in {directory}: {error}")
 
 

@@ -9,8 +9,7 @@ from __future__ import annotations
 from typing import Any, Dict, List, Mapping
 
 from .._libvirt import Host, LibvirtFailure
-from .._pure import options as table
-from .._pure import outcome
+from .._pure import checks, outcome
 from .._pure import uri as uris
 from .._pure.refusal import Refusal
 from . import place as places
@@ -38,7 +37,7 @@ def run(request: Request) -> Dict[str, Any]:
 
 def _run(request: Request, report: Report, hosts: List[Host]) -> Dict[str, Any]:
     options = request.options
-    table.validate(options)
+    checks.check(options)
     source_uri = uris.parse(options["uri"], "uri")
     dest_uri = _dest_uri(options)
     timeout = options["connect_timeout"]
@@ -52,7 +51,7 @@ def _run(request: Request, report: Report, hosts: List[Host]) -> Dict[str, Any]:
     if dest.uuid == source.uuid:
         return _same_host(request, report, source, dest_uri)
 
-    place = places.locate(source, dest, options["name"])
+    place = places.locate(source, dest, options["name"], options["dest_name"] or "")
     report.note_place(place, source, dest)
     if place.settled:
         return report.finished(outcome=ALREADY_THERE)
@@ -71,13 +70,13 @@ def _dest_uri(options: Mapping[str, Any]) -> str:
             "bad_option",
             "give dest_uri, for example qemu+ssh://root@kvm2/system",
         )
-    uris.parse(options["dest_uri"], "dest_uri")
     return str(options["dest_uri"])
 
 
 def _same_host(request: Request, report: Report, host: Host, dest_uri: str) -> Dict[str, Any]:
     name = request.options["name"]
-    place = places.same_host(host.uuid, host.uri, dest_uri, host.find(name), name)
+    known = host.find(request.options["dest_name"] or name)
+    place = places.same_host(host.uuid, host.uri, dest_uri, known, name)
     report.note_place(place, host, host)
     return report.finished(outcome=ALREADY_THERE)
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Callable, List, Tuple
 
 from .._libvirt import Domain, Host, LibvirtFailure
-from .._pure import outcome
+from .._pure import domain_xml, outcome
 from . import disks
 from .place import state_of
 
@@ -153,7 +153,8 @@ class Settlement:
     def _undefine_source(self) -> None:
         # The definition must not be lost with the last host that has it.
         if self._ledger.persistent and self.dest.domain is not None and not self.dest.domain.persistent:
-            self.dest.host.define(self.source.host.xml(self._uuid, inactive=True, secure=True))
+            definition = self.source.host.xml(self._uuid, inactive=True, secure=True)
+            self.dest.host.define(domain_xml.renamed(definition, self.dest.domain.name))
         self.source.host.undefine(self._uuid)
 
     def _remove_images(self) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import posixpath
 import xml.etree.ElementTree as ET
 from dataclasses import dataclass
-from typing import Collection, Tuple
+from typing import Collection, Mapping, Tuple
 
 from .refusal import Refusal
 
@@ -56,6 +56,8 @@ class Disk:
     shareable: bool = False
     optional: bool = False
     backing: Tuple[str, ...] = ()
+    # Format of the nearest of them.
+    backing_format: str = ""
 
     @property
     def directory(self) -> str:
@@ -78,6 +80,8 @@ class Definition:
     memory: int = 0
     disks: Tuple[Disk, ...] = ()
     nvram: str = ""
+    # Whether memory that QEMU may pin is bounded.
+    hard_limit: bool = False
 
     def disk(self, target: str) -> Disk | None:
         return next((disk for disk in self.disks if disk.target == target), None)
@@ -92,21 +96,51 @@ def parse(text: str) -> Definition:
         memory=_memory(root.find("memory")),
         disks=tuple(_disk(node) for node in root.findall("devices/disk")),
         nvram=(root.findtext("os/nvram") or "").strip(),
+        hard_limit=root.find("memtune/hard_limit") is not None,
     )
 
 
-def _root(text: str) -> ET.Element:
+def given(text: str, option: str) -> Definition:
+    """The definition in XML that a person gave; what is wrong with it is said of the option."""
+    root = _root(text, option, "bad_option", "give what virsh dumpxml --migratable prints, with your changes")
+    if not root.findtext("uuid", "").strip():
+        raise Refusal(
+            f"{option}: the XML has no <uuid>, and libvirt would make one up", "bad_option", "give the VM's own UUID"
+        )
+    return parse(text)
+
+
+def check_same(wanted: Definition, option: str, current: Definition, name: bool) -> None:
+    """Refuse XML of an option that describes another VM; `name` where it must have the same name, too."""
+    if wanted.uuid != current.uuid:
+        raise Refusal(
+            f"{option}: the XML has UUID {wanted.uuid}, and VM {current.name} has {current.uuid}",
+            "bad_option",
+            "give XML of this VM",
+        )
+    if name and wanted.name != current.name:
+        raise Refusal(
+            f"{option}: the XML has the name {wanted.name!r}, and the VM is {current.name}",
+            "bad_option",
+            "leave the name as it is, and say dest_name to rename the VM",
+        )
+
+
+def _root(
+    text: str,
+    what: str = "the domain",
+    failure_class: str = "bad_xml",
+    cure: str = "look at it with virsh dumpxml",
+) -> ET.Element:
     # libvirt writes no document type, and expanding one from elsewhere is how XML attacks begin.
     if "<!DOCTYPE" in text or "<!ENTITY" in text:
-        raise Refusal("the domain's XML has a document type", "bad_xml", "define the domain without one")
+        raise Refusal(f"{what}: the XML has a document type", failure_class, "leave it out")
     try:
         root = ET.fromstring(text)
     except ET.ParseError as error:
-        raise Refusal(
-            f"the domain's XML cannot be read: {error}", "bad_xml", "look at it with virsh dumpxml"
-        ) from error
+        raise Refusal(f"{what}: the XML cannot be read: {error}", failure_class, cure) from error
     if root.tag != "domain":
-        raise Refusal(f"the XML is a <{root.tag}>, not a <domain>", "bad_xml", "look at it with virsh dumpxml")
+        raise Refusal(f"{what}: the XML is a <{root.tag}>, not a <domain>", failure_class, cure)
     return root
 
 
@@ -134,6 +168,7 @@ def _disk(node: ET.Element) -> Disk:
         shareable=node.find("shareable") is not None,
         optional=source is not None and source.get("startupPolicy", "mandatory") != "mandatory",
         backing=_backing(node),
+        backing_format=_backing_format(node),
     )
 
 
@@ -152,6 +187,11 @@ def _backing(node: ET.Element) -> Tuple[str, ...]:
     return tuple(files)
 
 
+def _backing_format(node: ET.Element) -> str:
+    form = node.find("backingStore/format")
+    return "" if form is None else form.get("type", "")
+
+
 def keep_sparse(text: str, targets: Collection[str]) -> str:
     """The domain's XML with C(discard='unmap') on these disks, unless their driver says something of its own.
 
@@ -163,6 +203,27 @@ def keep_sparse(text: str, targets: Collection[str]) -> str:
         driver = node.find("driver")
         if _disk(node).target in targets and driver is not None and "discard" not in driver.attrib:
             driver.set("discard", "unmap")
+    return ET.tostring(root, encoding="unicode")
+
+
+def renamed(text: str, name: str) -> str:
+    """The domain's XML under another name."""
+    root = _root(text)
+    node = root.find("name")
+    if node is None or node.text == name:
+        return text
+    node.text = name
+    return ET.tostring(root, encoding="unicode")
+
+
+def repointed(text: str, images: Mapping[str, str]) -> str:
+    """The domain's XML with other image files for disks, by target."""
+    root = _root(text)
+    for node in root.findall("devices/disk"):
+        path = images.get(_disk(node).target)
+        source = node.find("source")
+        if path and source is not None and node.get("type", "file") == "file":
+            source.set("file", path)
     return ET.tostring(root, encoding="unicode")
 
 
@@ -192,10 +253,14 @@ def dir_pool(name: str, path: str) -> str:
     return ET.tostring(pool, encoding="unicode")
 
 
-def raw_volume(name: str, capacity: int) -> str:
-    """XML of a raw volume."""
-    volume = ET.Element("volume")
-    ET.SubElement(volume, "name").text = name
-    ET.SubElement(volume, "capacity", unit="bytes").text = str(capacity)
-    ET.SubElement(ET.SubElement(volume, "target"), "format", type="raw")
-    return ET.tostring(volume, encoding="unicode")
+def volume(name: str, capacity: int, image: str = "raw", backing: str = "", backing_format: str = "") -> str:
+    """XML of a volume, on top of the image `backing` where there is one."""
+    node = ET.Element("volume")
+    ET.SubElement(node, "name").text = name
+    ET.SubElement(node, "capacity", unit="bytes").text = str(capacity)
+    ET.SubElement(ET.SubElement(node, "target"), "format", type=image)
+    if backing:
+        store = ET.SubElement(node, "backingStore")
+        ET.SubElement(store, "path").text = backing
+        ET.SubElement(store, "format", type=backing_format)
+    return ET.tostring(node, encoding="unicode")

@@ -43,11 +43,14 @@ class DiskPlan:
     source: str = ""
     format: str = "raw"
     evidence: str = UNKNOWN
+    # Its path at the destination.
+    dest: str = ""
 
     def result(self) -> Dict[str, Any]:
         return {
             "target": self.target,
             "source": self.source,
+            "dest": self.dest,
             "format": self.format,
             "action": self.action,
             "evidence": self.evidence,
@@ -86,9 +89,10 @@ def plan(
     """What happens to every disk of the guest; raises Refusal at the first that must not move like this."""
     _check_listed(definition, wish.migrate_disks)
     plans = tuple(_plan_disk(disk, evidence[disk.target], wish, offline) for disk in definition.disks)
-    if wish.copy_storage == "all" and any(map(writable, definition.disks)) and not copied(plans):
+    if wish.copy_storage in ("all", "inc") and any(map(writable, definition.disks)) and not copied(plans):
         raise Refusal(
-            f"copy_storage: all asks to copy the disks of {definition.name}, and all of them are proven shared",
+            f"copy_storage: {wish.copy_storage} asks to copy the disks of {definition.name}, and all of them are"
+            " proven shared",
             "copy_of_shared",
             "leave copy_storage out: a shared disk needs no copy",
         )
@@ -134,7 +138,7 @@ def _plan_disk(disk: Disk, evidence: Evidence, wish: Wish, offline: bool) -> Dis
 
 
 def _planned(disk: Disk, action: str, reason: str, evidence: Evidence) -> DiskPlan:
-    return DiskPlan(disk.target, action, reason, disk.source, disk.format, evidence.verdict)
+    return DiskPlan(disk.target, action, reason, disk.source, disk.format, evidence.verdict, disk.source)
 
 
 def _refuse_copy_of_shared(disk: Disk, evidence: Evidence, wish: Wish) -> None:
@@ -182,5 +186,12 @@ def _plan_local(disk: Disk, evidence: Evidence, wish: Wish, offline: bool) -> Di
     if wish.migrate_disks and disk.target not in wish.migrate_disks:
         raise Refusal(
             f"migrate_disks leaves out {disk.target}, and {what}", "not_shared", f"add {disk.target} to migrate_disks"
+        )
+    if wish.copy_storage == "inc" and not disk.backing:
+        raise Refusal(
+            "copy_storage: inc copies what lies on top of a base image, and disk"
+            f" {disk.target} ({disk.source}) has none",
+            "no_base_image",
+            "say copy_storage: all",
         )
     return _planned(disk, COPY, evidence.reason, evidence)

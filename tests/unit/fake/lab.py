@@ -19,6 +19,7 @@ UUID = "5ba1ab1e-0000-4000-8000-000000000001"
 OTHER = "5ba1ab1e-0000-4000-8000-000000000002"
 IMAGE = "/vm/a.qcow2"
 DEST_URI = "qemu+ssh://root@kvm2/system"
+NO_TLS = {"directory": "/etc/pki/qemu", "files": [], "verify": True}
 
 
 def disk_xml(target="vda", path=IMAGE, image="qcow2", device="disk", extra="", kind="file", attribute="file"):
@@ -49,10 +50,13 @@ class Lab:
         self._capsys = capsys
         self.unreadable = {}
         self.locked = set()
+        # By host, what of certificates is there.
+        self.certificates = {}
         monkeypatch.setattr(local.Local, "identity", lambda _, path: self.identity(self.world.local, path))
         monkeypatch.setattr(local.Local, "locked", lambda _, path: path in self.locked)
         monkeypatch.setattr(local.Local, "check_image", lambda _, path, image: self.check_image(path))
         monkeypatch.setattr(AnsibleModule, "warn", lambda _, text, **more: self.warnings.append(text))
+        monkeypatch.setattr(local.Local, "certificates", lambda _: self.certificates.get(self.world.local, NO_TLS))
         self.on("kvm1")
 
     def on(self, name):
@@ -91,8 +95,8 @@ class Lab:
         return SimpleNamespace(**result, warnings=self.warnings)
 
     def move(self, check=False, diff=False, **options):
-        """Run virt_migrate; the default is VM `a` to kvm2."""
-        arguments = {"name": "a", "dest_uri": DEST_URI, **options}
+        """Run virt_migrate; the default is VM `a` to kvm2, in clear and content with it."""
+        arguments = {"name": "a", "dest_uri": DEST_URI, "tls": "false", **options}
         return self._main(virt_migrate, {**arguments, "_ansible_check_mode": check, "_ansible_diff": diff})
 
     def info(self, **options):
@@ -108,6 +112,16 @@ class Lab:
     def where(self, uuid=UUID):
         """State of the VM on each host, None where it is not."""
         return tuple(host.guests[uuid].state if uuid in host.guests else None for host in (self.kvm1, self.kvm2))
+
+    def flags(self):
+        """Names of the flags of the last migration, as libvirt got them."""
+        bits = self.world.migrations[-1]["flags"]
+        flags = {name[len("VIR_MIGRATE_") :]: getattr(fake, name) for name in dir(fake) if name.startswith("VIR_MIG")}
+        return {name for name, bit in flags.items() if isinstance(bit, int) and bits & bit}
+
+    def params(self):
+        """Typed parameters of the last migration, as libvirt got them."""
+        return self.world.migrations[-1]["params"]
 
     def strays(self):
         """Probes and transient pools that somebody forgot."""

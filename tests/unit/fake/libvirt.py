@@ -67,8 +67,42 @@ VIR_MIGRATE_UNDEFINE_SOURCE = 16
 VIR_MIGRATE_PAUSED = 32
 VIR_MIGRATE_NON_SHARED_DISK = 64
 VIR_MIGRATE_NON_SHARED_INC = 128
+VIR_MIGRATE_CHANGE_PROTECTION = 256
 VIR_MIGRATE_UNSAFE = 512
 VIR_MIGRATE_OFFLINE = 1024
+VIR_MIGRATE_COMPRESSED = 2048
+VIR_MIGRATE_ABORT_ON_ERROR = 4096
+VIR_MIGRATE_AUTO_CONVERGE = 8192
+VIR_MIGRATE_RDMA_PIN_ALL = 16384
+VIR_MIGRATE_POSTCOPY = 32768
+VIR_MIGRATE_TLS = 65536
+VIR_MIGRATE_PARALLEL = 131072
+VIR_MIGRATE_NON_SHARED_SYNCHRONOUS_WRITES = 262144
+VIR_MIGRATE_POSTCOPY_RESUME = 524288
+VIR_MIGRATE_ZEROCOPY = 1048576
+
+COPYING = VIR_MIGRATE_NON_SHARED_DISK | VIR_MIGRATE_NON_SHARED_INC
+
+VIR_MIGRATE_PARAM_AUTO_CONVERGE_INCREMENT = "auto_converge.increment"
+VIR_MIGRATE_PARAM_AUTO_CONVERGE_INITIAL = "auto_converge.initial"
+VIR_MIGRATE_PARAM_BANDWIDTH = "bandwidth"
+VIR_MIGRATE_PARAM_BANDWIDTH_POSTCOPY = "bandwidth.postcopy"
+VIR_MIGRATE_PARAM_COMPRESSION = "compression"
+VIR_MIGRATE_PARAM_COMPRESSION_MT_DTHREADS = "compression.mt.dthreads"
+VIR_MIGRATE_PARAM_COMPRESSION_MT_LEVEL = "compression.mt.level"
+VIR_MIGRATE_PARAM_COMPRESSION_MT_THREADS = "compression.mt.threads"
+VIR_MIGRATE_PARAM_COMPRESSION_XBZRLE_CACHE = "compression.xbzrle.cache"
+VIR_MIGRATE_PARAM_DEST_NAME = "destination_name"
+VIR_MIGRATE_PARAM_DEST_XML = "destination_xml"
+VIR_MIGRATE_PARAM_DISKS_PORT = "disks_port"
+VIR_MIGRATE_PARAM_DISKS_URI = "disks_uri"
+VIR_MIGRATE_PARAM_GRAPHICS_URI = "graphics_uri"
+VIR_MIGRATE_PARAM_LISTEN_ADDRESS = "listen_address"
+VIR_MIGRATE_PARAM_MIGRATE_DISKS = "migrate_disks"
+VIR_MIGRATE_PARAM_PARALLEL_CONNECTIONS = "parallel.connections"
+VIR_MIGRATE_PARAM_PERSIST_XML = "persistent_xml"
+VIR_MIGRATE_PARAM_TLS_DESTINATION = "tls.destination"
+VIR_MIGRATE_PARAM_URI = "migrate_uri"
 
 ENOENT = 2
 EEXIST = 17
@@ -97,6 +131,8 @@ class File:
     capacity: int = 2 << 30
     allocation: int = 64 << 20
     content: str = ""
+    # The image below it.
+    backing: str = ""
 
 
 Directory = dict  # name -> File; hosts that share storage have the same object
@@ -150,6 +186,7 @@ class FakeHost:
         self.name = name
         self.uuid = str(uuids.uuid5(uuids.NAMESPACE_DNS, name))
         self.version = version
+        self.hypervisor = 7002000
         self.directories: dict[str, Directory] = {"/vm": {}}
         self.pools: dict[str, FakePool] = {}
         self.guests: dict[str, Guest] = {}
@@ -321,7 +358,7 @@ class virConnect(_Object):  # noqa: N801
         return self._host.version
 
     def getVersion(self):  # noqa: N802
-        return 7002000
+        return self._host.hypervisor
 
     def _wrap(self, guest):
         return virDomain(self._host, guest.uuid)
@@ -421,7 +458,8 @@ class virStoragePool(_Object):  # noqa: N801
             raise libvirtError(f"storage volume '{name}' exists already", VIR_ERR_STORAGE_VOL_EXIST)
         if name in self._directory():
             raise libvirtError(f"Failed to create file '{self._pool.path}/{name}': File exists", 38, EEXIST)
-        file = File(root.find("target/format").get("type"), int(root.findtext("capacity")), 0)
+        backing = root.findtext("backingStore/path", "")
+        file = File(root.find("target/format").get("type"), int(root.findtext("capacity")), 0, backing=backing)
         self._directory()[name] = self._pool.listed[name] = file
         return virStorageVol(self._host, self._name, name)
 
@@ -532,27 +570,38 @@ class virDomain(_Object):  # noqa: N801
 
     def migrateToURI3(self, dconnuri, params, flags):  # noqa: N802
         self._host.called("migrate")
+        if dconnuri is None:
+            raise libvirtError("direct migration is not supported by the connection driver", VIR_ERR_OPERATION_INVALID)
+        if not flags & VIR_MIGRATE_PEER2PEER:
+            raise libvirtError("only peer to peer here", VIR_ERR_OPERATION_INVALID)
         _Migration(self._host, self._guest, dconnuri, params, flags).run()
+
+    def migrate3(self, dconn, params, flags):
+        self._host.called("migrate3")
+        if flags & VIR_MIGRATE_PEER2PEER:
+            raise libvirtError("use virDomainMigrateToURI3 for peer-to-peer migration", VIR_ERR_INVALID_ARG)
+        _Migration(self._host, self._guest, None, params, flags, dconn._host).run()
 
 
 class _Migration:
     """libvirt's peer-to-peer protocol in as many steps as a test may want to break."""
 
-    def __init__(self, source: FakeHost, guest: Guest, dconnuri: str, params: dict, flags: int):
+    def __init__(self, source: FakeHost, guest: Guest, dconnuri: str | None, params: dict, flags: int, dest=None):
         self.world = source.world
         self.source, self.guest, self.params, self.flags = source, guest, params, flags
         self.dconnuri = dconnuri
+        self.dest = dest
 
     def run(self) -> None:
         guest, flags = self.guest, self.flags
         self.params = dict(self.params)
         self.xml = self.params.pop("destination_xml", guest.xml)
+        self.name = self.params.get("destination_name", guest.name)
         self.world.migrations.append(
             {"uuid": guest.uuid, "uri": self.dconnuri, "params": self.params, "flags": flags, "xml": self.xml}
         )
-        if not flags & VIR_MIGRATE_PEER2PEER:
-            raise libvirtError("only peer to peer here", VIR_ERR_OPERATION_INVALID)
-        self.dest = self.world.resolve(self.dconnuri, self.source.name)
+        if self.dest is None:
+            self.dest = self.world.resolve(self.dconnuri, self.source.name)
         if self.dest.uuid == self.source.uuid:
             raise libvirtError(f"Attempt to migrate guest to the same host {self.dest.uuid}", VIR_ERR_INTERNAL_ERROR)
         self.before = (guest.state, guest.reason)
@@ -592,10 +641,10 @@ class _Migration:
     def _check(self) -> None:
         guest, flags = self.guest, self.flags
         for other in self.dest.guests.values():
-            if other.name == guest.name and other.uuid != guest.uuid:
-                raise libvirtError(f"domain '{guest.name}' already exists with uuid {other.uuid}", 9)
+            if other.name == self.name and other.uuid != guest.uuid:
+                raise libvirtError(f"domain '{self.name}' already exists with uuid {other.uuid}", 9)
         if flags & VIR_MIGRATE_OFFLINE:
-            if flags & (VIR_MIGRATE_NON_SHARED_DISK | VIR_MIGRATE_NON_SHARED_INC):
+            if flags & COPYING:
                 raise libvirtError("offline migration cannot handle non-shared storage", VIR_ERR_OPERATION_INVALID)
             if not flags & VIR_MIGRATE_PERSIST_DEST:
                 raise libvirtError("offline migration must be specified with the persistent flag set", 55)
@@ -606,10 +655,11 @@ class _Migration:
         if self.flags & VIR_MIGRATE_OFFLINE:
             return
         listed = self.params.get("migrate_disks")
-        for target, path, readonly in self.guest.disks():
-            copying = self.flags & VIR_MIGRATE_NON_SHARED_DISK and (target in listed if listed else not readonly)
-            if copying:
-                self._copy(path)
+        there = {target: path for target, path, _readonly in Guest(self.name, self.guest.uuid, self.xml).disks()}
+        for target, original, readonly in self.guest.disks():
+            path = there[target]
+            if self.flags & COPYING and (target in listed if listed else not readonly):
+                self._copy(original, path)
             elif path and self.dest.file(path) is None:
                 raise libvirtError(f"Cannot access storage file '{path}': No such file or directory", 38, ENOENT)
             elif path and not readonly and not self._safe(path):
@@ -617,13 +667,13 @@ class _Migration:
                 raise libvirtError(message, VIR_ERR_MIGRATE_UNSAFE)
         if self.guest.uuid not in self.dest.guests:
             self.dest.guests[self.guest.uuid] = Guest(
-                self.guest.name,
+                self.name,
                 self.guest.uuid,
                 self.xml,
                 VIR_DOMAIN_PAUSED,
                 VIR_DOMAIN_PAUSED_MIGRATION,
                 persistent=False,
-                inactive_xml=self.guest.inactive_xml or self.guest.xml,
+                inactive_xml=self.params.get("persistent_xml") or self.guest.inactive_xml or self.guest.xml,
             )
         else:
             arriving = self.dest.guests[self.guest.uuid]
@@ -632,11 +682,17 @@ class _Migration:
     def _safe(self, path: str) -> bool:
         return bool(self.flags & VIR_MIGRATE_UNSAFE) or posixpath.dirname(path) in self.source.shared_types
 
-    def _copy(self, path: str) -> None:
+    def _copy(self, original_path: str, path: str) -> None:
         directory, name = posixpath.split(path)
         pool = next((pool for pool in self.dest.pools.values() if pool.active and pool.path == directory), None)
-        original, there = self.source.file(path), self.dest.file(path)
-        if there is None:
+        original, there = self.source.file(original_path), self.dest.file(path)
+        if self.flags & VIR_MIGRATE_NON_SHARED_INC:
+            if there is None:
+                message = "pre-creation of storage targets for incremental storage migration is not supported"
+                raise libvirtError(message, VIR_ERR_OPERATION_INVALID)
+            if there.content or not there.backing:
+                self.world.overwritten.append(path)
+        elif there is None:
             if pool is None:
                 raise libvirtError(
                     f"Storage pool not found: no storage pool with matching target path '{directory}'", 49
@@ -652,7 +708,7 @@ class _Migration:
         """The guest begins to run at the destination."""
         arriving = self.dest.guests.get(self.guest.uuid)
         if arriving is None:
-            arriving = Guest(self.guest.name, self.guest.uuid, self.guest.xml, persistent=False)
+            arriving = Guest(self.name, self.guest.uuid, self.xml, persistent=False)
             self.dest.guests[self.guest.uuid] = arriving
         arriving.persistent = arriving.persistent or bool(self.flags & VIR_MIGRATE_PERSIST_DEST)
         if not self.flags & VIR_MIGRATE_OFFLINE:
