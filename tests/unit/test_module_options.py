@@ -219,6 +219,16 @@ class TestModes:
         assert local.move(mode="nonlive").outcome == "migrated"
         assert local.where() == (None, PAUSED)
 
+    def test_a_vm_that_was_paused_for_a_move_that_failed_runs_again(self, local):
+        def fail(phase, source, dest, guest):
+            if phase == "perform":
+                guest.state, guest.reason = PAUSED, fake.VIR_DOMAIN_PAUSED_MIGRATION
+            fail_in_perform(phase, source, dest, guest)
+
+        local.world.script = fail
+        assert local.move(mode="nonlive").outcome == "failed"
+        assert local.where() == (RUNNING, None)
+
     def test_a_stopped_vm_has_nothing_to_pause(self, local):
         local.kvm1.guests[UUID].state = SHUTOFF
         refuse(local, "wrong_state", "mode: nonlive was said, and VM a is shut off", mode="nonlive")
