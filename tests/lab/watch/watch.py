@@ -22,6 +22,7 @@ import sys
 import time
 from typing import Any, Iterable, NamedTuple
 
+US = 1000
 MS = 1_000_000
 PERIOD_NS = 20 * MS
 SCAN_NS = 200 * MS
@@ -36,25 +37,24 @@ QUIET_SAMPLES = 2
 LOADING_NS = 2 * MS
 # A thread that had used this much when it was first seen has long been running.
 RUNNING_NS = 50 * MS
-# A virtual machine that did nothing for this long begins a new line in the file. It says nothing to the judge.
-PAUSE_NS = 250 * MS
 # The kernel books a running thread's time at its ticks (at least 100 per second): growth may be this much older.
 TICK_NS = 10 * MS
-# A source that has handed over still wakes its vCPU threads as it is torn down (measured on a busy machine: up to 29 ms
-# after the destination began). The guest's own record numbers, of which none may be printed twice, know no such limit.
-HANDOVER_NS = 2 * PERIOD_NS + TICK_NS
+# What a stopped vCPU thread may yet use, in all: it is woken when its process is told to end.
+ENDING_NS = 1 * MS
 BEAT_GAP_NS = 5000 * MS
 CLOCK_STEP_NS = 20 * MS
 
 QEMU = re.compile(r"qemu-(system|kvm)|kvm$")
+PF_EXITING = 4  # a flag of every Linux task, in its stat file
 VCPU = re.compile(r"(CPU \d+|ALL CPUs)/")
 
 
 class Thread:
     """One vCPU thread: its CPU time so far, and how much of that was not the guest's."""
 
-    def __init__(self, handle: int) -> None:
-        self.handle = handle
+    def __init__(self, folder: str) -> None:
+        self.handle = os.open(f"{folder}/schedstat", os.O_RDONLY | os.O_CLOEXEC)
+        self.folder = folder
         # What it used before this watcher first saw it may be long ago.
         self.spent = self._spent()
         self.quiet = QUIET_SAMPLES if self.spent > RUNNING_NS else 0
@@ -75,7 +75,11 @@ class Thread:
             return 0
         self.quiet = QUIET_SAMPLES
         self.loading -= grown
-        return grown if self.loading < 0 else 0
+        # Asked after the time was read: the last thread of a process to go also pays for giving its memory back.
+        return grown if self.loading < 0 and not self._exiting() else 0
+
+    def _exiting(self) -> bool:
+        return bool(int(_fields(self.folder)[6]) & PF_EXITING)
 
 
 class Process:
@@ -85,13 +89,13 @@ class Process:
         self.identity = {"uuid": uuid, "name": name, "pid": pid, "birth": birth}
         self.folder = f"/proc/{pid}/task"
         self.threads: dict[str, Thread] = {}
-        self.run: dict[str, int] | None = None
+        self.began = 0
+        self.samples: list[tuple[int, int, int]] = []
 
     def find_threads(self) -> None:
         for number in os.listdir(self.folder):  # noqa: PTH208 - names are enough, ten thousand a minute
             if number not in self.threads and VCPU.match(_read(f"{self.folder}/{number}/comm")):
-                handle = os.open(f"{self.folder}/{number}/schedstat", os.O_RDONLY | os.O_CLOEXEC)
-                self.threads[number] = Thread(handle)
+                self.threads[number] = Thread(f"{self.folder}/{number}")
 
     def sample(self) -> int:
         ran = 0
@@ -110,9 +114,8 @@ class Process:
 class Watcher:
     """Samples the QEMU processes of this host and writes when they ran.
 
-    A run has outer bounds (`start`, `end`: it ran at some moments within) and inner bounds (`first`, `last`: it ran at
-    or before the one and at or after the other). Only the inner ones prove an overlap: however late a sample was
-    taken on a busy machine, it can blur them but not make two machines overlap that did not.
+    A sample is a stretch of time and the CPU time that the guest used within it. However late a sample was taken on a
+    busy machine, what the judge concludes from it holds: it only proves less.
     """
 
     def __init__(self, host: str, output: Any) -> None:
@@ -165,17 +168,17 @@ class Watcher:
         ran = [(process, grown) for process in self.processes.values() if (grown := process.sample())]
         after = time.time_ns()
         for process, grown in ran:
-            if process.run and self.before - process.run["end"] > PAUSE_NS:
-                self._end_run(process)
-            if process.run is None:
-                process.run = {"start": self.before, "first": after, "cpu": 0}
-            process.run.update(last=self.before, end=after, cpu=process.run["cpu"] + grown)
+            if not process.samples:
+                process.began = self.before
+            moments = (self.before - process.began, after - process.began, grown)
+            process.samples.append((moments[0] // US, -(-moments[1] // US), moments[2] // US))
         self.before = before
 
     def _end_run(self, process: Process) -> None:
-        if process.run:
-            self.write("run", **process.identity, **process.run)
-            process.run = None
+        if process.samples:
+            vcpus = max(1, len(process.threads))
+            self.write("run", **process.identity, vcpus=vcpus, at=process.began, samples=process.samples)
+            process.samples = []
 
     def beat(self, samples: int, latest: int) -> None:
         """Say that the watcher lives; what is under way is written now, so that a killed watcher loses a second."""
@@ -229,9 +232,14 @@ def _read(path: str) -> str:
         os.close(handle)
 
 
+def _fields(folder: str) -> list[str]:
+    """The fields of a stat file that follow the name of the process or thread."""
+    return _read(f"{folder}/stat").rpartition(")")[2].split()
+
+
 def _state_and_birth(pid: str) -> tuple[str, int]:
     """The process' state, and when it began in ticks since the kernel's boot: with the id, that names it for good."""
-    fields = _read(f"/proc/{pid}/stat").rpartition(")")[2].split()
+    fields = _fields(f"/proc/{pid}")
     return fields[0], int(fields[19])
 
 
@@ -250,43 +258,64 @@ def _process(pid: int, birth: int) -> Process | None:
     return Process(pid, birth, uuid or name, name or uuid) if uuid or name else None
 
 
-class Stay(NamedTuple):
-    """The whole time over which one QEMU process ran its virtual machine."""
+class Sample(NamedTuple):
+    """The guest used `cpu` nanoseconds at some moments between `start` and `end`."""
 
-    uuid: str
-    name: str
-    host: str
-    pid: int
-    first: int
-    last: int
+    start: int
+    end: int
     cpu: int
+
+
+class Stay:
+    """All that one QEMU process ran of its virtual machine."""
+
+    def __init__(self, line: dict[str, Any]) -> None:
+        self.uuid: str = line["uuid"]
+        self.name: str = line["name"]
+        self.host: str = line["host"]
+        self.pid: int = line["pid"]
+        self.vcpus = 1
+        self.samples: list[Sample] = []
+
+    def add(self, line: dict[str, Any]) -> None:
+        self.vcpus = max(self.vcpus, line["vcpus"])
+        self.samples += [Sample(*(line["at"] + us * US for us in (a, b)), cpu * US) for a, b, cpu in line["samples"]]
+
+    def began(self) -> int:
+        """The moment by which it surely ran: its CPU time takes its share of the first sample, up to the end."""
+        return min(sample.end - sample.cpu // self.vcpus for sample in self.samples)
+
+    def since(self, moment: int) -> int:
+        """The least CPU time that it used after the moment: no vCPU can have used more than the time before it."""
+        room = ((sample.cpu, max(0, moment - sample.start) * self.vcpus) for sample in self.samples)
+        return sum(max(0, cpu - before) for cpu, before in room)
+
+    def facts(self) -> dict[str, Any]:
+        return {
+            "uuid": self.uuid,
+            "name": self.name,
+            "host": self.host,
+            "pid": self.pid,
+            "first": self.began(),
+            "last": max(sample.end for sample in self.samples),
+            "cpu_ms": sum(sample.cpu for sample in self.samples) // MS,
+        }
 
 
 def judge(lines: Iterable[dict[str, Any]], *, vms: Iterable[str] = (), idle: bool = False) -> dict[str, Any]:
     """Merge the lines of all hosts' watchers and name every fault.
 
-    A QEMU process that ran after another one of the same virtual machine had begun to run is a fault even where it
-    did nothing in between: it resumed over a memory and a disk that had gone on without it.
+    A QEMU process that ran after another one of the same virtual machine had begun to run is a fault even where the
+    two took turns: it resumed over a memory and a disk that had gone on without it.
     """
     watchers: dict[str, list[dict[str, Any]]] = {}
     stays: dict[tuple[str, int, int], Stay] = {}
     for line in lines:
-        if line["kind"] != "run":
+        if line["kind"] == "run":
+            stays.setdefault((line["host"], line["pid"], line["birth"]), Stay(line)).add(line)
+        else:
             watchers.setdefault(line["host"], []).append(line)
-            continue
-        key = (line["host"], line["pid"], line["birth"])
-        old = stays.get(key)
-        first, last = line["first"], line["last"]
-        stays[key] = Stay(
-            line["uuid"],
-            line["name"],
-            line["host"],
-            line["pid"],
-            min(first, old.first) if old else first,
-            max(last, old.last) if old else last,
-            line["cpu"] + (old.cpu if old else 0),
-        )
-    ordered = sorted(stays.values(), key=lambda stay: stay.first)
+    ordered = sorted(stays.values(), key=Stay.began)
     faults = [*_overlaps(ordered), *_holes(watchers)]
     missing = [name for name in vms if name not in {part for stay in ordered for part in (stay.name, stay.uuid)}]
     faults += [f"{name}: no watcher ever saw it run" for name in missing]
@@ -296,7 +325,7 @@ def judge(lines: Iterable[dict[str, Any]], *, vms: Iterable[str] = (), idle: boo
         "ok": not faults,
         "faults": faults,
         "hosts": sorted(watchers),
-        "stays": [stay._asdict() for stay in ordered],
+        "stays": [stay.facts() for stay in ordered],
         "worst_sample_ms": max((b.get("latest", 0) for w in watchers.values() for b in w), default=0) // MS,
     }
 
@@ -305,12 +334,16 @@ def _overlaps(stays: list[Stay]) -> list[str]:
     faults = []
     for index, one in enumerate(stays):
         for other in stays[index + 1 :]:
-            # Proven time; the samples hide up to one period more at either end.
-            shared = min(one.last, other.last) - other.first
-            if one.uuid == other.uuid and shared > HANDOVER_NS:
+            if one.uuid != other.uuid:
+                continue
+            began = other.began()
+            used = one.since(began + TICK_NS)
+            if used > ENDING_NS:
+                lasted = max(sample.end for sample in one.samples) - began
                 faults.append(
-                    f"{one.name} ({one.uuid}) ran in two places for {shared // MS} ms or more from "
-                    f"{_clock(other.first)} on: {one.host} (process {one.pid}), {other.host} (process {other.pid})"
+                    f"{one.name} ({one.uuid}) ran in two places: it ran on {other.host} (process {other.pid}) from "
+                    f"{_clock(began)} on, and on {one.host} (process {one.pid}) until {lasted // MS} ms later, "
+                    f"where it used {used / MS:.1f} ms of CPU time after that moment"
                 )
     return faults
 
