@@ -80,7 +80,16 @@ def test_a_stopped_vm_that_is_defined_twice_is_not_settled():
         ({"kvm1": SILENT, "kvm2": SILENT}, {"vm": "a"}, "no hypervisor answers (kvm1, kvm2): no route"),
         ({"kvm1": host(1, b="running")}, {"vm": "x"}, "unknown VM 'x'; known: b (kvm1)"),
         ({"kvm1": host(1)}, {}, "no vm is given and no placement is declared"),
-        ({"kvm1": host(1)}, {"vm": " , "}, "no vm is given and no placement is declared"),
+        ({"kvm1": host(1)}, {"vm": " , "}, "vm is given and empty; accepted: a name"),
+        ({"kvm1": host(1, a="running")}, {"vm": "", "declared": {"a": {"host": "kvm1"}}}, "vm is given and empty"),
+        ({"kvm1": host(1, a="running")}, {"vm": "a", "dest": ""}, "dest is given and empty"),
+        ({"kvm1": host(1, a="running")}, {"vm": "a", "dest": {"kvm1": 1}}, "dest is {'kvm1': 1}; accepted: a name"),
+        ({"kvm1": host(1)}, {"declared": {"a": {"host": []}}}, "migration_vms.a.host is given and empty"),
+        (
+            {"kvm1": host(1, a="running"), "kvm2": host(2, a="incoming")},
+            {"vm": "a", "dest": "kvm2"},
+            "VM a is being moved to kvm2 right now",
+        ),
         (
             {"kvm1": host(1, a="running"), "kvm2": host(2)},
             {"vm": "a", "dest": "kvm9"},
@@ -162,7 +171,7 @@ def test_every_vm_with_an_error_is_named():
 
 @pytest.mark.parametrize(
     ("given", "names"),
-    [(None, []), ("", []), ("a", ["a"]), ("a, b,a,", ["a", "b"]), (["b", " a "], ["b", "a"])],
+    [(None, []), ("", []), (5, ["5"]), ([5], ["5"]), ("a", ["a"]), ("a, b,a,", ["a", "b"]), (["b", " a "], ["b", "a"])],
 )
 def test_names_come_as_comma_list_or_list(given, names):
     assert split_names(given) == names

@@ -17,7 +17,7 @@ MODES = ("auto", "live", "offline")
 STORAGES = ("auto", "shared", "copy")
 DECLARED_KEYS = ("host", "mode", "storage")
 # A domain in one of these states runs, or will as soon as somebody resumes it: it must not be started elsewhere.
-ACTIVE_STATES = ("running", "paused", "postcopy_failed", "incoming")
+ACTIVE_STATES = ("running", "paused", "postcopy_failed")
 
 
 @dataclass
@@ -70,8 +70,8 @@ def _first_line(result: Mapping[str, Any]) -> str:
 
 def plan(
     facts: Mapping[str, Mapping[str, Any]],
-    vm: str | Iterable[str] | None = None,
-    dest: str | Iterable[str] | None = None,
+    vm: Any = None,
+    dest: Any = None,
     declared: Mapping[str, Mapping[str, Any]] | None = None,
     inventory: Iterable[str] = (),
 ) -> dict[str, list[Any]]:
@@ -82,7 +82,7 @@ def plan(
     """
     hosts = read_facts(facts)
     declared = declared or {}
-    errors = _check_hosts(hosts) or _check_declared(declared)
+    errors = _check_hosts(hosts) or _check_declared(declared) or _check_given(vm=vm, dest=dest)
     moves: list[dict[str, Any]] = []
     settled: list[dict[str, Any]] = []
     if not errors:
@@ -98,10 +98,21 @@ def plan(
     return {"moves": moves, "settled": settled, "errors": errors}
 
 
-def split_names(value: str | Iterable[str] | None) -> list[str]:
-    """A comma list, a list or nothing, as a list of distinct names in their order."""
-    parts = value.split(",") if isinstance(value, str) else list(value or ())
-    return list(dict.fromkeys(part.strip() for part in parts if part.strip()))
+def split_names(value: Any) -> list[str]:
+    """A name, a comma list, a list or nothing, as a list of distinct names in their order."""
+    parts = value if isinstance(value, (list, tuple)) else [] if value is None else str(value).split(",")
+    return list(dict.fromkeys(str(part).strip() for part in parts if str(part).strip()))
+
+
+def _check_given(**given: Any) -> list[str]:
+    """What was said must say something: an empty name would silently mean every VM, or any host."""
+    errors = []
+    for option, value in given.items():
+        if isinstance(value, Mapping):
+            errors.append(f"{option} is {value!r}; accepted: a name, a comma list or a list of names")
+        elif value is not None and not split_names(value):
+            errors.append(f"{option} is given and empty; accepted: a name, a comma list or a list of names")
+    return errors
 
 
 def _check_hosts(hosts: Mapping[str, Seen]) -> list[str]:
@@ -130,6 +141,7 @@ def _check_declared(declared: Any) -> list[str]:
         if not isinstance(placement, Mapping):
             errors.append(f"migration_vms.{name} is not a mapping; accepted keys: {', '.join(DECLARED_KEYS)}")
             continue
+        errors += [f"migration_vms.{name}.{line}" for line in _check_given(host=placement.get("host"))]
         unknown = sorted(set(placement) - set(DECLARED_KEYS))
         if unknown:
             errors.append(f"migration_vms.{name}.{unknown[0]} is unknown; accepted keys: {', '.join(DECLARED_KEYS)}")
@@ -157,6 +169,12 @@ def _plan_one(
     if len({home.domains[name]["uuid"] for home in homes}) > 1:
         places = ", ".join(f"{home.name} ({home.domains[name]['uuid']})" for home in homes)
         return f"{name} is the name of different VMs on {places}: rename one of them"
+    arriving = [home for home in homes if home.domains[name]["state"] == "incoming"]
+    if arriving:
+        places = ", ".join(home.name for home in arriving)
+        return (
+            f"VM {name} is being moved to {places} right now: run again when that has ended (virsh domjobinfo {name})"
+        )
     running = [home for home in homes if home.domains[name]["state"] in ACTIVE_STATES]
     if len(running) > 1:
         return f"VM {name} is active on {' and '.join(home.name for home in running)} at once; nothing is touched"
