@@ -70,6 +70,17 @@ def test_an_entry_without_an_identity_counts_as_changed(here, image):
     assert here.journal()[0]["state"] == "changed"
 
 
+def test_the_file_of_a_run_that_was_killed_is_unsettled_until_another_takes_its_place(here, image, tmp_path):
+    known = {key: here.identity(image)[key] for key in ("inode", "device")}
+    here.leave_behind(UUID, "a", [{"path": image, "target": "vda", "phase": "moving", **known}])
+    Path(image).write_bytes(b"more")
+    assert here.journal()[0]["state"] == "unsettled"
+    twin = tmp_path / "twin"
+    twin.write_bytes(b"more")
+    twin.replace(image)
+    assert here.journal()[0]["state"] == "changed"
+
+
 def test_an_image_that_is_gone_is_said_to_be_and_dropped_at_the_next_entry(here, image, tmp_path):
     here.leave_behind(UUID, "a", [left(here, image)])
     Path(image).unlink()

@@ -229,7 +229,9 @@ def test_the_journal_of_another_host_counts_for_nothing(lab, left_behind):
     assert "its journal is not used" in result.warnings[0]
 
 
-def test_the_entry_of_a_run_that_was_killed_counts_for_nothing(lab, refused, monkeypatch):
+@pytest.fixture
+def killed_run(lab, monkeypatch):
+    """A run that died after libvirt had moved the guest: its journal on kvm1 says `moving`, and the way leads back."""
     lab.add()
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(settle.Settlement, "settle", mock.Mock(side_effect=KeyboardInterrupt))
@@ -239,7 +241,24 @@ def test_the_entry_of_a_run_that_was_killed_counts_for_nothing(lab, refused, mon
     assert lab.record()[0]["outcome"] == "moving"
     lab.on("kvm2")
     lab.world.migrations.clear()
-    refused("dest_image_exists", dest_uri="qemu+ssh://root@kvm1/system", _dest_facts=lab.facts("kvm1"))
+    return {"dest_uri": "qemu+ssh://root@kvm1/system", "_dest_facts": lab.facts("kvm1")}
+
+
+def test_the_image_that_a_killed_run_left_is_known_when_the_guest_comes_back(lab, killed_run):
+    assert killed_run["_dest_facts"]["journal"][0]["state"] == "unsettled"
+    result = lab.move(**killed_run)
+    assert not result.failed, result.msg
+    assert lab.where() == (RUNNING, None)
+
+
+def test_another_file_in_its_place_is_not(lab, refused, killed_run):
+    killed_run["_dest_facts"]["journal"][0]["state"] = "changed"
+    refused("dest_image_exists", **killed_run)
+
+
+def test_nor_is_it_while_the_guest_is_still_defined_there(lab, refused, killed_run):
+    lab.add("kvm1", state=SHUTOFF)
+    refused("dest_image_exists", **killed_run)
 
 
 @pytest.mark.parametrize("options", [{"storage": "copy"}, {"migrate_disks": ["vda"]}, {"copy_storage": "all"}])

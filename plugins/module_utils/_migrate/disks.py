@@ -243,13 +243,19 @@ class Disks:
         entry = self._entry(disk, facts)
         if entry.get("locked"):
             raise Refusal(f"{where} and a process there has it open", "image_in_use", "end that process")
-        if force or (entry.get("state") == "unchanged" and entry.get("target") == disk.target):
+        if force or (entry.get("target") == disk.target and self._is_stale(entry)):
             return
         raise Refusal(
             f"{where} and {_why_not(entry, facts)}",
             "dest_image_exists",
             "remove it there, or say force: true to have it replaced",
         )
+
+    def _is_stale(self, entry: Mapping[str, Any]) -> bool:
+        """An earlier move left it behind; also one that was killed on the way, where the guest is gone from there."""
+        if entry.get("state") == "unsettled":
+            return self._dest.host.find_uuid(self._definition.uuid) is None
+        return entry.get("state") == "unchanged"
 
     def _entry(self, disk: Disk, facts: Mapping[str, Any] | None) -> Dict[str, Any]:
         """What the destination's journal says about that path for this VM."""

@@ -111,8 +111,7 @@ class Local:
         identity = self.identity(image["path"])
         if identity is None:
             return {"state": "gone", "locked": False}
-        same = all(image.get(key) == value for key, value in identity.items())
-        return {"state": "unchanged" if same else "changed", "locked": self.locked(image["path"])}
+        return {"state": _compare(image, identity), "locked": self.locked(image["path"])}
 
     def leave_behind(self, uuid: str, name: str, images: Sequence[Mapping[str, Any]]) -> None:
         """Note the images that the VM leaves here; what an earlier move of it left elsewhere stays noted."""
@@ -142,6 +141,14 @@ class Local:
         for name in sorted(_names(self._runs))[:-KEPT_RUNS]:
             with suppress(FileNotFoundError):
                 os.unlink(os.path.join(self._runs, name))
+
+
+def _compare(image: Mapping[str, Any], identity: Mapping[str, int]) -> str:
+    """unchanged; unsettled: the same file, of a run that was killed before it knew what it left; or changed."""
+    if all(image.get(key) == value for key, value in identity.items()):
+        return "unchanged"
+    same_file = "inode" in image and all(image.get(key) == identity.get(key) for key in ("inode", "device"))
+    return "unsettled" if same_file and image.get("phase") == "moving" else "changed"
 
 
 def _text(path: str) -> str:

@@ -390,8 +390,10 @@ class Move:
             return where if final else ""
         noted = []
         for image in self._left_behind(layout):
-            # Without an identity the entry counts for nothing: only a finished run knows what it has left behind.
-            identity = self._local.identity(image["path"]) if final else None
+            # The running guest still writes: until it has left, only the file itself can be named, not its content.
+            identity = self._local.identity(image["path"]) or {}
+            if not final:
+                identity = {key: value for key, value in identity.items() if key in ("inode", "device")}
             noted.append(
                 {
                     "path": image["path"],
@@ -399,7 +401,7 @@ class Move:
                     "run": self._request.run_id,
                     "phase": "left_behind" if final else MOVING,
                     "left_at": int(self._request.now),
-                    **(identity or {}),
+                    **identity,
                 }
             )
         return _tried(lambda local: local.leave_behind(self._place.uuid, self._place.name, noted), self._local)
