@@ -25,6 +25,10 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo "Quick start: make demo; make test"
 
+.PHONY: root
+root:
+	@[ "$$(id -u)" = 0 ] || { echo 'the lab boots containers and makes network namespaces: run make as root (or with sudo)' >&2; exit 1; }
+
 .PHONY: setup packages venv venv-core219
 setup: packages venv ## install what everything here needs: Debian packages (as root), virtual environment
 	@echo 'ready; to work in the environment: . .venv/bin/activate'
@@ -52,26 +56,26 @@ unit-core219: venv venv-core219 ## unit tests on the oldest supported ansible-co
 sanity: packages venv ## ansible-test sanity on the built collection
 	@$(IN_VENV) $(GATES)/sanity.sh $(SANITY)
 
-molecule: setup ## all scenarios on the lab (as root); S=default runs one
+molecule: root setup ## all scenarios on the lab (as root); S=default runs one
 	@$(IN_VENV) molecule test $(if $(S),-s $(S),--all)
 
-test: setup ## everything that must pass, quick checks first
+test: root setup ## everything that must pass, quick checks first
 	@$(IN_VENV) python $(GATES)/run.py test
 
-test-full: setup ## test, then the demo
+test-full: root setup ## test, then the demo
 	@$(IN_VENV) python $(GATES)/run.py full
 
 .PHONY: lab lab-down demo bench
-lab: setup ## boot the lab (as root): labkvm1, labkvm2, labstor1 and the guests
+lab: root setup ## boot the lab (as root): labkvm1, labkvm2, labstor1 and the guests
 	@$(IN_VENV) molecule create -s default
 
-lab-down: setup ## take the lab down and leave nothing of it
+lab-down: root setup ## take the lab down and leave nothing of it
 	@$(IN_VENV) molecule destroy -s default
 
-demo: setup ## migrate a running guest before your eyes (as root)
+demo: root setup ## migrate a running guest before your eyes (as root)
 	@$(IN_VENV) python -m tests.lab.demo
 
-bench: setup ## measure virt_migrate against bare virsh (as root, lab up)
+bench: root setup ## measure virt_migrate against bare virsh (as root, lab up)
 	@$(IN_VENV) python tests/bench/overhead.py $(B)
 
 .PHONY: clean
