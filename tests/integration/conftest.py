@@ -60,7 +60,7 @@ def ansible(command: str, *arguments: str, **environment: str) -> Run:
     done = subprocess.run(
         [command, *arguments],
         cwd=PLAYBOOKS,
-        env={**_plain_environment(), **environment},
+        env={**plain_environment(), **environment},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -71,7 +71,7 @@ def ansible(command: str, *arguments: str, **environment: str) -> Run:
     return Run(done.returncode, done.stdout)
 
 
-def _plain_environment() -> dict[str, str]:
+def plain_environment() -> dict[str, str]:
     """The environment of a user's shell: what molecule sets for its own Ansible is not part of it."""
     plain = {name: value for name, value in os.environ.items() if not name.startswith(("ANSIBLE_", "MOLECULE_"))}
     return {**plain, "ANSIBLE_NOCOLOR": "1"}
@@ -88,7 +88,7 @@ def inventory() -> dict:
     done = subprocess.run(
         ["ansible-inventory", "--list"],
         cwd=PLAYBOOKS,
-        env=_plain_environment(),
+        env=plain_environment(),
         text=True,
         capture_output=True,
         check=True,

@@ -9,11 +9,12 @@ import json
 import re
 import subprocess
 import sys
+import time
 from contextlib import contextmanager
 
 import pytest
 
-from .conftest import PLAYBOOKS, REPOSITORY, ansible
+from .conftest import PLAYBOOKS, REPOSITORY, ansible, plain_environment
 
 VM = "centos64a"
 IMAGE = "/vm/centos64-32bit.qcow2"
@@ -128,6 +129,37 @@ def test_hooks_run_before_and_after_on_the_source(migrate, home, tmp_path):
     assert home(VM) == {"labkvm2": "running"}
 
 
+# --- faults on the way
+
+
+def wait_for(condition, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come about in time"
+        time.sleep(0.5)
+
+
+def test_a_killed_module_leaves_one_running_vm_that_can_come_home(migrate, hypervisors, home):
+    source = hypervisors["labkvm2"]
+    slow = json.dumps({"migrate_options": {"bandwidth": 60}})
+    arguments = ["ansible-playbook", "migrate.yml", "-e", f"vm={VM}", "-e", "dest=labkvm1", "-e", slow]
+    with subprocess.Popen(
+        arguments, cwd=PLAYBOOKS, env=plain_environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as run:
+        wait_for(lambda: "Unbounded" in source.run("virsh domjobinfo %s", VM).stdout)
+        # Through the pipe that Ansible uses a module's Python has no arguments; the watcher's has.
+        source.check_output("kill -KILL $(pgrep -xf /usr/bin/python3)")
+        run.wait(timeout=120)
+    during = migrate("-e", f"vm={VM}", "-e", "dest=labkvm1")
+    assert during.rc == 0 or re.search(r"is being moved to labkvm1 right now|a job is going on", during.message)
+    # Peer to peer: libvirt finishes what it has begun, whoever asked for it.
+    wait_for(lambda: list(home(VM).values()) == ["running"], 180)
+    assert home(VM) == {"labkvm1": "running"}
+    back = migrate("-e", f"vm={VM}", "-e", "dest=labkvm2")
+    assert back.rc == 0, back.out
+    assert home(VM) == {"labkvm2": "running"}
+
+
 # --- bad use: one clear line, nothing changed
 
 
@@ -228,6 +260,18 @@ BAD = {
         unreadable_image,
         ["-e", "vm=broken", "-e", "dest=labkvm1"],
         r"/vm/broken\.qcow2",
+    ),
+    "an empty name, as of an unset variable": (nothing, ["-e", "vm="], r"vm is given and empty"),
+    "an empty destination": (nothing, ["-e", f"vm={VM}", "-e", "dest="], r"dest is given and empty"),
+    "a limit without hypervisors": (
+        nothing,
+        ["-e", f"vm={VM}", "--limit", "labstor1"],
+        r"--limit leaves no hypervisor",
+    ),
+    "a limit without the VM's host": (
+        nothing,
+        ["-e", f"vm={VM}", "-e", "dest=labkvm1", "--limit", "labkvm1"],
+        r"labkvm2 does not answer \(it was not asked: --limit\)",
     ),
     "a group without hosts": (nothing, ["-e", "migration_hosts_group=nosuch"], r"group 'nosuch'.*no hosts"),
 }

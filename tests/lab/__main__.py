@@ -97,7 +97,7 @@ def watch(_options: argparse.Namespace) -> dict:
         if leader is None:
             raise LabError(f"host {folder.name} is not up: its watcher cannot have seen the whole scenario")
         logs.append(f"/proc/{leader}/root{WATCH_LOG}")
-    return {"watch": run(sys.executable, "-m", "tests.lab.watch.watch", "judge", *logs).strip()}
+    return json.loads(run(sys.executable, "-m", "tests.lab.watch.watch", "judge", *logs))
 
 
 def witness(options: argparse.Namespace) -> dict:
@@ -117,13 +117,16 @@ def witness(options: argparse.Namespace) -> dict:
     home = next((name for name in roots if _virsh(name, "domstate", vm).strip() in ("running", "paused")), None)
     if home is None:
         raise LabError(f"{vm} is active on no host")
-    # Its disk at one moment: the guest stands still while it is read.
+    # Its disk at one moment: the guest stands still while it is read, and one that was paused stays so.
     image = _virsh(home, "domblklist", vm, "--details").split()[-1]
-    _virsh(home, "suspend", vm)
+    runs = _virsh(home, "domstate", vm).strip() == "running"
+    if runs:
+        _virsh(home, "suspend", vm)
     try:
         said = run(sys.executable, "-m", "tests.lab.guest.witness", "judge", *consoles, f"--image={roots[home]}{image}")
     finally:
-        _virsh(home, "resume", vm)
+        if runs:
+            _virsh(home, "resume", vm)
     return json.loads(said)
 
 
