@@ -40,6 +40,8 @@ SYSTEM_PYTHONS = ("/usr/bin/python3", "/usr/libexec/platform-python", "/usr/bin/
 
 # libvirt's error code for a volume whose name is taken; a number, so that it is there without the bindings.
 STORAGE_VOL_EXIST = 90
+# And for what a domain that does not run cannot do.
+OPERATION_INVALID = 55
 
 _STATES = {
     "VIR_DOMAIN_NOSTATE": "no_state",
@@ -58,6 +60,9 @@ _REASONS = {
     ("paused", "VIR_DOMAIN_PAUSED_STARTING_UP"): "starting_up",
     ("paused", "VIR_DOMAIN_PAUSED_POSTCOPY_FAILED"): "postcopy_failed",
 }
+# What of a domain limits its migrations, and how the bindings name it.
+_LIMITS = {"downtime": "MaxDowntime", "bandwidth": "MaxSpeed", "compression_cache": "CompressionCache"}
+LIMITS = tuple(_LIMITS)
 _DIRECTORY_POOLS = ("dir", "fs", "netfs")
 
 
@@ -300,6 +305,9 @@ class Host:
     def resume(self, uuid: str) -> None:
         self._ask(self._domain(uuid).resume)
 
+    def suspend(self, uuid: str) -> None:
+        self._ask(self._domain(uuid).suspend)
+
     def set_autostart(self, uuid: str, wanted: bool) -> None:
         self._ask(self._domain(uuid).setAutostart, int(wanted))
 
@@ -366,6 +374,18 @@ class Host:
 
     def abort_job(self, uuid: str) -> None:
         self._ask(self._domain(uuid).abortJob)
+
+    def start_postcopy(self, uuid: str) -> None:
+        self._ask(self._domain(uuid).migrateStartPostCopy)
+
+    def limit(self, uuid: str, name: str) -> int | None:
+        """One of the limits of migrations (milliseconds, MiB per second, bytes), None where it is not told."""
+        with suppress(LibvirtFailure, AttributeError):
+            return int(self._ask(getattr(self._domain(uuid), f"migrateGet{_LIMITS[name]}")))
+        return None
+
+    def set_limit(self, uuid: str, name: str, value: int) -> None:
+        self._ask(getattr(self._domain(uuid), f"migrateSet{_LIMITS[name]}"), value)
 
     def pair_with(self, dest: Host) -> None:
         """From now on this process drives both ends of a migration, instead of this host's daemon."""

@@ -275,6 +275,124 @@ options:
   compression_zstd_level:
     description: From 0 (the default) to 20 (smallest) for V(zstd) in O(compression). Since libvirt 9.4.0.
     type: int
+  timeout:
+    description:
+      - Seconds that the data of a VM that runs or is paused may travel. Then O(timeout_action) is done.
+    type: int
+  timeout_per_gib:
+    description:
+      - The same in seconds for each GiB of the VM's memory and of what is allocated of the disks that are copied,
+        counted as one GiB at least. Whichever of the two comes first counts.
+    type: int
+  timeout_action:
+    description:
+      - V(abort) ends the move and the VM goes on where it is.
+      - V(suspend) stops the VM for what is left to send. It goes on at the destination, or where it was if the
+        move fails.
+      - V(postcopy) lets the VM run at the destination before all its memory is there. Needs
+        O(postcopy=true).
+    type: str
+    default: abort
+    choices: [abort, suspend, postcopy]
+  policy:
+    description:
+      - What is done when the VM changes its memory faster than it can be sent. A policy is a list of steps as in
+        O(policy_steps), and each of the following is no more than that.
+      - V(none) waits.
+      - V(minimal_downtime) slows the VM down (as O(auto_converge)), permits it to be stopped for 50, 75 and 100 % of
+        O(max_downtime) after 4, 6 and 8 stalled passes, and gives up after 20 of them, 150 s for each GiB or 150 s
+        without progress.
+      - V(must_complete) permits 50 and 100 % of O(max_downtime) after 1 and 2 stalled passes; after 3 of them or
+        100 s for each GiB it goes over to post-copy, and after 6 of them or 120 s for each GiB it stops the
+        VM. Where post-copy is not possible it goes without, with a warning.
+      - V(never_pause) slows the VM down, and gives up as V(minimal_downtime) does.
+      - Any other name is that of O(policy_steps).
+    type: str
+    default: none
+  policy_steps:
+    description:
+      - The steps of a policy of your own. Each is done once, as soon as it is due, in the order of the list. After
+        V(abort) and V(postcopy) there is none; after V(suspend) only V(abort).
+      - Post-copy does not begin before memory travels, nor within 30 s after the throughput has suddenly fallen to less
+        than half, because a network that fails in post-copy takes the VM with it.
+      - Steps that stop the VM or hand it over wait up to 10 s for a moment when little is left, unless they are due by
+        V(elapsed) or V(iteration).
+      - A VM that is paused, or that O(mode=nonlive) pauses, changes nothing. Of all steps only V(abort)
+        counts for it.
+    type: list
+    elements: dict
+    suboptions:
+      when:
+        description:
+          - What O(policy_steps[].at) counts.
+          - V(start) counts nothing. V(iteration) is the number of the pass over the memory that has begun.
+          - V(stalled_iterations) is the number of passes in a row that have left no less to send than the best
+            one before.
+          - V(seconds_per_gib) is seconds for each GiB as in O(timeout_per_gib), V(no_progress) seconds since less
+            remained than ever before, V(elapsed) seconds.
+        type: str
+        required: true
+        choices: [start, iteration, stalled_iterations, seconds_per_gib, no_progress, elapsed]
+      at:
+        description: The number at which the step is due. Left out with V(start) in O(policy_steps[].when).
+        type: float
+      do:
+        description:
+          - What is done. V(auto_converge) is for V(start) in O(policy_steps[].when) only, and V(postcopy),
+            V(suspend) and V(abort) are not for it.
+          - V(raise_downtime) never lowers the limit, and never goes above O(max_downtime).
+        type: str
+        required: true
+        choices: [auto_converge, raise_downtime, set_bandwidth, postcopy, suspend, abort]
+      downtime:
+        description: Milliseconds, with V(raise_downtime) in O(policy_steps[].do).
+        type: int
+      percent:
+        description: Percent of O(max_downtime), instead of O(policy_steps[].downtime).
+        type: int
+      bandwidth:
+        description: MiB per second, with V(set_bandwidth) in O(policy_steps[].do).
+        type: int
+  max_downtime:
+    description:
+      - Milliseconds that the VM may stand still at the end. QEMU's own limit is 300.
+      - With a policy that raises the limit, how far it may go; 500 where this is not given. Without one, what is set
+        at the start.
+      - The limit of before is set back when the VM stays.
+    type: int
+  auto_converge:
+    description: Slow the VM down until it changes its memory less fast than it can be sent.
+    type: bool
+    default: false
+  auto_converge_initial:
+    description: Percent by which the VM is slowed down first, from 1 to 99. QEMU's default is 20.
+    type: int
+  auto_converge_increment:
+    description: Percent that are added as long as it is not enough, from 1 to 99. QEMU's default is 10.
+    type: int
+  postcopy:
+    description:
+      - Permit post-copy, where the VM runs at the destination before all its memory is there. It begins by
+        O(timeout_action), O(policy), O(policy_steps), O(postcopy_after_precopy) or C(virsh migrate-postcopy).
+      - A network that fails meanwhile stops the VM until O(postcopy_resume).
+      - Refused for a VM with devices of the host, or with memory in huge pages or in a file, and with
+        O(parallel) before QEMU 10.1. A VM that is paused moves without it.
+    type: bool
+    default: false
+  postcopy_after_precopy:
+    description: Begin post-copy when the first pass over the memory is done. Needs O(postcopy=true).
+    type: bool
+    default: false
+  postcopy_bandwidth:
+    description:
+      - Limit in MiB per second after the VM has gone over; V(0) is no limit. Needs O(postcopy=true).
+    type: int
+  postcopy_resume:
+    description:
+      - Where a post-copy of the VM has failed, go on with it. Give the other options as they were.
+      - For a VM in any other state this changes nothing. Since libvirt 8.5.0.
+    type: bool
+    default: false
   connect_timeout:
     description: Seconds that each host gets to answer when the connection is opened.
     type: int
@@ -316,6 +434,29 @@ EXAMPLES = r"""
     dest_host: labkvm2
     copy_storage: inc
     tls: true
+
+- name: Bring it to an end whatever it writes, with at most a second of standstill before post-copy is tried
+  kvmops.migration.virt_migrate:
+    name: centos64a
+    dest_host: labkvm2
+    policy: must_complete
+    max_downtime: 1000
+
+- name: A policy of your own
+  kvmops.migration.virt_migrate:
+    name: centos64a
+    dest_host: labkvm2
+    policy: office_hours
+    policy_steps:
+      - {when: stalled_iterations, at: 2, do: raise_downtime, downtime: 400}
+      - {when: stalled_iterations, at: 4, do: raise_downtime, downtime: 800}
+      - {when: seconds_per_gib, at: 60, do: abort}
+
+- name: Go on with a post-copy that a broken network has stopped
+  kvmops.migration.virt_migrate:
+    name: centos64a
+    dest_host: labkvm2
+    postcopy_resume: true
 
 - name: See what would happen
   kvmops.migration.virt_migrate:
@@ -378,6 +519,11 @@ downtime_ms:
   returned: when the VM was found
   type: int
   sample: 94
+downtime_limit_ms:
+  description: Milliseconds for which the VM was permitted to stand still, at the end of the job.
+  returned: when the VM was found
+  type: int
+  sample: 300
 duration_s:
   description: Seconds of the module's own work.
   returned: always
@@ -400,7 +546,10 @@ disks:
   type: list
   elements: dict
 series:
-  description: Samples taken while the VM moved, at most 120.
+  description:
+    - Samples taken while the VM moved, at most 120, each with C(t) (seconds), what is processed and what remains of
+      memory and disks in bytes, C(iteration), C(dirty_rate) and smoothed C(throughput) in bytes per second, C(percent),
+      C(memory_percent) and C(disk_percent).
   returned: when the VM was found
   type: list
   elements: dict
@@ -410,10 +559,22 @@ left_behind:
   type: list
   elements: dict
 actions:
-  description: What was done to clean up after a failed move.
-  returned: after a failed move
+  description:
+    - What was done while the data travelled and afterwards, in order, each with C(t) (seconds since the start of
+      the job), C(action), C(value) (milliseconds of a downtime, MiB per second of a bandwidth), C(reason), and C(error)
+      where libvirt refused it.
+    - Actions are those of O(policy_steps[].do), V(set_downtime), and V(undefine_source), V(resume_source),
+      V(remove_dest_definition) and V(remove_dest_images) to settle what a job has left.
+  returned: when the VM was found
   type: list
-  elements: str
+  elements: dict
+  sample: [{"t": 41.2, "action": "raise_downtime", "value": 500, "reason": "it has taken 40 s"}]
+progress:
+  description:
+    - C(percent) of all bytes, C(memory), and C(disk) where disks are copied. They never go backwards, and are 100 only
+      when the VM has moved.
+  returned: after a move was tried
+  type: dict
 failure_class:
   description: One word for the kind of failure.
   returned: on failure

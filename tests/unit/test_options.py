@@ -22,14 +22,7 @@ from fake import libvirt as fake
 DOCUMENTED = yaml.safe_load(virt_migrate.DOCUMENTATION)["options"]
 DEFAULTS = {option.name: option.default for option in options.OPTIONS}
 # What libvirt has and virt_migrate does not offer.
-NOT_OFFERED = {
-    "VIR_MIGRATE_AUTO_CONVERGE",
-    "VIR_MIGRATE_PARAM_AUTO_CONVERGE_INCREMENT",
-    "VIR_MIGRATE_PARAM_AUTO_CONVERGE_INITIAL",
-    "VIR_MIGRATE_PARAM_BANDWIDTH_POSTCOPY",
-    "VIR_MIGRATE_POSTCOPY",
-    "VIR_MIGRATE_POSTCOPY_RESUME",
-}
+NOT_OFFERED = set()
 # What the table has and libvirt 9.0, which the fake is, has not.
 NEWER = {
     "bandwidth.avail.switchover",
@@ -67,9 +60,16 @@ def offered():
 
 
 def test_every_option_is_documented_as_it_is():
-    documented = {
-        name: {key: value for key, value in row.items() if key != "description"} for name, row in DOCUMENTED.items()
-    }
+
+    def described(rows):
+        found = {}
+        for name, row in rows.items():
+            found[name] = {key: value for key, value in row.items() if key not in ("description", "suboptions")}
+            if "suboptions" in row:
+                found[name]["options"] = described(row["suboptions"])
+        return found
+
+    documented = described(DOCUMENTED)
     spec = {
         name: {key: value for key, value in row.items() if key != "no_log"}
         for name, row in options.argument_spec().items()
@@ -182,10 +182,19 @@ def test_the_defaults_are_accepted():
         ("tls_destination", ["kvm2.example.org", "10.0.0.1", "fd00::2"], ["tcp://kvm2", "", "*.x"]),
         ("dest_name", ["b", "b c"], ["a/b", "", "a\nb"]),
         ("connect_timeout", [1, 600], [0, 601]),
+        ("timeout", [1, 31536000], [0, -1, 31536001]),
+        ("timeout_per_gib", [1, 31536000], [0, 31536001]),
+        ("max_downtime", [1, 2000000], [0, 2000001]),
+        ("auto_converge_initial", [1, 99], [0, 100]),
+        ("auto_converge_increment", [1, 99], [0, 100]),
+        ("postcopy_bandwidth", [0, 2**43 - 1], [-1, 2**43]),
+        ("policy", ["none", "must_complete", "my.own-one_2"], ["", "1st", "a b"]),
+        ("policy_steps", [[{}], [{}, {}]], [[]]),
     ],
 )
 def test_what_a_value_may_be(name, good, bad):
-    base = {**DEFAULTS, "name": "a", "parallel": name in ("parallel_connections", "compression_zlib_level")}
+    tuned = {"auto_converge": True, "postcopy": name == "postcopy_bandwidth"}
+    base = {**DEFAULTS, **tuned, "name": "a", "parallel": name in ("parallel_connections", "compression_zlib_level")}
     method = name.split("_")[1] if name.startswith("compression_") else None
     if method:
         base.update(compression=[method], parallel=method in ("zlib", "zstd"))
@@ -247,6 +256,18 @@ def test_what_a_value_may_be(name, good, bad):
         {"mode": "offline", "persistent_xml": "<domain/>"},
         {"persistent": False, "persistent_xml": "<domain/>"},
         {"listen_address": "::", "migrate_uri": "unix:///x"},
+        {"auto_converge_initial": 30},
+        {"auto_converge_increment": 30},
+        {"timeout_action": "postcopy", "timeout": 60},
+        {"postcopy_after_precopy": True},
+        {"postcopy_bandwidth": 10},
+        {"postcopy": True, "mode": "nonlive"},
+        {"postcopy": True, "mode": "offline"},
+        {"postcopy": True, "suspend": True},
+        {"postcopy": True, "tunnelled": True},
+        {"postcopy": True, "compression": ["mt"]},
+        {"postcopy_resume": True, "mode": "nonlive"},
+        {"postcopy_resume": True, "tunnelled": True},
     ],
 )
 def test_what_excludes_each_other_is_refused_by_name_with_the_reason(together):
@@ -281,6 +302,8 @@ EXAMPLES = {
     "listen_address": ["::"],
     "graphics_uri": ["spice://kvm2:5900"],
     "tls_destination": ["kvm2"],
+    "policy": ["none", "must_complete", "mine"],
+    "policy_steps": [[{"when": "elapsed", "at": 9, "do": "abort"}]],
 }
 
 

@@ -9,36 +9,88 @@ from __future__ import annotations
 import threading
 import time
 from contextlib import suppress
-from typing import Any, Callable, Dict, List, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Callable, Dict, List, Mapping, Sequence, Tuple
 
-from .._libvirt import Host, LibvirtFailure
-from .._pure import jobstats
+from .._libvirt import OPERATION_INVALID, Host, LibvirtFailure, NotFound
+from .._pure import jobstats, schedule
+from .._pure.progress import Progress
+from .._pure.schedule import Action, Convergence, Sample, Size, Step
+from .limits import Limits
 
 FIRST_STEP = 0.2
 LAST_STEP = 1.0
 GROWTH = 1.2
 # Seconds that a cancelled job gets to come back.
 ABORT_PATIENCE = 30.0
+# Failing calls for statistics in a row after which nobody watches over the job any more.
+TOLERATED = 5
+now = time.monotonic
+
+
+@dataclass(frozen=True)
+class Watch:
+    """How a job is watched over; without `statistics`, as a move of a definition has none, nothing is done at all."""
+
+    statistics: bool = True
+    steps: Tuple[Step, ...] = ()
+    size: Size = field(default_factory=lambda: Size(0))
+    # The highest downtime limit that is permitted, in milliseconds.
+    max_downtime: int | None = None
+    # Whether it can be taken back: post-copy cannot.
+    can_abort: bool = True
 
 
 class Job:
-    """One call of libvirt's migration, watched until it returns."""
+    """One call of libvirt's migration, watched over until it returns."""
 
-    def __init__(self, host: Host, uuid: str, open_watcher: Callable[[], Host]):
+    def __init__(self, host: Host, uuid: str, open_watcher: Callable[[], Host], watch: Watch):
         self._host = host
         self._uuid = uuid
         self._open_watcher = open_watcher
+        self._watch_over = watch
+        self._watcher: Host | None = None
         self._done = threading.Event()
         self._series = jobstats.Series()
+        self._began = now()
+        self._missed = 0
+        self._limits: Limits | None = None
+        self._convergence = Convergence(watch.steps, watch.size, None, watch.max_downtime)
+        self._progress = Progress(watch.size)
         self.error: LibvirtFailure | None = None
         self.last: Dict[str, Any] = {}
+        self.actions: List[Dict[str, Any]] = []
+        # Whether the guest was stopped so that the job can end.
+        self.suspended = False
+        # Failure class and reason, where the job was ended from here.
+        self.given_up: Tuple[str, str] | None = None
 
     @property
     def series(self) -> List[Dict[str, Any]]:
         return self._series.points
 
+    @property
+    def downtime_limit(self) -> int | None:
+        """Milliseconds, as of the end of the job."""
+        known = self._limits is not None and self._limits.downtime is not None
+        return self._convergence.limit if known else None
+
+    def progress(self, finished: bool) -> Dict[str, int]:
+        """Percentages at the end of the job."""
+        if finished:
+            self._progress.finish()
+        return self._progress.now()
+
+    def elapsed(self) -> float:
+        return now() - self._began
+
     def run(self, dest_uri: str, params: Mapping[str, Any], flags: Sequence[str]) -> None:
         """Migrate; what libvirt said about it is in `error`, and proves nothing about where the guest is."""
+        if self._watch_over.statistics:
+            self._limits = Limits(self._host, self._uuid)
+            watch = self._watch_over
+            self._convergence = Convergence(watch.steps, watch.size, self._limits.downtime, watch.max_downtime)
+        self._began = now()
         worker = threading.Thread(target=self._migrate, args=(dest_uri, params, flags), daemon=True)
         worker.start()
         try:
@@ -47,8 +99,13 @@ class Job:
             # Nobody would see how it ends: do not let the guest go on behind the back of whoever stopped us.
             with suppress(LibvirtFailure):
                 self._host.abort_job(self._uuid)
-            self._done.wait(ABORT_PATIENCE)
+            if self._done.wait(ABORT_PATIENCE):
+                self.restore(self._host)
             raise
+
+    def restore(self, host: Host) -> List[str]:
+        """Give a guest that stays on the source its limits of before back; returns what went wrong."""
+        return self._limits.restore(host) if self._limits is not None else []
 
     def _migrate(self, dest_uri: str, params: Mapping[str, Any], flags: Sequence[str]) -> None:
         try:
@@ -61,21 +118,93 @@ class Job:
             self._done.set()
 
     def _watch(self) -> None:
-        began = time.monotonic()
-        watcher: Host | None = None
-        with suppress(LibvirtFailure):
-            watcher = self._open_watcher()
         step = FIRST_STEP
-        while not self._done.wait(step):
-            if watcher is not None:
-                # Statistics are for the eye: without them the job goes on all the same.
+        try:
+            if self._watch_over.statistics:
                 with suppress(LibvirtFailure):
-                    self._take(watcher.job_stats(self._uuid), time.monotonic() - began)
-            step = min(step * GROWTH, LAST_STEP)
+                    self._watcher = self._open_watcher()
+            while not self._done.wait(step):
+                if self._watch_over.statistics:
+                    self._look()
+                step = FIRST_STEP if self._convergence.waiting else min(step * GROWTH, LAST_STEP)
+        finally:
+            self._leave()
+
+    def _leave(self) -> None:
+        watcher, self._watcher = self._watcher, None
         if watcher is not None:
             watcher.close()
 
+    def _look(self) -> None:
+        try:
+            if self._watcher is None:
+                self._watcher = self._open_watcher()
+            stats = self._watcher.job_stats(self._uuid)
+        except LibvirtFailure as error:
+            self._miss(error)
+            return
+        self._missed = 0
+        self._take(stats, self.elapsed())
+
+    def _miss(self, error: LibvirtFailure) -> None:
+        if isinstance(error, NotFound) or error.code == OPERATION_INVALID:
+            # The guest has left, and the job is about to return.
+            return
+        self._missed += 1
+        # Perhaps it is only the connection.
+        self._leave()
+        if self._missed % (TOLERATED + 1) == 0 and self.given_up is None and self._may_abort():
+            reason = f"{self._missed} calls for statistics in a row have failed: {error}"
+            self._do(Action(schedule.ABORT, reason=reason), "no_statistics")
+
+    def _may_abort(self) -> bool:
+        return self._watch_over.can_abort and not self._convergence.handed_over
+
     def _take(self, stats: Dict[str, Any], seconds: float) -> None:
-        if stats.get("type"):
-            self.last = stats
-            self._series.add(jobstats.sample(stats, seconds))
+        if not stats.get("type"):
+            return
+        self.last = stats
+        sample = Sample.of(stats, seconds)
+        actions = self._convergence.decide(sample)
+        point = jobstats.sample(stats, seconds)
+        point.update(throughput=int(self._convergence.throughput.smoothed), **_percentages(self._progress.take(sample)))
+        self._series.add(point)
+        for action in actions if self.given_up is None else ():
+            self._do(action, "not_converged")
+
+    def _do(self, action: Action, failure_class: str) -> None:
+        entry = {
+            "t": round(self.elapsed(), 3),
+            "action": action.do,
+            "value": action.value,
+            "reason": action.reason,
+        }
+        try:
+            self._apply(action)
+        except LibvirtFailure as error:
+            entry["error"] = str(error)
+            self._convergence.refused(action)
+        else:
+            if action.do == schedule.ABORT:
+                self.given_up = (failure_class, action.reason)
+        self.actions.append(entry)
+
+    def _apply(self, action: Action) -> None:
+        # Only ending the job is worth a try on the connection that waits for its end.
+        host = self._watcher or self._host
+        value = action.value or 0
+        if action.do == schedule.ABORT:
+            host.abort_job(self._uuid)
+        elif action.do == schedule.POSTCOPY:
+            host.start_postcopy(self._uuid)
+        elif action.do == schedule.SUSPEND:
+            host.suspend(self._uuid)
+            self.suspended = True
+        elif action.do == schedule.SET_BANDWIDTH:
+            host.set_limit(self._uuid, "bandwidth", value)
+        else:
+            host.set_limit(self._uuid, "downtime", value)
+
+
+def _percentages(progress: Mapping[str, int]) -> Dict[str, int]:
+    return {name if name == "percent" else f"{name}_percent": value for name, value in progress.items()}

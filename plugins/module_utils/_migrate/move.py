@@ -8,28 +8,41 @@ from __future__ import annotations
 
 import posixpath
 from contextlib import suppress
-from typing import Any, Callable, Dict, List, Mapping
+from typing import Any, Callable, Dict, List, Mapping, Tuple
 
 from .._libvirt import Host, LibvirtFailure, unknown_flags
-from .._pure import certificates, checks, domain_xml, jobstats, messages, outcome, storage
+from .._pure import certificates, checks, domain_xml, jobstats, messages, outcome, schedule, storage
 from .._pure import options as table
 from .._pure import uri as uris
+from .._pure.domain_xml import Definition
 from .._pure.refusal import Refusal
+from .._pure.schedule import Size, Step
 from . import place as places
 from .disks import Disks, Layout, remove_images
-from .job import Job
+from .job import Job, Watch
 from .local import Local
 from .place import Place
 from .probe import Storage
 from .report import MOVING, PLANNED, Report, Request
 from .settle import End, Ledger, Settlement
 
+# Of a move that was ended from here.
+GIVEN_UP_CURES = {
+    "not_converged": "give it more bandwidth or a higher max_downtime, or let policy: must_complete bring it to an end",
+    "no_statistics": "look at the libvirt daemon on the source, then run again",
+}
+# Seconds that a call of the one that watches over the job may take.
+WATCH_PATIENCE = 10.0
+# QEMU has post-copy over parallel connections since this version.
+PARALLEL_POSTCOPY = (10, 1, 0)
+
 # What a person does about an outcome that the engine must not touch.
 CURES = {
     outcome.FAILED: "run again when the cause is removed",
     outcome.SPLIT_BRAIN: "find out which of the two is the right one, and destroy the other with virsh destroy",
     outcome.UNDETERMINED: "run again when both hosts answer and no job is going on",
-    outcome.POSTCOPY: "restore the network between the hosts; destroy neither of the two",
+    outcome.POSTCOPY: "restore the network between the hosts, then run again with postcopy_resume: true (since libvirt"
+    " 8.5.0); destroy neither of the two",
     outcome.CRASH: "look at the end of /var/log/libvirt/qemu/NAME.log, then virsh destroy and start the VM",
     outcome.LOST: "restore the definition from a backup; the images are where they were",
     outcome.MIGRATED: "undefine it on the source when it is no longer needed there",
@@ -49,6 +62,9 @@ class Move:
         self._dest = dest
         self._place = place
         self._local = local
+        self._definition = Definition(place.name, place.uuid)
+        # Images that an earlier run of this move has noted.
+        self._left: List[Dict[str, Any]] = []
         self._source_pools = Storage(source, request.run_id, request.now)
         self._dest_pools = Storage(dest, request.run_id, request.now)
 
@@ -59,8 +75,45 @@ class Move:
         self._check_facts()
         layout = self._lay_out(mode)
         self._check_copies(layout)
-        values = self._resolve(mode, layout)
+        values, steps = self._resolve(mode, layout)
         self._check_versions(values)
+        self._describe(mode, layout, values)
+        if self._request.check_mode:
+            self._report.add(left_behind=self._left_behind(layout))
+            planned = domain_xml.renamed(before, values["dest_name"] or self._place.name)
+            return self._report.finished(changed=True, outcome=PLANNED, **self._diff(before, planned))
+        self._move(mode, layout, values, self._watch(mode, layout, steps))
+        return self._finished(before)
+
+    def resume(self) -> Dict[str, Any]:
+        """Go on with a post-copy that has failed: what is missing at the destination is fetched from the source."""
+        before = self._dest.xml(self._place.uuid, inactive=True)
+        self._check_facts()
+        domain = self._place.at_source
+        values = {
+            **table.without_copies(self._options),
+            "mode": "live",
+            # The disks are at the destination since the guest runs there.
+            "copy_storage": "none",
+            "dest_xml": None,
+            "persistent_xml": None,
+            "undefine_source": self._options["undefine_source"] and domain is not None and domain.persistent,
+            "auto_converge": False,
+            "auto_converge_initial": None,
+            "auto_converge_increment": None,
+            "postcopy": True,
+        }
+        values = self._tidied({**values, "tls": self._resolve_tls(values)})
+        self._check_versions(values)
+        layout = Layout()
+        self._left = self._moving()
+        self._describe("live", layout, values)
+        if self._request.check_mode:
+            return self._report.finished(changed=True, outcome=PLANNED, **self._diff(before, before))
+        self._move("live", layout, values, Watch(can_abort=False))
+        return self._finished(before)
+
+    def _describe(self, mode: str, layout: Layout, values: Mapping[str, Any]) -> None:
         self._report.add(
             mode=mode,
             storage=storage.summary(layout.plans),
@@ -69,11 +122,8 @@ class Move:
             params=table.public(table.params(values)),
             disks=[plan.result() for plan in layout.plans],
         )
-        if self._request.check_mode:
-            self._report.add(left_behind=self._left_behind(layout))
-            planned = domain_xml.renamed(before, values["dest_name"] or self._place.name)
-            return self._report.finished(changed=True, outcome=PLANNED, **self._diff(before, planned))
-        self._move(mode, layout, values)
+
+    def _finished(self, before: str) -> Dict[str, Any]:
         after = before
         if self._request.diff:
             with suppress(LibvirtFailure):
@@ -107,7 +157,7 @@ class Move:
         return mode
 
     def _lay_out(self, mode: str) -> Layout:
-        definition = domain_xml.parse(self._source.xml(self._place.uuid))
+        definition = self._definition = domain_xml.parse(self._source.xml(self._place.uuid))
         given = checks.definitions(self._options)
         for option, wanted in given.items():
             domain_xml.check_same(wanted, option, definition, name=option == "dest_xml")
@@ -166,8 +216,8 @@ class Move:
                         f"name only disks that are: {', '.join(copied)}",
                     )
 
-    def _resolve(self, mode: str, layout: Layout) -> Dict[str, Any]:
-        """The options with what the evidence has made of them."""
+    def _resolve(self, mode: str, layout: Layout) -> Tuple[Dict[str, Any], Tuple[Step, ...]]:
+        """The options with what the evidence has made of them, and the steps towards the end of the job."""
         targets = [plan.target for plan in layout.copied]
         options = dict(self._options) if targets else table.without_copies(self._options)
         domain = self._place.at_source
@@ -178,13 +228,73 @@ class Move:
             "migrate_disks": targets or None,
             # A transient guest leaves no definition behind, and libvirt has nothing to undefine.
             "undefine_source": options["undefine_source"] and domain is not None and domain.persistent,
-            "bandwidth": options["bandwidth"] or None,
-            "switchover_bandwidth": options["switchover_bandwidth"] or None,
+            "postcopy_resume": False,
         }
+        steps = self._resolve_steps(values)
+        values["auto_converge"] = values["auto_converge"] or schedule.asks(steps, schedule.AUTO_CONVERGE)
+        values["postcopy"] = self._may_hand_over() and (values["postcopy"] or schedule.asks(steps, schedule.POSTCOPY))
         values["tls"] = self._resolve_tls(values)
-        if values["tls"] == "false":
-            values["tls_destination"] = None
-        return values
+        return self._tidied(values), steps
+
+    @staticmethod
+    def _tidied(values: Dict[str, Any]) -> Dict[str, Any]:
+        """Without what means nothing as things are."""
+        return {
+            **values,
+            "bandwidth": values["bandwidth"] or None,
+            "switchover_bandwidth": values["switchover_bandwidth"] or None,
+            "tls_destination": None if values["tls"] == "false" else values["tls_destination"],
+            "postcopy_bandwidth": values["postcopy_bandwidth"] if values["postcopy"] else None,
+        }
+
+    def _may_hand_over(self) -> bool:
+        """A guest that stands still dirties nothing, and libvirt has neither post-copy nor a need to stop it."""
+        return self._options["mode"] != "nonlive" and self._place.source_state == outcome.RUNNING
+
+    def _resolve_steps(self, values: Mapping[str, Any]) -> Tuple[Step, ...]:
+        steps = schedule.build(self._options)
+        if not self._may_hand_over():
+            return schedule.without(steps, *(do for do in schedule.DOS if do != schedule.ABORT))
+        if not (values["postcopy"] or schedule.asks(steps, schedule.POSTCOPY)):
+            return steps
+        obstacle = self._postcopy_obstacle(values)
+        if not obstacle:
+            return steps
+        name = self._place.name
+        asked = [option for option in ("postcopy", "policy_steps") if self._options[option]]
+        if asked:
+            raise Refusal(
+                f"{asked[0]}: post-copy is not possible with VM {name}: {obstacle}",
+                "no_postcopy",
+                "leave post-copy out, or remove the obstacle",
+            )
+        self._report.warn(f"policy {self._options['policy']} goes without post-copy for {name}: {obstacle}")
+        return schedule.without(steps, schedule.POSTCOPY)
+
+    def _postcopy_obstacle(self, values: Mapping[str, Any]) -> str:
+        """Why libvirt or QEMU would not have post-copy, or nothing."""
+        if self._definition.not_on_demand:
+            return self._definition.not_on_demand
+        for host in (self._source, self._dest):
+            if values["parallel"] and host.hypervisor_version < PARALLEL_POSTCOPY:
+                needed, there = table.dotted(PARALLEL_POSTCOPY), table.dotted(host.hypervisor_version)
+                return f"parallel needs QEMU {needed} for it; {host} has {there}"
+        try:
+            table.validate({**self._options, "postcopy": True})
+            self._check_versions({**values, "postcopy": True})
+        except Refusal as refusal:
+            return refusal.problem
+        return ""
+
+    def _watch(self, mode: str, layout: Layout, steps: Tuple[Step, ...]) -> Watch:
+        volumes = [self._source.volume(plan.source) for plan in layout.copied]
+        known = [volume.allocation for volume in volumes if volume is not None]
+        return Watch(
+            statistics=mode in table.ACTIVE,
+            steps=steps,
+            size=Size(self._definition.memory, sum(known) if len(known) == len(volumes) else None),
+            max_downtime=self._options["max_downtime"],
+        )
 
     def _resolve_tls(self, values: Mapping[str, Any]) -> str:
         """Whether the data is encrypted by the two QEMUs: true or false."""
@@ -230,11 +340,20 @@ class Move:
             )
 
     def _left_behind(self, layout: Layout) -> List[Dict[str, Any]]:
-        return [{"host": self._source.hostname, "target": plan.target, "path": plan.source} for plan in layout.copied]
+        images = [{"host": self._source.hostname, "target": plan.target, "path": plan.source} for plan in layout.copied]
+        return images + self._left
+
+    def _moving(self) -> List[Dict[str, Any]]:
+        """The images of this VM that the journal has as being on their way."""
+        return [
+            {"host": self._source.hostname, "target": image["target"], "path": image["path"]}
+            for image in (self._local.journal() if self._local is not None else [])
+            if image["uuid"] == self._place.uuid and image.get("phase") == MOVING
+        ]
 
     # The move
 
-    def _move(self, mode: str, layout: Layout, values: Dict[str, Any]) -> None:
+    def _move(self, mode: str, layout: Layout, values: Dict[str, Any], watch: Watch) -> None:
         place = self._place
         ledger = Ledger(
             ran=place.source_state == outcome.RUNNING,
@@ -250,19 +369,33 @@ class Move:
         self._prepare_images(layout)
         if values["control"] == "direct":
             self._source.pair_with(self._dest)
-        job = Job(self._source, place.uuid, self._open_watcher)
-        job.run("" if values["control"] == "unmanaged" else self._dest.uri, params, table.flags(values))
-
+        job = Job(self._source, place.uuid, self._open_watcher, watch)
         settlement = Settlement(self._source, self._dest, place.name, place.uuid, ledger)
+        try:
+            job.run("" if values["control"] == "unmanaged" else self._dest.uri, params, table.flags(values))
+        except BaseException:
+            if job.suspended:
+                # Whoever stopped us did not want the guest to stand still.
+                settlement.settle()
+            raise
         end = settlement.settle()
         # Connections that broke on the way were opened anew.
         self._source, self._dest = settlement.source.host, settlement.dest.host
         self._report.note_end(end)
-        self._report.add(series=job.series)
+        self._report.add(
+            series=job.series,
+            actions=job.actions + [self._cleanup(job, what) for what in end.done],
+            progress=job.progress(finished=end.row.outcome == outcome.MIGRATED),
+            downtime_limit_ms=job.downtime_limit,
+        )
         if end.row.outcome == outcome.MIGRATED:
             self._succeed(mode, layout, job, end)
         else:
             self._fail(layout, job, end)
+
+    @staticmethod
+    def _cleanup(job: Job, what: str) -> Dict[str, Any]:
+        return {"t": round(job.elapsed(), 3), "action": what, "value": None, "reason": "left by the job"}
 
     def _definitions(self, mode: str, layout: Layout) -> Dict[str, str]:
         """The XML that the destination gets. It has the VM's secrets, and goes into no result, log or journal."""
@@ -309,11 +442,12 @@ class Move:
             raise places.refusal(error, what, outcome=outcome.FAILED) from error
 
     def _open_watcher(self) -> Host:
-        return Host.open(self._options["uri"], self._options["connect_timeout"])
+        return Host.open(self._options["uri"], self._options["connect_timeout"], patience=WATCH_PATIENCE)
 
     def _succeed(self, mode: str, layout: Layout, job: Job, end: End) -> None:
         self._report.add(left_behind=self._left_behind(layout))
         self._warn(self._note_left_behind(layout, final=True))
+        self._wake(job, end)
         self._carry_autostart()
         self._refresh_pools()
         if mode in table.ACTIVE:
@@ -328,24 +462,42 @@ class Move:
         self._report.finished(changed=True, outcome=outcome.MIGRATED)
         self._warn(self._record(outcome.MIGRATED))
 
+    def _wake(self, job: Job, end: End) -> None:
+        """Let a guest go on that was stopped for the end of the job only, where libvirt has not done it."""
+        if not job.suspended or end.dest_state != outcome.PAUSED or self._options["suspend"]:
+            return
+        try:
+            self._dest.resume(self._place.uuid)
+        except LibvirtFailure as error:
+            self._report.warn(f"{self._place.name} could not be resumed on {self._dest}: {error}")
+            return
+        end.dest_state = self._report.result["dest"]["state"] = outcome.RUNNING
+
     def _fail(self, layout: Layout, job: Job, end: End) -> None:
         place = self._place
         message = uris.redact(str(job.error)) if job.error else "libvirt reported success"
         known = messages.look_up(message)
         settled = end.row.outcome == outcome.FAILED
         if settled:
+            if end.source_state in outcome.ACTIVE:
+                self._report.warn(*job.restore(self._source))
             self._warn(self._forget_left_behind(layout))
             self._refresh_pools()
         said = outcome.say(end.row, place.name, str(self._source), str(self._dest), end.source_state, end.dest_state)
-        self._report.finished(changed=not settled, outcome=end.row.outcome, actions=end.done)
-        failure_class = known.failure_class if settled else end.row.outcome
+        self._report.finished(changed=not settled, outcome=end.row.outcome)
+        failure_class, cure = end.row.outcome, CURES[end.row.outcome]
+        if settled and job.given_up is not None:
+            failure_class, reason = job.given_up
+            message, cure = f"it was given up: {reason} ({message})", GIVEN_UP_CURES[failure_class]
+        elif settled:
+            failure_class, cure = known.failure_class, known.cure or cure
         self._report.add(failure_class=failure_class)
         self._warn(self._record(end.row.outcome))
         raise Refusal(
             f"moving {place.name} from {self._source} to {self._dest} failed: {message}; {said}",
             failure_class,
-            (known.cure if settled else "") or CURES[end.row.outcome],
-            known.role if settled else None,
+            cure,
+            known.role if settled and job.given_up is None else None,
             outcome=end.row.outcome,
         )
 
@@ -371,7 +523,10 @@ class Move:
         with suppress(LibvirtFailure):
             stats = self._dest.job_stats(self._place.uuid, completed=True) or stats
         # The destination's statistics know nothing of the disks, whose copy the source drove.
-        record = {**jobstats.record(stats), "disk": jobstats.record(job.last)["disk"]}
+        seen = jobstats.record(job.last)
+        record = {**jobstats.record(stats), "disk": seen["disk"]}
+        # What a finished job does not tell any more is as it was seen last.
+        record["memory"] = {**seen["memory"], **record["memory"]}
         moved = record["disk"].get("bytes")
         for disk in self._report.result["disks"]:
             if disk["action"] == storage.COPY:
@@ -383,13 +538,14 @@ class Move:
 
     def _note_left_behind(self, layout: Layout, final: bool = False) -> str:
         """Write the journal; returns what went wrong."""
-        if not layout.copied:
+        images = self._left_behind(layout)
+        if not images:
             return ""
         if self._local is None:
             where = f"the images left on {self._source} are not in its journal: virt_migrate did not run there"
             return where if final else ""
         noted = []
-        for image in self._left_behind(layout):
+        for image in images:
             # The running guest still writes: until it has left, only the file itself can be named, not its content.
             identity = self._local.identity(image["path"]) or {}
             if not final:

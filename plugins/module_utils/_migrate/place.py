@@ -63,6 +63,11 @@ class Place:
         row = outcome.look_up(self.source_state, self.dest_state)
         return row.outcome == outcome.FAILED and self.dest_state != outcome.CRASHED
 
+    @property
+    def half_moved(self) -> bool:
+        """A post-copy has failed: its memory is on both hosts."""
+        return outcome.look_up(self.source_state, self.dest_state).outcome == outcome.POSTCOPY
+
 
 def state_of(domain: Domain | None, arriving: bool = False) -> str:
     return outcome.ABSENT if domain is None else outcome.classify(domain.state, domain.reason, arriving)

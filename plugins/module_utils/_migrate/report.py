@@ -73,6 +73,8 @@ class Report:
             flags=[],
             params={},
             downtime_ms=None,
+            downtime_limit_ms=None,
+            actions=[],
             memory={},
             disks=[],
             left_behind=[],

@@ -55,9 +55,12 @@ def _run(request: Request, report: Report, hosts: List[Host]) -> Dict[str, Any]:
     report.note_place(place, source, dest)
     if place.settled:
         return report.finished(outcome=ALREADY_THERE)
-    if not place.movable:
-        return _settle_earlier(request, report, source, dest, place)
-    return Move(request, report, source, dest, place, local=request.local if source_uri.is_local else None).run()
+    move = Move(request, report, source, dest, place, local=request.local if source_uri.is_local else None)
+    if place.movable:
+        return move.run()
+    if place.half_moved and options["postcopy_resume"]:
+        return move.resume()
+    return _settle_earlier(request, report, source, dest, place)
 
 
 def _dest_uri(options: Mapping[str, Any]) -> str:

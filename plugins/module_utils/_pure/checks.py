@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Dict, Mapping
 
-from . import domain_xml
+from . import domain_xml, schedule
 from . import options as table
 from . import uri as uris
 from .domain_xml import Definition
@@ -19,6 +19,7 @@ from .uri import Uri
 def check(values: Mapping[str, Any]) -> None:
     """Refuse values, combinations, URIs and XML that cannot work."""
     table.validate(values)
+    schedule.build(values)
     source = uris.parse(values["uri"], "uri")
     definitions(values)
     if values.get("dest_uri"):

@@ -34,6 +34,12 @@ _MEMORY_UNITS = {
     "G": 2**30,
     "GiB": 2**30,
 }
+_NOT_ON_DEMAND = {
+    "memoryBacking/hugepages": "it has its memory in huge pages",
+    "memoryBacking/source[@type='file']": "it has its memory in a file",
+    "devices/hostdev": "it has a device of the host",
+    "devices/interface[@type='hostdev']": "it has a network device of the host",
+}
 
 
 def directory(path: str) -> str:
@@ -82,6 +88,8 @@ class Definition:
     nvram: str = ""
     # Whether memory that QEMU may pin is bounded.
     hard_limit: bool = False
+    # What it has that post-copy cannot serve page by page, in words.
+    not_on_demand: str = ""
 
     def disk(self, target: str) -> Disk | None:
         return next((disk for disk in self.disks if disk.target == target), None)
@@ -97,6 +105,7 @@ def parse(text: str) -> Definition:
         disks=tuple(_disk(node) for node in root.findall("devices/disk")),
         nvram=(root.findtext("os/nvram") or "").strip(),
         hard_limit=root.find("memtune/hard_limit") is not None,
+        not_on_demand=next((what for path, what in _NOT_ON_DEMAND.items() if root.find(path) is not None), ""),
     )
 
 

@@ -60,6 +60,7 @@ def sample(stats: Mapping[str, Any], seconds: float) -> Dict[str, Any]:
         "disk_remaining": stats.get("disk_remaining", 0),
         "iteration": stats.get("memory_iteration", 0),
         "throughput": stats.get("memory_bps", 0),
+        "dirty_rate": dirty_rate(stats) or 0,
     }
 
 

@@ -11,9 +11,10 @@ gates; a new option is a new row.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Dict, List, Mapping, Sequence, Tuple
 
+from . import schedule
 from . import uri as uris
 from .refusal import Refusal
 
@@ -75,6 +76,8 @@ class Option:
     choices: Tuple[str, ...] = ()
     elements: str | None = None
     aliases: Tuple[str, ...] = ()
+    # What a dict may hold, as an argument spec has it.
+    keys: Mapping[str, Mapping[str, Any]] | None = field(default=None, hash=False)
     # It may hold secrets, and is shown nowhere.
     secret: bool = False
     # Flags by value: VIR_MIGRATE_<name>, set while the option has that value.
@@ -99,7 +102,7 @@ class Option:
 
 
 # Bandwidth travels as MiB/s and is multiplied in libvirt.
-_MAX_BANDWIDTH = (2**63 - 1) // 2**20
+_MAX_BANDWIDTH = schedule.MAX_BANDWIDTH
 _HOST = r"(?:\[[0-9A-Fa-f:.]+(?:%[\w.-]+)?\]|[A-Za-z0-9_][A-Za-z0-9_.-]*)"
 _BARE_HOST = r"(?:[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]+|[A-Za-z0-9_][A-Za-z0-9_.-]*)"
 _PORT = r":(?:6553[0-5]|655[0-2][0-9]|65[0-4][0-9]{2}|6[0-4][0-9]{3}|[1-5][0-9]{4}|[1-9][0-9]{0,3})"
@@ -117,6 +120,7 @@ _TUNNEL = "the data travels inside libvirt's own connection"
 _TUNNEL_COPY = "libvirt copies no disk through its own connection"
 _LEAVE_TUNNEL = "leave tunnelled out"
 _LEAVE_ONE = "leave one of them out"
+_ARMED = "post-copy must be permitted from the start"
 _SHARE = "move the VM live, or put its disks on shared storage"
 
 OPTIONS = (
@@ -510,6 +514,122 @@ OPTIONS = (
             ("zstd_level", (9, 4, 0), 0, 20, False, "a level from 0 (the default) to 20"),
         )
     ),
+    Option(
+        "timeout",
+        type="int",
+        modes=ACTIVE,
+        minimum=1,
+        maximum=schedule.MAX_SECONDS,
+        accepted=f"seconds from 1 to {schedule.MAX_SECONDS}",
+    ),
+    Option(
+        "timeout_per_gib",
+        type="int",
+        modes=ACTIVE,
+        minimum=1,
+        maximum=schedule.MAX_SECONDS,
+        accepted=f"seconds from 1 to {schedule.MAX_SECONDS}",
+    ),
+    Option(
+        "timeout_action",
+        default=schedule.ABORT,
+        choices=(schedule.ABORT, schedule.SUSPEND, schedule.POSTCOPY),
+        modes=ACTIVE,
+        needs=(Need((schedule.POSTCOPY,), "postcopy", (True,), _ARMED, "add postcopy: true"),),
+    ),
+    Option(
+        "policy",
+        default=schedule.NONE,
+        modes=ACTIVE,
+        pattern=r"[A-Za-z][\w.-]*",
+        accepted=f"{', '.join(schedule.POLICIES)}, or with policy_steps a name of your own",
+    ),
+    Option(
+        "policy_steps",
+        type="list",
+        elements="dict",
+        keys=schedule.STEP_OPTIONS,
+        modes=ACTIVE,
+        accepted="steps, each with when, at and do, and at least one",
+    ),
+    Option(
+        "max_downtime",
+        type="int",
+        modes=ACTIVE,
+        minimum=1,
+        maximum=schedule.MAX_DOWNTIME,
+        accepted=f"milliseconds from 1 to {schedule.MAX_DOWNTIME}",
+    ),
+    Option(
+        "auto_converge",
+        type="bool",
+        default=False,
+        flags=((True, ("AUTO_CONVERGE",)),),
+        since=(1, 2, 3),
+        modes=ACTIVE,
+    ),
+    *(
+        Option(
+            f"auto_converge_{name}",
+            type="int",
+            param=f"auto_converge.{name}",
+            since=(2, 0, 0),
+            modes=ACTIVE,
+            minimum=1,
+            maximum=99,
+            accepted="percent from 1 to 99",
+            needs=(Need(GIVEN, "auto_converge", (True,), "it tunes auto_converge", "add auto_converge: true"),),
+        )
+        for name in ("initial", "increment")
+    ),
+    Option(
+        "postcopy",
+        type="bool",
+        default=False,
+        flags=((True, ("POSTCOPY",)),),
+        since=(1, 3, 3),
+        qemu=(2, 6, 0),
+        modes=ACTIVE,
+        clashes=(
+            Clash((True,), "mode", ("nonlive",), "libvirt has post-copy for a guest that runs meanwhile", _LEAVE_ONE),
+            Clash((True,), "mode", OFFLINE, "a VM that is shut off has no memory", _LEAVE_ONE),
+            Clash(
+                (True,), "suspend", (True,), "the guest must run at the destination to ask for its pages", _LEAVE_ONE
+            ),
+            Clash((True,), "tunnelled", (True,), "libvirt's own connection goes one way only", _LEAVE_ONE),
+            Clash((True,), "compression", ("mt",), "QEMU has this method for pre-copy only", "use another method"),
+        ),
+    ),
+    Option(
+        "postcopy_after_precopy",
+        type="bool",
+        default=False,
+        modes=ACTIVE,
+        needs=(Need((True,), "postcopy", (True,), _ARMED, "add postcopy: true"),),
+    ),
+    Option(
+        "postcopy_bandwidth",
+        type="int",
+        param="bandwidth.postcopy",
+        since=(5, 1, 0),
+        modes=ACTIVE,
+        minimum=0,
+        maximum=_MAX_BANDWIDTH,
+        accepted=f"MiB per second from 0 (no limit) to {_MAX_BANDWIDTH}",
+        needs=(Need(GIVEN, "postcopy", (True,), "it limits post-copy", "add postcopy: true"),),
+    ),
+    Option(
+        "postcopy_resume",
+        type="bool",
+        default=False,
+        flags=((True, ("POSTCOPY_RESUME",)),),
+        since=(8, 5, 0),
+        modes=ACTIVE,
+        clashes=(
+            Clash((True,), "mode", ("nonlive",), "libvirt has post-copy for a guest that runs meanwhile", _LEAVE_ONE),
+            Clash((True,), "tunnelled", (True,), "libvirt's own connection goes one way only", _LEAVE_ONE),
+        ),
+    ),
     Option("connect_timeout", type="int", default=20, minimum=1, maximum=600, accepted="seconds from 1 to 600"),
 )
 # Filled by the action plugin, which is logged in on the destination and lets nobody write it in a playbook.
@@ -533,6 +653,8 @@ def _spec(option: Option) -> Dict[str, Any]:
         spec["choices"] = list(option.choices)
     if option.elements:
         spec["elements"] = option.elements
+    if option.keys:
+        spec["options"] = {name: dict(row) for name, row in option.keys.items()}
     if option.aliases:
         spec["aliases"] = list(option.aliases)
     if option.secret:
@@ -560,7 +682,8 @@ def _check_value(option: Option, value: Any) -> None:
         good = good and (option.maximum is None or item <= option.maximum)
         good = good and not (option.power_of_two and item & (item - 1))
         good = good and (option.pattern is None or re.fullmatch(option.pattern, str(item)) is not None)
-    good = good and len(set(items)) == len(items)
+    # Only steps may be the same.
+    good = good and (option.elements == "dict" or len(set(items)) == len(items))
     if not good:
         raise Refusal(
             f"{option.name}: {uris.redact(repr(value))} is not accepted", "bad_option", f"accepted: {option.accepted}"

@@ -42,9 +42,11 @@ VIR_DOMAIN_CRASHED = 6
 VIR_DOMAIN_PMSUSPENDED = 7
 VIR_DOMAIN_RUNNING_BOOTED = 1
 VIR_DOMAIN_RUNNING_MIGRATED = 2
+VIR_DOMAIN_RUNNING_POSTCOPY = 10
 VIR_DOMAIN_RUNNING_POSTCOPY_FAILED = 11
 VIR_DOMAIN_PAUSED_USER = 1
 VIR_DOMAIN_PAUSED_MIGRATION = 2
+VIR_DOMAIN_PAUSED_POSTCOPY = 12
 VIR_DOMAIN_PAUSED_STARTING_UP = 11
 VIR_DOMAIN_PAUSED_POSTCOPY_FAILED = 13
 VIR_DOMAIN_SHUTOFF_MIGRATED = 4
@@ -152,6 +154,8 @@ class Guest:
     inactive_xml: str = ""
     autostart: bool = False
     managed_save: bool = False
+    # What limits its migrations: milliseconds, MiB per second, bytes.
+    limits: dict = field(default_factory=lambda: {"MaxDowntime": 300, "MaxSpeed": 8796093022207, "CompressionCache": 1})
     job: dict = field(default_factory=dict)
     completed: dict = field(default_factory=dict)
 
@@ -245,6 +249,7 @@ class World:
         self.hang_limit = 30.0
         self.script: Callable[[str, FakeHost, FakeHost, Guest], None] = lambda phase, source, dest, guest: None
         self.migrations: list[dict] = []
+        self.limits_set: list[tuple[str, int]] = []
         self.overwritten: list[str] = []
         self.stats: dict = {
             "type": VIR_DOMAIN_JOB_UNBOUNDED,
@@ -264,6 +269,10 @@ class World:
         self._held.set()
         self._verdict: libvirtError | None = None
         self.held_at = threading.Event()
+        # A model of a guest that is being copied, where a test has one: statistics come from it, and it ends the job.
+        self.model = None
+        # Errors of the next calls for statistics, None for one that goes well.
+        self.stats_faults: list[Exception | None] = []
 
     def __getitem__(self, name: str) -> FakeHost:
         return self.hosts[name]
@@ -554,18 +563,76 @@ class virDomain(_Object):  # noqa: N801
             raise libvirtError("Requested operation is not valid: domain is not paused", VIR_ERR_OPERATION_INVALID)
         self._guest.state, self._guest.reason = VIR_DOMAIN_RUNNING, 5
 
+    def suspend(self):
+        self._host.called("suspend")
+        if self._guest.state != VIR_DOMAIN_RUNNING:
+            raise libvirtError("Requested operation is not valid: domain is not running", VIR_ERR_OPERATION_INVALID)
+        self._guest.state, self._guest.reason = VIR_DOMAIN_PAUSED, VIR_DOMAIN_PAUSED_USER
+
+    def _limit(self, name, value=None):
+        self._host.called(f"migrate{'Get' if value is None else 'Set'}{name}")
+        if not self._guest.active:
+            raise libvirtError("Requested operation is not valid: domain is not running", VIR_ERR_OPERATION_INVALID)
+        if value is not None:
+            self._guest.limits[name] = value
+            self._host.world.limits_set.append((name, value))
+        return self._guest.limits[name]
+
+    def migrateGetMaxDowntime(self, flags=0):  # noqa: N802
+        return self._limit("MaxDowntime")
+
+    def migrateSetMaxDowntime(self, value, flags=0):  # noqa: N802
+        self._limit("MaxDowntime", value)
+
+    def migrateGetMaxSpeed(self, flags=0):  # noqa: N802
+        return self._limit("MaxSpeed")
+
+    def migrateSetMaxSpeed(self, value, flags=0):  # noqa: N802
+        self._limit("MaxSpeed", value)
+
+    def migrateGetCompressionCache(self, flags=0):  # noqa: N802
+        return self._limit("CompressionCache")
+
+    def migrateSetCompressionCache(self, value, flags=0):  # noqa: N802
+        self._limit("CompressionCache", value)
+
+    def migrateStartPostCopy(self, flags=0):  # noqa: N802
+        self._host.called("migrateStartPostCopy")
+        if not self._guest.job:
+            raise libvirtError(
+                "Requested operation is not valid: post-copy can only be started while outgoing migration is in"
+                " progress",
+                VIR_ERR_OPERATION_INVALID,
+            )
+        if not self._host.world.migrations[-1]["flags"] & VIR_MIGRATE_POSTCOPY:
+            raise libvirtError(
+                "Requested operation is not valid: switching to post-copy requires migration to be started with"
+                " VIR_MIGRATE_POSTCOPY flag",
+                VIR_ERR_OPERATION_INVALID,
+            )
+        self._guest.state, self._guest.reason = VIR_DOMAIN_PAUSED, VIR_DOMAIN_PAUSED_POSTCOPY
+
     def jobInfo(self):  # noqa: N802
         self._host.called("jobInfo")
         return [self._guest.job.get("type", VIR_DOMAIN_JOB_NONE), *([0] * 11)]
 
     def jobStats(self, flags):  # noqa: N802
         self._host.called("jobStats")
+        if not flags & VIR_DOMAIN_JOB_STATS_COMPLETED and self._host.world.stats_faults:
+            fault = self._host.world.stats_faults.pop(0)
+            if fault is not None:
+                raise fault
+        if self._host.world.model is not None and self._guest.job:
+            self._guest.job.update(self._host.world.model.tick(self._host.world, self._guest))
         if flags & VIR_DOMAIN_JOB_STATS_COMPLETED:
             return dict(self._guest.completed) or {"type": VIR_DOMAIN_JOB_NONE}
         return dict(self._guest.job) or {"type": VIR_DOMAIN_JOB_NONE}
 
     def abortJob(self):  # noqa: N802
         self._host.called("abortJob")
+        if self._guest.reason == VIR_DOMAIN_PAUSED_POSTCOPY and self._guest.state == VIR_DOMAIN_PAUSED:
+            message = "Requested operation is not valid: cannot abort migration in post-copy mode"
+            raise libvirtError(message, VIR_ERR_OPERATION_INVALID)
         self._host.world.fail_job(libvirtError("operation aborted: migration out job: canceled by client", 78))
 
     def migrateToURI3(self, dconnuri, params, flags):  # noqa: N802
@@ -605,6 +672,11 @@ class _Migration:
         if self.dest.uuid == self.source.uuid:
             raise libvirtError(f"Attempt to migrate guest to the same host {self.dest.uuid}", VIR_ERR_INTERNAL_ERROR)
         self.before = (guest.state, guest.reason)
+        if flags & VIR_MIGRATE_POSTCOPY_RESUME:
+            self._resume()
+            return
+        if flags & VIR_MIGRATE_POSTCOPY and not (flags & VIR_MIGRATE_LIVE and guest.state == VIR_DOMAIN_RUNNING):
+            raise libvirtError("post-copy migration is not supported with non-live or paused migration", 84)
         try:
             guest.job = dict(self.world.stats)
             self._phase("begin")
@@ -612,7 +684,7 @@ class _Migration:
             self._prepare()
             self._phase("prepare")
             if not flags & VIR_MIGRATE_OFFLINE:
-                self.world.wait_for_verdict()
+                self._perform()
             self._phase("perform")
             self._finish()
             self._phase("finish")
@@ -620,6 +692,35 @@ class _Migration:
             self._phase("confirm")
         except libvirtError:
             guest.job = {}
+            raise
+
+    def _resume(self) -> None:
+        """Go on with a post-copy that has failed; it can fail again."""
+        arriving = self.dest.guests[self.guest.uuid]
+        there = (arriving.state, arriving.reason)
+        if self.before != (VIR_DOMAIN_PAUSED, VIR_DOMAIN_PAUSED_POSTCOPY_FAILED):
+            raise libvirtError("Requested operation is not valid: post-copy migration has not failed", 55)
+        if not self.flags & VIR_MIGRATE_POSTCOPY:
+            raise libvirtError("resuming failed post-copy migration requires post-copy to be enabled", 84)
+        if self.flags & COPYING:
+            raise libvirtError("the disks are there", VIR_ERR_INTERNAL_ERROR)
+        self.guest.job = dict(self.world.stats)
+        self.guest.reason, arriving.reason = VIR_DOMAIN_PAUSED_POSTCOPY, VIR_DOMAIN_RUNNING_POSTCOPY
+        try:
+            self._phase("resume")
+            self.world.wait_for_verdict()
+        except libvirtError:
+            self.guest.reason = VIR_DOMAIN_PAUSED_POSTCOPY_FAILED
+            arriving.state, arriving.reason = there
+            raise
+        self._finish()
+        self._confirm()
+
+    def _perform(self) -> None:
+        try:
+            self.world.wait_for_verdict()
+        except libvirtError:
+            self._roll_back()
             raise
 
     def _phase(self, name: str) -> None:
@@ -713,7 +814,8 @@ class _Migration:
         arriving.persistent = arriving.persistent or bool(self.flags & VIR_MIGRATE_PERSIST_DEST)
         if not self.flags & VIR_MIGRATE_OFFLINE:
             self.guest.state, self.guest.reason = VIR_DOMAIN_PAUSED, VIR_DOMAIN_PAUSED_MIGRATION
-            paused = self.before[0] == VIR_DOMAIN_PAUSED or self.flags & VIR_MIGRATE_PAUSED
+            resumed = self.flags & VIR_MIGRATE_POSTCOPY_RESUME
+            paused = (self.before[0] == VIR_DOMAIN_PAUSED and not resumed) or self.flags & VIR_MIGRATE_PAUSED
             arriving.state = VIR_DOMAIN_PAUSED if paused else VIR_DOMAIN_RUNNING
             arriving.reason = VIR_DOMAIN_PAUSED_USER if paused else VIR_DOMAIN_RUNNING_MIGRATED
             # The destination knows nothing of the disks: the source drives their copy.
