@@ -140,6 +140,30 @@ def test_every_limit_that_was_changed_is_restored(lab, copy):
     assert limits(lab) == {**BEFORE, "CompressionCache": 64 * MIB}
 
 
+def test_a_limit_holds_for_a_job_that_is_over_at_once(lab):
+    lab.kvm2.share("/vm", lab.kvm1)
+    lab.add()
+    result = lab.move(max_downtime=50)
+    assert done(result) == [("set_downtime", 50)]
+    assert lab.world.limits_set == [("MaxDowntime", 50)]
+    assert result.downtime_limit_ms == 50
+
+
+def test_a_limit_that_libvirt_takes_only_while_the_job_runs_is_set_then(lab, copy):
+    copy(dirty=10 * MIB)
+    lab.world.faults["kvm1", "migrateSetMaxDowntime"] = BUSY
+
+    def permit(phase, source, dest, guest):
+        lab.world.faults.clear()
+
+    lab.world.script = permit
+    result = lab.move(max_downtime=50)
+    assert done(result) == [("set_downtime", 50), ("set_downtime", 50)]
+    assert "error" in result.actions[0]
+    assert result.actions[1]["t"] >= 5
+    assert result.downtime_limit_ms == 50
+
+
 def test_a_limit_that_cannot_be_restored_is_said(lab, copy):
     copy(**FAST)
     original = fake.virDomain.migrateSetMaxDowntime
@@ -241,6 +265,20 @@ def test_a_guest_that_was_suspended_runs_again_when_the_module_is_stopped(lab, c
     with pytest.raises(KeyboardInterrupt):
         lab.move(timeout=60, timeout_action="suspend")
     assert "abortJob" in lab.kvm1.calls
+    assert lab.where() == (RUNNING, None)
+
+
+def test_whoever_stops_the_module_finds_the_limits_of_before(lab, copy, monkeypatch):
+    copy(**FAST)
+
+    def interrupt(self, stats, seconds):
+        assert limits(lab)["MaxDowntime"] == 900
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(job.Job, "_take", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        lab.move(max_downtime=900)
+    assert limits(lab) == BEFORE
     assert lab.where() == (RUNNING, None)
 
 

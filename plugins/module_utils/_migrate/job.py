@@ -91,6 +91,9 @@ class Job:
             watch = self._watch_over
             self._convergence = Convergence(watch.steps, watch.size, self._limits.downtime, watch.max_downtime)
         self._began = now()
+        # Before the first byte: a job can be over before anybody has looked.
+        for action in self._convergence.begin():
+            self._do(action, "not_converged")
         worker = threading.Thread(target=self._migrate, args=(dest_uri, params, flags), daemon=True)
         worker.start()
         try:

@@ -426,14 +426,14 @@ class Convergence:
         self.passes = Passes()
         self._marks = Marks()
         self._minimum = Minimum()
-        self._begun = False
         self._seconds = 0.0
         # The action after which only few others are possible.
         self._last: str | None = None
-        self._done: Set[int] = set()
+        # By place in the schedule, as Action has it.
+        self._done: Set[int | None] = set()
         self._due_since: Dict[int, float] = {}
-        self._tries: Dict[int, int] = {}
-        self._not_before: Dict[int, float] = {}
+        self._tries: Dict[int | None, int] = {}
+        self._not_before: Dict[int | None, float] = {}
 
     @property
     def given_up(self) -> bool:
@@ -449,6 +449,16 @@ class Convergence:
         """Whether a step only waits for its moment, so that one should look more often."""
         return bool(self._due_since)
 
+    def begin(self) -> List[Action]:
+        """The limit that was asked for, once; a policy that raises it begins where QEMU does, or lower."""
+        wanted = self._wanted
+        if wanted is None or wanted == self.limit or not self._may(None, SET_DOWNTIME):
+            return []
+        self._done.add(None)
+        if wanted > self.limit and asks(self._steps, RAISE_DOWNTIME):
+            return []
+        return [self._limit_to(wanted, SET_DOWNTIME, "max_downtime", None)]
+
     def decide(self, sample: Sample) -> List[Action]:
         """What is to be done after this sample, in order."""
         self._seconds = sample.seconds
@@ -459,7 +469,7 @@ class Convergence:
         if sample.postcopy:
             # The guest runs at the destination, whoever has sent it there.
             self._last = POSTCOPY
-        actions = self._begin()
+        actions = self.begin()
         for number, step in enumerate(self._steps):
             # One limit at a time, so that it is known which one is in force when libvirt refuses it.
             limited = step.do == RAISE_DOWNTIME and any(action.before is not None for action in actions)
@@ -473,21 +483,10 @@ class Convergence:
             self._last = None
         if action.do in (SET_DOWNTIME, RAISE_DOWNTIME) and action.before is not None:
             self.limit = action.before
-        if action.step is not None:
-            self._tries[action.step] = self._tries.get(action.step, 0) + 1
-            if self._tries[action.step] < TRIES:
-                self._done.discard(action.step)
-                self._not_before[action.step] = self._seconds + AGAIN
-
-    def _begin(self) -> List[Action]:
-        """The limit that was asked for, once; a policy that raises it begins where QEMU does, or lower."""
-        first, self._begun = not self._begun, True
-        wanted = self._wanted
-        if not first or wanted is None or wanted == self.limit or self._last is not None:
-            return []
-        if wanted > self.limit and asks(self._steps, RAISE_DOWNTIME):
-            return []
-        return [self._limit_to(wanted, SET_DOWNTIME, "max_downtime", None)]
+        self._tries[action.step] = self._tries.get(action.step, 0) + 1
+        if self._tries[action.step] < TRIES:
+            self._done.discard(action.step)
+            self._not_before[action.step] = self._seconds + AGAIN
 
     def _limit_to(self, value: int, do: str, reason: str, step: int | None) -> Action:
         before, self.limit = self.limit, value
@@ -496,7 +495,7 @@ class Convergence:
         return Action(do, value, reason, step, before)
 
     def _is_ready(self, number: int, step: Step, sample: Sample) -> bool:
-        if not self._may(number, step) or not self._is_due(step, sample):
+        if not self._may(number, step.do) or not self._is_due(step, sample):
             self._due_since.pop(number, None)
             return False
         waited = sample.seconds - self._due_since.setdefault(number, sample.seconds)
@@ -507,8 +506,8 @@ class Convergence:
         del self._due_since[number]
         return True
 
-    def _may(self, number: int, step: Step) -> bool:
-        over = self._last is not None and step.do not in _LAST[self._last]
+    def _may(self, number: int | None, do: str) -> bool:
+        over = self._last is not None and do not in _LAST[self._last]
         early = self._seconds < self._not_before.get(number, 0.0)
         return not (over or early or number in self._done)
 
