@@ -299,13 +299,9 @@ def test_one_host_under_two_names_is_refused(migrate, footprint, tmp_path):
     assert differences(before, footprint()) == []
 
 
-def test_a_lab_that_is_not_up_is_said_plainly(migrate, tmp_path):
+def test_a_lab_that_is_not_up_is_said_plainly(migrate):
     """The inventory's own way in, to a lab that does not exist: nothing is sent, one line says what to do."""
-    config = (PLAYBOOKS / "inventory" / "ssh.cfg").read_text(encoding="utf-8").replace("kvmops-lab", "kvmops-absent")
-    (tmp_path / "ssh.cfg").write_text(config, encoding="utf-8")
-    # A connection directory of its own: the lab that is up has connections open that would do without the way in.
-    way_in = {"ansible_ssh_common_args": f"-F {tmp_path}/ssh.cfg", "ansible_control_path_dir": str(tmp_path / "cp")}
-    run = migrate("-e", f"vm={VM}", "-e", json.dumps(way_in))
+    run = migrate("-e", f"vm={VM}", KVMOPS_LAB_NAME="kvmops-absent")
     assert run.rc != 0
     assert "the lab is not up: make lab boots it" in run.message, run.out
 

@@ -13,10 +13,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-# One lab per machine: its addresses are fixed by the inventory, so a second one could only collide.
-NAME = "kvmops-lab"
+# Another name makes a second lab beside the first, as a second checkout needs it: addresses do not collide, because each
+# lab has namespaces of its own. No name may be the beginning of another one.
+NAME = os.environ.get("KVMOPS_LAB_NAME") or "kvmops-lab"
 STATE = Path("/var/lib") / NAME
-CACHE = Path(os.environ.get("KVMOPS_LAB_CACHE", f"/var/cache/{NAME}"))
+CACHE = Path(os.environ.get("KVMOPS_LAB_CACHE", "/var/cache/kvmops-lab"))
 LOCK = Path("/run/lock") / f"{NAME}.lock"
 CONTROL_NETNS = NAME
 
