@@ -35,7 +35,13 @@ PACKAGES = [
     "python3-lxml",
     "qemu-system-x86",
     "qemu-utils",
-    # storage and firewall
+    # what guests with UEFI firmware and with a TPM need
+    "ovmf",
+    "swtpm",
+    "swtpm-tools",
+    # storage and firewall; GlusterFS stands in for NFS, which needs a kernel of its own
+    "glusterfs-server",
+    "glusterfs-client",
     "nfs-kernel-server",
     "nfs-common",
     "rpcbind",
