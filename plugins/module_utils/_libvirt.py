@@ -308,6 +308,10 @@ class Host:
     def suspend(self, uuid: str) -> None:
         self._ask(self._domain(uuid).suspend)
 
+    def cpu_time(self, uuid: str) -> int:
+        """Nanoseconds that the guest itself has run on this host."""
+        return sum(int(vcpu[2]) for vcpu in self._ask(self._domain(uuid).vcpus)[0])
+
     def set_autostart(self, uuid: str, wanted: bool) -> None:
         self._ask(self._domain(uuid).setAutostart, int(wanted))
 

@@ -19,6 +19,7 @@ from .._pure.refusal import Refusal
 from .._pure.schedule import Size, Step
 from . import place as places
 from .disks import Disks, Layout, remove_images
+from .hazards import check_asleep
 from .job import Job, Watch
 from .local import Local
 from .place import Place
@@ -75,6 +76,7 @@ class Move:
         self._check_facts()
         layout = self._lay_out(mode)
         self._check_copies(layout)
+        check_asleep(self._source, self._place, layout)
         values, steps = self._resolve(mode, layout)
         self._check_versions(values)
         self._describe(mode, layout, values)
@@ -357,6 +359,7 @@ class Move:
         place = self._place
         ledger = Ledger(
             ran=place.source_state == outcome.RUNNING,
+            active=place.source_state in outcome.ACTIVE,
             defined_at_dest_before=place.at_dest is not None,
             persistent=self._options["persistent"],
             undefine_source=self._options["undefine_source"],
@@ -378,6 +381,9 @@ class Move:
                 # Whoever stopped us did not want the guest to stand still.
                 settlement.settle()
             raise
+        if job.error is None:
+            # Whatever the states say: the guest has run at the destination, and its last writes are there.
+            ledger.images = ()
         end = settlement.settle()
         # Connections that broke on the way were opened anew.
         self._source, self._dest = settlement.source.host, settlement.dest.host

@@ -27,6 +27,7 @@ class Ledger:
     """What this run changes, so that only that is ever undone."""
 
     ran: bool = False
+    active: bool = False
     defined_at_dest_before: bool = False
     persistent: bool = True
     undefine_source: bool = True
@@ -105,7 +106,7 @@ class Settlement:
 
     def _look(self) -> Tuple[str, str, outcome.Row]:
         source, dest = self.source.state(), self.dest.state()
-        return source, dest, outcome.judge(source, dest, not self._ledger.undefine_source)
+        return source, dest, outcome.judge(source, dest, not self._ledger.undefine_source, self._ledger.active)
 
     def _at_rest(self) -> Tuple[str, str, outcome.Row]:
         deadline = time.monotonic() + LIMIT

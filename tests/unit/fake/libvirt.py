@@ -154,6 +154,8 @@ class Guest:
     inactive_xml: str = ""
     autostart: bool = False
     managed_save: bool = False
+    # Nanoseconds that it has run on this host.
+    cpu_time: int = 10**10
     # What limits its migrations: milliseconds, MiB per second, bytes.
     limits: dict = field(default_factory=lambda: {"MaxDowntime": 300, "MaxSpeed": 8796093022207, "CompressionCache": 1})
     job: dict = field(default_factory=dict)
@@ -536,6 +538,10 @@ class virDomain(_Object):  # noqa: N801
         if not self._guest.persistent:
             raise libvirtError("Requested operation is not valid: domain is transient", VIR_ERR_OPERATION_INVALID)
         return int(self._guest.autostart)
+
+    def vcpus(self):
+        self._host.called("vcpus")
+        return ([(0, 1, self._guest.cpu_time, 0)], [(True,)])
 
     def setAutostart(self, wanted):  # noqa: N802
         self._host.called("setAutostart")
