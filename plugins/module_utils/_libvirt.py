@@ -59,6 +59,7 @@ _REASONS = {
     ("paused", "VIR_DOMAIN_PAUSED_MIGRATION"): "migration",
     ("paused", "VIR_DOMAIN_PAUSED_STARTING_UP"): "starting_up",
     ("paused", "VIR_DOMAIN_PAUSED_POSTCOPY_FAILED"): "postcopy_failed",
+    ("shut_off", "VIR_DOMAIN_SHUTOFF_MIGRATED"): "migrated",
 }
 # What of a domain limits its migrations, and how the bindings name it.
 _LIMITS = {"downtime": "MaxDowntime", "bandwidth": "MaxSpeed", "compression_cache": "CompressionCache"}

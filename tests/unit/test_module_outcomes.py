@@ -13,6 +13,7 @@ import pytest
 
 from ansible_collections.kvmops.migration.plugins.module_utils import _libvirt
 from ansible_collections.kvmops.migration.plugins.module_utils._migrate import settle
+from ansible_collections.kvmops.migration.plugins.module_utils._migrate.ledger import Image, Ledger
 from fake import libvirt as fake
 from fake.lab import DEST_URI, IMAGE, OTHER, UUID, disk_xml, domain_xml
 
@@ -274,12 +275,12 @@ def test_a_definition_that_was_there_before_is_no_guest_that_has_moved(lab, keep
 
 
 def test_images_of_a_guest_that_has_moved_and_gone_stay(lab):
-    """libvirt reports success, and the guest switches itself off before anybody looks."""
+    """libvirt has moved it, and the guest switches itself off before anybody looks."""
     lab.add()
 
     def script(phase, source, dest, guest):
         if phase == "confirm":
-            source.guests[UUID] = fake.Guest("a", UUID, domain_xml())
+            guest.state, guest.reason = SHUTOFF, fake.VIR_DOMAIN_SHUTOFF_MIGRATED
             dest.guests.pop(UUID)
 
     lab.world.script = script
@@ -399,8 +400,8 @@ def test_what_changed_since_the_look_is_not_acted_upon(lab, monkeypatch, looked,
     lab.kvm2.write(IMAGE, fake.File())
     lab.kvm2.pools["vm"].listed = dict(lab.kvm2.directories["/vm"])
     hosts = [_libvirt.Host.open(uri, 5) for uri in ("qemu:///system", DEST_URI)]
-    ledger = settle.Ledger(ran=True, images=(IMAGE,))
-    settlement = settle.Settlement(*hosts, "a", UUID, ledger)
+    ledger = Ledger(name="a", uuid=UUID, ran=True, images=(Image("vda", IMAGE, IMAGE, "/vm/.marker"),))
+    settlement = settle.Settlement(*hosts, ledger)
     for side, states in ((settlement.source, (looked[0], found[0])), (settlement.dest, (looked[1], found[1]))):
         told = iter([states[0]])
         monkeypatch.setattr(side, "state", lambda told=told, later=states[1]: next(told, later))
