@@ -310,8 +310,13 @@ class Host:
         self._ask(self._domain(uuid).suspend)
 
     def cpu_time(self, uuid: str) -> int:
-        """Nanoseconds that the guest itself has run on this host."""
-        return sum(int(vcpu[2]) for vcpu in self._ask(self._domain(uuid).vcpus)[0])
+        """Nanoseconds that the busiest vCPU of the guest has run on this host."""
+        return max((int(vcpu[2]) for vcpu in self._ask(self._domain(uuid).vcpus)[0]), default=0)
+
+    def disk_requests(self, uuid: str, target: str) -> int:
+        """How often the guest has read or written that disk on this host."""
+        reads, _bytes, writes = self._ask(self._domain(uuid).blockStats, target)[:3]
+        return max(0, int(reads)) + max(0, int(writes))
 
     def set_autostart(self, uuid: str, wanted: bool) -> None:
         self._ask(self._domain(uuid).setAutostart, int(wanted))

@@ -21,6 +21,9 @@ sys.path.insert(0, str(REPOSITORY))
 
 from tests.lab import faults  # noqa: E402 - the repository must be on the path first
 
+# Helpers of the tests that are no tests themselves say what differs as well.
+pytest.register_assert_rewrite("tests.integration.engine")
+
 # One run of everything that a move could leave behind on a hypervisor, in an order that two runs share.
 FOOTPRINT = r"""
 echo "# domains"

@@ -19,6 +19,7 @@ from functools import cached_property
 from typing import Any
 
 from tests.lab import faults
+from tests.lab.paths import STATE
 
 from .conftest import PLAYBOOKS, plain_environment
 
@@ -151,11 +152,12 @@ class Guest:
 
     @cached_property
     def definition(self) -> str:
-        """As it was when the first test looked."""
-        return next(said.stdout for said in (self._define(host) for host in HYPERVISORS) if said.returncode == 0)
-
-    def _define(self, host: str) -> subprocess.CompletedProcess[str]:
-        return faults.inside(host, "virsh", "dumpxml", "--inactive", "--security-info", self.name)
+        """As it was when the first test of this lab looked."""
+        kept = STATE / f"{self.name}.xml"
+        if not kept.exists():
+            asked = (faults.inside(host, "virsh", "dumpxml", "--inactive", self.name) for host in HYPERVISORS)
+            kept.write_text(next(said.stdout for said in asked if said.returncode == 0), encoding="utf-8")
+        return kept.read_text(encoding="utf-8")
 
     # What is
 
@@ -258,6 +260,11 @@ class Guest:
         if not fine or any(seen.autostart for seen in now.values()):
             self._arrange(host, shape, bool(elsewhere))
             assert self.shapes() == wanted
+        if shape.startswith("paused"):
+            # It has run here: a guest that came paused is a case of its own.
+            self.virsh(host, "resume")
+            self.goes_on(host)
+            self.virsh(host, "suspend")
         return host
 
     def _anywhere(self) -> str:
@@ -283,9 +290,10 @@ class Guest:
             self._carry(host)
         for name in HYPERVISORS:
             wanted = elsewhere if name != host else keeping == "persistent" or not active
-            if wanted:
+            if wanted or name == host:
                 faults.must(name, "virsh", "define", path)
-            else:
+            if not wanted:
+                # A running guest without a definition remembers its last one: that is this one now.
                 faults.inside(name, "virsh", "undefine", self.name)
         if not active and state != "shut off":
             self.virsh(host, "start")

@@ -453,8 +453,9 @@ def test_a_guest_that_came_paused_and_has_not_run_since_would_not_survive(lab):
     assert lab.world.migrations == []
 
 
-def test_a_paused_guest_that_has_run_moves(lab):
-    asleep(lab).cpu_time = 10**9
+@pytest.mark.parametrize("trace", [{"cpu_time": 10**9}, {"requests": 1}])
+def test_a_paused_guest_that_has_run_moves(lab, trace):
+    vars(asleep(lab)).update(trace)
     assert lab.move().outcome == "migrated"
 
 

@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+from typing import Sequence
+
 from .._libvirt import Host
 from .._pure import options as table
 from .._pure import outcome, storage
@@ -15,7 +17,8 @@ from .place import Place
 
 # Since this version a QEMU knows which of its disks it has never taken over.
 KNOWS_INACTIVE_DISKS = (10, 0, 0)
-# CPU time in nanoseconds below which a guest is taken for one that has not run: a vCPU that has been made needs some.
+# CPU time in nanoseconds below which a guest that has used no disk is taken for one that has not run: some of it is the
+# making of a vCPU.
 AT_REST = 50 * 1000 * 1000
 
 
@@ -28,7 +31,7 @@ def check_asleep(source: Host, place: Place, layout: Layout) -> None:
     if place.source_state != outcome.PAUSED or source.hypervisor_version >= KNOWS_INACTIVE_DISKS:
         return
     in_place = [plan.target for plan in layout.plans if plan.source and plan.action != storage.COPY]
-    if in_place and source.cpu_time(place.uuid) < AT_REST:
+    if in_place and not _has_run(source, place.uuid, in_place):
         raise Refusal(
             f"VM {place.name} has not run since it came to {source}, where it is paused: QEMU before"
             f" {table.dotted(KNOWS_INACTIVE_DISKS)} dies of moving it, on both hosts, because it has not taken over"
@@ -36,3 +39,8 @@ def check_asleep(source: Host, place: Place, layout: Layout) -> None:
             "asleep",
             f"let it run for a moment: virsh resume {place.name}, then virsh suspend {place.name}",
         )
+
+
+def _has_run(source: Host, uuid: str, targets: Sequence[str]) -> bool:
+    requests = (source.disk_requests(uuid, target) for target in targets)
+    return source.cpu_time(uuid) >= AT_REST or any(requests)
