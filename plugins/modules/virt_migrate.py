@@ -418,6 +418,14 @@ options:
         about it. With C(async) there is nothing to print.
     type: bool
     default: true
+  outage_address:
+    description:
+      - Measure from outside how long the VM does not answer while it moves, by L(ping,https://manpages.debian.org/ping)
+        of this address.
+    type: str
+  outage_from:
+    description: Inventory name of the host that sends the probes of O(outage_address). By default the controller.
+    type: str
   cleanup:
     description:
       - Only settle what earlier runs with this VM have left that were killed or could not tell where it is; no move is
@@ -616,6 +624,16 @@ progress:
     - C(percent) of all bytes, C(memory), and C(disk) where disks are copied. They never go backwards, and are 100 only
       when the VM has moved.
   returned: after a move was tried
+  type: dict
+outage:
+  description:
+    - The longest time without an answer from O(outage_address), with C(longest_ms) (null where nothing answered),
+      C(replies), C(interval_ms) between two probes, C(began_at) (seconds since 1970), C(address) and C(from).
+  returned: with O(outage_address)
+  type: dict
+logs:
+  description: The last lines of the logs that QEMU keeps of the VM, by C(source) and C(dest).
+  returned: on failure, when something was tried
   type: dict
 settled:
   description:

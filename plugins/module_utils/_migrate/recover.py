@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 # PRIVATE to the collection: it can have breaking changes at any time.
-"""What a killed run has left is finished or taken back by the next one: from its ledger and the states on both hosts."""
+"""What a killed run has left is finished, or taken back, by the next one, from its ledger and both hosts' states."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class Recovery:
         except LibvirtFailure as error:
             raise places.refusal(
                 error,
-                f"run {ledger.run} of {ledger.name} to {ledger.dest_host} is not settled, and that host does not answer",
+                f"run {ledger.run} of {ledger.name} to {ledger.dest_host} is not settled, and that host is silent",
                 outcome=outcome.UNDETERMINED,
             ) from error
         self._hosts.append(host)

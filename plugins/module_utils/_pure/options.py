@@ -633,6 +633,11 @@ OPTIONS = (
     Option("wait_for_job", type="bool", default=False),
     Option("on_controller_loss", default="continue", choices=("continue", "cancel")),
     Option("progress", type="bool", default=True),
+    Option("outage_address", pattern=_BARE_HOST, accepted="an address or a host name of the VM"),
+    Option(
+        "outage_from",
+        needs=(Need(GIVEN, "outage_address", GIVEN, "it says from where the VM is probed", "add outage_address"),),
+    ),
     Option(
         "cleanup",
         type="bool",
@@ -645,6 +650,8 @@ OPTIONS = (
 # Filled by the action plugin, which is logged in on the destination and watches the run, and by nobody else.
 HIDDEN: Dict[str, Dict[str, Any]] = {"_dest_facts": {"type": "dict"}, "_watch": {"type": "bool", "default": False}}
 BY_NAME = {option.name: option for option in OPTIONS}
+# What a playbook may say.
+PUBLIC = tuple(name for option in OPTIONS for name in (option.name, *option.aliases))
 SECRET = tuple(option for option in OPTIONS if option.secret)
 
 

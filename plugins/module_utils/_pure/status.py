@@ -94,8 +94,9 @@ class Teller:
         self._actions = max(self._actions, len(actions))
         began = status.get("phase") != self._phase and status.get("phase") == MOVING
         self._phase = str(status.get("phase"))
-        due = self._told is None or now - self._told >= self._every
-        if began or due:
+        # What is over before it has begun to move anything is told by its answer.
+        self._told = now if self._told is None else self._told
+        if began or now - self._told >= self._every:
             lines.append(line(status))
             self._told = now
         return lines
