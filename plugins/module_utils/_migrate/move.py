@@ -22,6 +22,7 @@ from . import place as places
 from . import probe
 from .disks import Disks, Layout, remove_images
 from .ending import Ending, tried
+from .hazards import check_asleep
 from .job import Job, Watch
 from .ledger import Image, Ledger
 from .limits import Limits
@@ -61,6 +62,7 @@ class Move:
         self._check_facts()
         layout = self._lay_out(mode)
         self._check_copies(layout)
+        check_asleep(self._source, self._place, layout)
         values, steps = self._resolve(mode, layout)
         self._check_versions(values)
         self._describe(mode, layout, values)

@@ -72,7 +72,7 @@ def _run(request: Request, report: Report, hosts: List[Host]) -> Dict[str, Any]:
             return report.finished(**finished)
     place = _locate(request, source, dest)
     report.note_place(place, source, dest)
-    if place.settled:
+    if place.settled or (not options["undefine_source"] and places.defined_twice(source, dest, place)):
         return report.finished(outcome=ALREADY_THERE)
     move = Move(request, report, source, dest, place, local=request.local if source_uri.is_local else None)
     if place.movable:

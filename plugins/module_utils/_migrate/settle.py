@@ -95,7 +95,8 @@ class Settlement:
 
     def _look(self) -> Tuple[str, str, outcome.Row]:
         source, dest = self.source.state(), self.dest.state()
-        return source, dest, outcome.judge(source, dest, not self._ledger.undefine_source)
+        active = self._ledger.mode != "offline"
+        return source, dest, outcome.judge(source, dest, not self._ledger.undefine_source, active)
 
     def _at_rest(self) -> Tuple[str, str, outcome.Row]:
         deadline = time.monotonic() + LIMIT
@@ -113,10 +114,14 @@ class Settlement:
         wanted = {
             outcome.UNDEFINE_SOURCE: ledger.undefine_source,
             outcome.RESUME_SOURCE: ledger.ran,
-            outcome.REMOVE_DEST_DEFINITION: not ledger.defined_at_dest_before,
-            outcome.REMOVE_DEST_IMAGES: bool(ledger.made),
+            outcome.REMOVE_DEST_DEFINITION: not ledger.defined_at_dest_before and not self._has_left(),
+            outcome.REMOVE_DEST_IMAGES: bool(ledger.made) and not self._has_left(),
         }
         return wanted[action] and action not in self._done
+
+    def _has_left(self) -> bool:
+        """Whether the source has let the guest go: it has run at the destination, and its last writes are there."""
+        return self.source.domain is not None and self.source.domain.reason == "migrated"
 
     def _act(self, action: str) -> None:
         self._done.append(action)
