@@ -7,15 +7,19 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-# Another name makes a second lab beside the first, as a second checkout needs it: addresses do not collide, because each
-# lab has namespaces of its own. No name may be the beginning of another one.
+# Another name makes a second lab beside the first, as a second checkout needs it: addresses do not collide, because
+# each lab has namespaces of its own.
 NAME = os.environ.get("KVMOPS_LAB_NAME") or "kvmops-lab"
+# Folders of this name are removed whole, and groups and namespaces by the name and a dash: nobody else's may match.
+if not re.fullmatch(r"kvmops-[a-z0-9]{1,20}", NAME):
+    raise SystemExit(f"KVMOPS_LAB_NAME={NAME}: kvmops- and up to 20 small letters and digits, as in kvmops-lab2")
 STATE = Path("/var/lib") / NAME
 CACHE = Path(os.environ.get("KVMOPS_LAB_CACHE", "/var/cache/kvmops-lab"))
 LOCK = Path("/run/lock") / f"{NAME}.lock"
