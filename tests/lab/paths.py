@@ -24,6 +24,12 @@ STATE = Path("/var/lib") / NAME
 CACHE = Path(os.environ.get("KVMOPS_LAB_CACHE", "/var/cache/kvmops-lab"))
 LOCK = Path("/run/lock") / f"{NAME}.lock"
 CONTROL_NETNS = NAME
+# In front of a command that mounts: its mounts are its own, and however it or this process ends, all that it started
+# ends too, and the mounts with it. Left in a tree that the next run removes, they would lead it out of the tree.
+SHUT_IN = (
+    *("setpriv", "--pdeathsig", "KILL"),
+    *("unshare", "--mount", "--propagation=private", "--pid", "--fork", "--kill-child", "--mount-proc"),
+)
 
 _START = time.monotonic()
 
