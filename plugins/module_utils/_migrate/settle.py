@@ -14,23 +14,13 @@ from typing import Callable, List, Tuple
 from .._libvirt import Domain, Host, LibvirtFailure
 from .._pure import domain_xml, outcome
 from . import disks
+from .ledger import Ledger
 from .place import state_of
 
 # Seconds within which both sides must come to rest, and between two looks.
 LIMIT = 30.0
 STEP = 0.5
 PATIENCE = 10.0
-
-
-@dataclass
-class Ledger:
-    """What this run changes, so that only that is ever undone."""
-
-    ran: bool = False
-    defined_at_dest_before: bool = False
-    persistent: bool = True
-    undefine_source: bool = True
-    images: Tuple[str, ...] = ()
 
 
 @dataclass
@@ -82,11 +72,11 @@ class Side:
 class Settlement:
     """Looks at both sides until they are at rest, and does what the table says."""
 
-    def __init__(self, source: Host, dest: Host, name: str, uuid: str, ledger: Ledger):
-        self.source = Side(source, uuid, arriving=False)
-        self.dest = Side(dest, uuid, arriving=True)
-        self._name = name
-        self._uuid = uuid
+    def __init__(self, source: Host, dest: Host, ledger: Ledger):
+        self.source = Side(source, ledger.uuid, arriving=False)
+        self.dest = Side(dest, ledger.uuid, arriving=True)
+        self._name = ledger.name
+        self._uuid = ledger.uuid
         self._ledger = ledger
         self._done: List[str] = []
         self._warnings: List[str] = []
@@ -124,7 +114,7 @@ class Settlement:
             outcome.UNDEFINE_SOURCE: ledger.undefine_source,
             outcome.RESUME_SOURCE: ledger.ran,
             outcome.REMOVE_DEST_DEFINITION: not ledger.defined_at_dest_before,
-            outcome.REMOVE_DEST_IMAGES: bool(ledger.images),
+            outcome.REMOVE_DEST_IMAGES: bool(ledger.made),
         }
         return wanted[action] and action not in self._done
 
@@ -158,4 +148,4 @@ class Settlement:
         self.source.host.undefine(self._uuid)
 
     def _remove_images(self) -> None:
-        self._warnings.extend(disks.remove_images(self.dest.host, self._uuid, self._ledger.images))
+        self._warnings.extend(disks.remove_images(self.dest.host, self._uuid, self._ledger.made))
