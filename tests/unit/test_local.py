@@ -42,15 +42,15 @@ def left(here, path, **more):
 
 
 def test_the_daemons_errors_are_asked_of_the_journal(monkeypatch):
-    asked = []
+    asked, answers = [], [0, 1]
 
     def run_command(command):
         asked.append(command)
-        return status, "No route to host\nEnd of file\n", ""
+        return answers.pop(0), "No route to host\nEnd of file\n", ""
 
     monkeypatch.setattr(local.shutil, "which", lambda name: f"/usr/bin/{name}")
-    for status, errors in ((0, ["No route to host", "End of file"]), (1, [])):
-        assert local.Local(run_command).daemon_errors(1234.5) == errors
+    assert local.Local(run_command).daemon_errors(1234.5) == ["No route to host", "End of file"]
+    assert local.Local(run_command).daemon_errors(1234.5) == []
     assert "--since=@1234.500" in asked[0]
     monkeypatch.setattr(local.shutil, "which", lambda name: None)
     assert local.Local(run_command).daemon_errors(1234.5) == []
