@@ -42,6 +42,8 @@ SYSTEM_PYTHONS = ("/usr/bin/python3", "/usr/libexec/platform-python", "/usr/bin/
 STORAGE_VOL_EXIST = 90
 # And for what a domain that does not run cannot do.
 OPERATION_INVALID = 55
+# libvirt's number of a migration that leaves a host, in the statistics of a job.
+MIGRATION_OUT = 5
 
 _STATES = {
     "VIR_DOMAIN_NOSTATE": "no_state",

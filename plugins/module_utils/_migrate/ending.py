@@ -43,6 +43,7 @@ CURES = {
     " 8.5.0); destroy neither of the two",
     outcome.CRASH: "look at the end of /var/log/libvirt/qemu/{name}.log, then virsh destroy and start the VM",
     outcome.LOST: "restore the definition from a backup; the images are where they were",
+    "guest_died": "look at the end of /var/log/libvirt/qemu/{name}.log on both hosts, and start it again",
     outcome.MIGRATED: "undefine it on the source when it is no longer needed there",
 }
 # Outcomes after which nothing of the run is left to do.
@@ -131,6 +132,9 @@ class Ending:
         if settled and job.given_up is not None:
             failure_class, reason = job.given_up
             message, cure = f"it was given up: {reason} ({message})", GIVEN_UP_CURES[failure_class]
+        elif settled and ledger.mode != "offline" and end.source_state == outcome.SHUT_OFF:
+            # Whatever libvirt has noticed of it first.
+            failure_class, cure = "guest_died", CURES["guest_died"].format(name=ledger.name)
         elif settled:
             failure_class, cure = known.failure_class, known.cure or cure
         self._report.add(failure_class=failure_class)
