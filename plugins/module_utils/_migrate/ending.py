@@ -10,6 +10,7 @@ next one.
 
 from __future__ import annotations
 
+import time
 from contextlib import suppress
 from typing import Any, Callable, Dict, List, Tuple
 
@@ -116,7 +117,7 @@ class Ending:
     def fail(self, job: Job, end: End) -> Refusal:
         """The guest is not at the destination: leave nothing of the run where it is not; the refusal that says so."""
         ledger = self._ledger
-        message = uris.redact(str(job.error)) if job.error else "libvirt reported no error"
+        message = self._message(job)
         known = messages.look_up(message)
         settled = end.row.outcome == outcome.FAILED
         if settled:
@@ -146,6 +147,14 @@ class Ending:
             known.role if settled and job.given_up is None else None,
             outcome=end.row.outcome,
         )
+
+    def _message(self, job: Job) -> str:
+        """What libvirt said about it, or would have said."""
+        said = str(job.error) if job.error else "libvirt reported no error"
+        if messages.is_overwritten(said) and self._local is not None:
+            # The clock and the journal's may differ by a little.
+            said = messages.reason(self._local.daemon_errors(time.time() - job.elapsed() - 0.1)) or said
+        return uris.redact(said)
 
     def _conclude(self, what: str) -> None:
         self._warn(self.record(what))
