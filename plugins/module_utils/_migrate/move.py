@@ -19,6 +19,7 @@ from .._pure.refusal import Refusal
 from .._pure.schedule import Size, Step
 from . import place as places
 from .disks import Disks, Layout, remove_images
+from .guest import Guest
 from .job import Job, Watch
 from .local import Local
 from .place import Place
@@ -56,7 +57,7 @@ class Move:
         self, request: Request, report: Report, source: Host, dest: Host, place: Place, local: Local | None
     ) -> None:
         self._request = request
-        self._options = request.options
+        self._options = {**request.options, "persistent": places.stays_persistent(place, request.options)}
         self._report = report
         self._source = source
         self._dest = dest
@@ -67,6 +68,7 @@ class Move:
         self._left: List[Dict[str, Any]] = []
         self._source_pools = Storage(source, request.run_id, request.now)
         self._dest_pools = Storage(dest, request.run_id, request.now)
+        self._guest = Guest(self._options, report, self._source_pools, self._dest_pools, place)
 
     def run(self) -> Dict[str, Any]:
         """Check everything, then move; nothing is changed before the last check has passed."""
@@ -181,7 +183,9 @@ class Move:
             self._request.run_id,
             self._local,
         )
-        return disks.lay_out(wish, mode == "offline", self._facts, self._options["force"])
+        layout = disks.lay_out(wish, mode == "offline", self._facts, self._options["force"])
+        self._guest.check(mode, definition, given.get("dest_xml", definition), disks, layout, self._facts)
+        return layout
 
     def _check_facts(self) -> None:
         self._facts = self._request.facts
@@ -341,7 +345,7 @@ class Move:
 
     def _left_behind(self, layout: Layout) -> List[Dict[str, Any]]:
         images = [{"host": self._source.hostname, "target": plan.target, "path": plan.source} for plan in layout.copied]
-        return images + self._left
+        return images + self._guest.left_behind() + self._left
 
     def _moving(self) -> List[Dict[str, Any]]:
         """The images of this VM that the journal has as being on their way."""
@@ -355,18 +359,25 @@ class Move:
 
     def _move(self, mode: str, layout: Layout, values: Dict[str, Any], watch: Watch) -> None:
         place = self._place
-        ledger = Ledger(
-            ran=place.source_state == outcome.RUNNING,
-            defined_at_dest_before=place.at_dest is not None,
-            persistent=self._options["persistent"],
-            undefine_source=self._options["undefine_source"],
-            images=tuple(plan.dest for plan in layout.copied),
-        )
         params = {**table.params(values), **self._definitions(mode, layout)}
         trouble = self._record(MOVING) or self._note_left_behind(layout)
         if trouble:
             raise Refusal(trouble, "not_permitted", "run as root (become: true)")
-        self._prepare_images(layout)
+        try:
+            self._guest.prepare()
+            self._prepare_images(layout)
+        except Refusal:
+            self._guest.undo(())
+            self._forget_left_behind(layout)
+            self._record(outcome.FAILED)
+            raise
+        ledger = Ledger(
+            ran=place.source_state == outcome.RUNNING,
+            defined_at_dest_before=place.at_dest is not None or self._guest.defined,
+            persistent=self._options["persistent"],
+            undefine_source=self._options["undefine_source"],
+            images=tuple(plan.dest for plan in layout.copied),
+        )
         if values["control"] == "direct":
             self._source.pair_with(self._dest)
         job = Job(self._source, place.uuid, self._open_watcher, watch)
@@ -374,13 +385,14 @@ class Move:
         try:
             job.run("" if values["control"] == "unmanaged" else self._dest.uri, params, table.flags(values))
         except BaseException:
-            if job.suspended:
-                # Whoever stopped us did not want the guest to stand still.
-                settlement.settle()
+            # Whoever stopped us wanted neither the guest to stand still nor its snapshots to be known elsewhere.
+            if (job.suspended or self._guest.parked) and settlement.settle().row.outcome == outcome.FAILED:
+                self._guest.undo(ledger.images)
             raise
         end = settlement.settle()
         # Connections that broke on the way were opened anew.
         self._source, self._dest = settlement.source.host, settlement.dest.host
+        self._source_pools.host, self._dest_pools.host = self._source, self._dest
         self._report.note_end(end)
         self._report.add(
             series=job.series,
@@ -437,8 +449,6 @@ class Move:
                 made.append(overlay.path)
         except LibvirtFailure as error:
             self._report.warn(*remove_images(self._dest, self._place.uuid, made))
-            self._forget_left_behind(layout)
-            self._record(outcome.FAILED)
             raise places.refusal(error, what, outcome=outcome.FAILED) from error
 
     def _open_watcher(self) -> Host:
@@ -448,8 +458,8 @@ class Move:
         self._report.add(left_behind=self._left_behind(layout))
         self._warn(self._note_left_behind(layout, final=True))
         self._wake(job, end)
-        self._carry_autostart()
         self._refresh_pools()
+        self._guest.finish(end, mode in table.ACTIVE)
         if mode in table.ACTIVE:
             self._add_statistics(layout, job)
         if job.error is not None:
@@ -481,6 +491,7 @@ class Move:
         if settled:
             if end.source_state in outcome.ACTIVE:
                 self._report.warn(*job.restore(self._source))
+            self._guest.undo(tuple(plan.dest for plan in layout.copied))
             self._warn(self._forget_left_behind(layout))
             self._refresh_pools()
         said = outcome.say(end.row, place.name, str(self._source), str(self._dest), end.source_state, end.dest_state)
@@ -501,21 +512,7 @@ class Move:
             outcome=end.row.outcome,
         )
 
-    def _carry_autostart(self) -> None:
-        domain = self._place.at_source
-        if domain is None or not domain.autostart:
-            return
-        try:
-            if self._options["persistent"]:
-                self._dest.set_autostart(self._place.uuid, True)
-            if not self._options["undefine_source"]:
-                # Both hosts know the VM: only one of them may start it by itself.
-                self._source.set_autostart(self._place.uuid, False)
-        except LibvirtFailure as error:
-            self._report.warn(f"the autostart flag could not be carried over: {error}")
-
     def _refresh_pools(self) -> None:
-        self._source_pools.host, self._dest_pools.host = self._source, self._dest
         self._report.warn(*self._source_pools.refresh_again(), *self._dest_pools.refresh_again())
 
     def _add_statistics(self, layout: Layout, job: Job) -> None:
@@ -563,7 +560,7 @@ class Move:
         return _tried(lambda local: local.leave_behind(self._place.uuid, self._place.name, noted), self._local)
 
     def _forget_left_behind(self, layout: Layout) -> str:
-        paths = [plan.source for plan in layout.copied]
+        paths = [image["path"] for image in self._left_behind(layout) if image not in self._left]
         return _tried(lambda local: local.forget(self._place.uuid, paths), self._local)
 
     def _record(self, phase: str) -> str:

@@ -94,6 +94,7 @@ def _settle_earlier(request: Request, report: Report, source: Host, dest: Host, 
         return report.finished(outcome=ALREADY_THERE)
     if request.check_mode:
         return report.finished(changed=True, outcome=PLANNED)
-    end = Settlement(source, dest, place.name, place.uuid, Ledger(persistent=request.options["persistent"])).settle()
+    ledger = Ledger(persistent=places.stays_persistent(place, request.options))
+    end = Settlement(source, dest, place.name, place.uuid, ledger).settle()
     report.note_end(end)
     return report.finished(changed=True, outcome=end.row.outcome)

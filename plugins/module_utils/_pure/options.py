@@ -297,7 +297,6 @@ OPTIONS = (
     Option(
         "persistent",
         type="bool",
-        default=True,
         flags=((True, ("PERSIST_DEST",)),),
         since=(0, 7, 3),
         clashes=(
@@ -630,6 +629,7 @@ OPTIONS = (
             Clash((True,), "tunnelled", (True,), "libvirt's own connection goes one way only", _LEAVE_ONE),
         ),
     ),
+    Option("sync_time", type="bool", default=True, modes=ACTIVE),
     Option("connect_timeout", type="int", default=20, minimum=1, maximum=600, accepted="seconds from 1 to 600"),
 )
 # Filled by the action plugin, which is logged in on the destination and lets nobody write it in a playbook.
