@@ -346,17 +346,11 @@ class Host:
     def define(self, xml: str) -> None:
         self._ask(self._connection.defineXML, xml)
 
-    def undefine(self, uuid: str, moments: bool = False) -> None:
-        """Take the definition away, and its snapshots' and checkpoints' with it where that is said.
-
-        Firmware variables and the state of a TPM stay: the other host may have them on the same storage.
-        """
+    def undefine(self, uuid: str) -> None:
+        """Take the definition away; what the other host may have on the same storage stays."""
         domain = self._domain(uuid)
         flags = libvirt.VIR_DOMAIN_UNDEFINE_KEEP_NVRAM
         flags |= libvirt.VIR_DOMAIN_UNDEFINE_KEEP_TPM if self.libvirt_version >= _KEEP_TPM_SINCE else 0
-        if moments:
-            flags |= libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
-            flags |= libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
         try:
             self._ask(domain.undefineFlags, flags)
         except NotFound:

@@ -54,7 +54,7 @@ options:
     description:
       - URI of the libvirt that shall have the VM, with the driver of O(uri).
       - Opened by the module, and with O(control=p2p) by the source's libvirt with root's own credentials there.
-      - Overrides O(dest_host). One of the two is needed.
+      - Overrides O(dest_host). One of the two is needed, but for O(cleanup) and O(cancel).
     type: str
   dest_host:
     description:
@@ -406,10 +406,57 @@ options:
       - Without a connected agent nothing is done, and an agent that fails is only warned about.
     type: bool
     default: true
+  wait_for_job:
+    description:
+      - Whether to wait for the end of a job, such as a migration or a backup, that somebody else has begun with the
+        VM. Otherwise such a VM is refused.
+    type: bool
+    default: false
+  on_controller_loss:
+    description:
+      - The run belongs to a process on the source host, which goes on when the controller is interrupted, killed or cut
+        off. This says what it does when no controller has watched it for 30 seconds.
+      - V(continue) finishes the move; the next run with the same wish joins it. V(cancel) ends it, and the VM goes on
+        where it was.
+      - Means nothing with C(async), where no controller watches.
+    type: str
+    choices: [continue, cancel]
+    default: continue
+  progress:
+    description:
+      - Whether the controller prints how far the move is, at least every 10 seconds and whenever something is done
+        about it. With C(async) there is nothing to print.
+    type: bool
+    default: true
+  outage_address:
+    description:
+      - Measure from outside how long the VM does not answer while it moves, by L(ping,https://manpages.debian.org/ping)
+        of this address.
+    type: str
+  outage_from:
+    description: Inventory name of the host that sends the probes of O(outage_address). By default the controller.
+    type: str
+  cleanup:
+    description:
+      - Only settle what earlier runs with this VM have left that were killed or could not tell where it is; no move is
+        begun and no destination is needed.
+      - Every run does this first for its VM.
+    type: bool
+    default: false
+  cancel:
+    description:
+      - End the migration of this VM away from this host that goes on, whoever has begun it, and settle it; no
+        destination is needed.
+    type: bool
+    default: false
   connect_timeout:
     description: Seconds that each host gets to answer when the connection is opened.
     type: int
     default: 20
+  _watch:
+    description: Set by the collection's own action plugin, which watches the run.
+    type: bool
+    default: false
   _dest_facts:
     description: What the destination says about itself. Filled by the action plugin, and refused in a playbook.
     type: dict
@@ -491,7 +538,7 @@ uuid:
   type: str
 outcome:
   description:
-    - V(migrated), V(already_there), or V(planned) in check mode.
+    - V(migrated), V(already_there), or V(planned) in check mode; V(nothing_to_do) with O(cleanup) and O(cancel).
     - After a failure V(refused) (nothing was tried), V(failed) (the VM is where it was), V(split_brain),
       V(undetermined), V(postcopy_failed), V(crashed) or V(lost).
   returned: always
@@ -609,6 +656,30 @@ progress:
       when the VM has moved.
   returned: after a move was tried
   type: dict
+outage:
+  description:
+    - The longest time without an answer from O(outage_address), with C(longest_ms) (null where nothing answered),
+      C(replies), C(interval_ms) between two probes, C(began_at) (seconds since 1970), C(address) and C(from).
+  returned: with O(outage_address)
+  type: dict
+logs:
+  description: The last lines of the logs that QEMU keeps of the VM, by C(source) and C(dest).
+  returned: on failure, when something was tried
+  type: dict
+settled:
+  description:
+    - What was settled of earlier runs that had been killed, each with C(run), C(outcome) and C(actions).
+  returned: when there was something
+  type: list
+  elements: dict
+adopted:
+  description: The run that was going on already with the same wish, and that this one has joined.
+  returned: when there was one
+  type: str
+ended:
+  description: The run that was ended by O(cancel).
+  returned: when there was one
+  type: str
 failure_class:
   description: One word for the kind of failure.
   returned: on failure
@@ -627,19 +698,13 @@ role:
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.kvmops.migration.plugins.module_utils._migrate.answer import answer
-from ansible_collections.kvmops.migration.plugins.module_utils._migrate.local import Local
-from ansible_collections.kvmops.migration.plugins.module_utils._migrate.report import Request
-from ansible_collections.kvmops.migration.plugins.module_utils._migrate.run import run
+from ansible_collections.kvmops.migration.plugins.module_utils._migrate.start import start
 from ansible_collections.kvmops.migration.plugins.module_utils._pure.options import argument_spec
 
 
 def main() -> None:
-    module = AnsibleModule(
-        argument_spec=argument_spec(),
-        required_one_of=[("dest_uri", "dest_host")],
-        supports_check_mode=True,
-    )
-    answer(module, lambda: run(Request(module.params, Local(module.run_command), module.check_mode, module._diff)))
+    module = AnsibleModule(argument_spec=argument_spec(), supports_check_mode=True)
+    answer(module, lambda: start(module))
 
 
 if __name__ == "__main__":

@@ -13,8 +13,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-# Another name makes a second lab beside the first, as a second checkout needs it: addresses do not collide, because each
-# lab has namespaces of its own. No name may be the beginning of another one.
+# Another name makes a second lab beside the first, as a second checkout needs it: addresses do not collide, because
+# each lab has namespaces of its own. No name may be the beginning of another one.
 NAME = os.environ.get("KVMOPS_LAB_NAME") or "kvmops-lab"
 STATE = Path("/var/lib") / NAME
 CACHE = Path(os.environ.get("KVMOPS_LAB_CACHE", "/var/cache/kvmops-lab"))

@@ -587,7 +587,7 @@ def test_images_that_a_resumed_move_leaves_behind_are_in_the_journal(lab):
     assert lab.journal_file()["images"][0]["phase"] == "moving"
     lab.world.script = lambda *_: None
     result = lab.move(postcopy_resume=True)
-    assert result.outcome == "migrated"
+    assert result.outcome == "migrated", result
     assert "NON_SHARED_DISK" not in lab.flags()
     assert result.left_behind == [{"host": "kvm1", "target": "vda", "path": IMAGE}]
     assert lab.journal_file()["images"][0]["phase"] == "left_behind"

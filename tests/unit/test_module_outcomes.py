@@ -13,6 +13,7 @@ import pytest
 
 from ansible_collections.kvmops.migration.plugins.module_utils import _libvirt
 from ansible_collections.kvmops.migration.plugins.module_utils._migrate import settle
+from ansible_collections.kvmops.migration.plugins.module_utils._migrate.ledger import Image, Ledger
 from fake import libvirt as fake
 from fake.lab import DEST_URI, IMAGE, OTHER, UUID, disk_xml, domain_xml
 
@@ -362,8 +363,8 @@ def test_what_changed_since_the_look_is_not_acted_upon(lab, monkeypatch, looked,
     lab.kvm2.write(IMAGE, fake.File())
     lab.kvm2.pools["vm"].listed = dict(lab.kvm2.directories["/vm"])
     hosts = [_libvirt.Host.open(uri, 5) for uri in ("qemu:///system", DEST_URI)]
-    ledger = settle.Ledger(ran=True, images=(IMAGE,))
-    settlement = settle.Settlement(*hosts, "a", UUID, ledger)
+    ledger = Ledger(name="a", uuid=UUID, ran=True, images=(Image("vda", IMAGE, IMAGE, "/vm/.marker"),))
+    settlement = settle.Settlement(*hosts, ledger)
     for side, states in ((settlement.source, (looked[0], found[0])), (settlement.dest, (looked[1], found[1]))):
         told = iter([states[0]])
         monkeypatch.setattr(side, "state", lambda told=told, later=states[1]: next(told, later))

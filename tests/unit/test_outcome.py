@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ansible_collections.kvmops.migration.plugins.module_utils._migrate.move import CURES
+from ansible_collections.kvmops.migration.plugins.module_utils._migrate.ending import CURES
 from ansible_collections.kvmops.migration.plugins.module_utils._pure import outcome
 
 STATE = st.sampled_from(outcome.STATES)

@@ -10,24 +10,24 @@ import errno
 import posixpath
 import threading
 import time
-from typing import Any, Dict, List, Mapping, Sequence
+from typing import Any, Dict, List, Mapping, Sequence, Set
 
-from .._libvirt import AGENT_UNRESPONSIVE, Host, LibvirtFailure
-from .._pure import domain_xml, guest, outcome, storage
+from .._libvirt import AGENT_UNRESPONSIVE, CHECKPOINT, Host, LibvirtFailure, Moment
+from .._pure import domain_xml, guest, storage
 from .._pure import options as table
 from .._pure.domain_xml import Definition, Disk
 from .._pure.refusal import Refusal
+from . import moments
 from .disks import Disks, Layout, remove_images
-from .moments import Moments
+from .ledger import NVRAM, Ledger
 from .place import Place
 from .probe import Storage
 from .report import Report
-from .settle import End
 
 # Where libvirt keeps the state of emulated TPMs, each in a directory named by the guest's UUID.
 TPM_STATE = "/var/lib/libvirt/swtpm"
-# Stands where a disk has its target.
-NVRAM = "nvram"
+# The first libvirt and the first QEMU that take the bitmaps of a copied disk along.
+BITMAPS = ((7, 1, 0), (6, 0, 0))
 # Seconds that an agent gets to be there again after the move, between two tries, and for its answer.
 AGENT_LIMIT = 5.0
 AGENT_STEP = 0.2
@@ -35,7 +35,7 @@ AGENT_PATIENCE = 10.0
 
 
 class Guest:
-    """One guest between two hosts: before, around and after the job."""
+    """One guest between two hosts, before it moves."""
 
     def __init__(self, options: Mapping[str, Any], report: Report, source: Storage, dest: Storage, place: Place):
         self._options = options
@@ -45,24 +45,8 @@ class Guest:
         self._place = place
         self._name = place.name
         self._uuid = place.uuid
-        self._moments = Moments(options, report, source, dest, place)
-        # Whether it has an agent that answers; None until somebody has looked.
-        self._agent: bool | None = None
-        # The file of the firmware's variables that stays on the source, and the one that the destination had not.
-        self._nvram = ""
-        self._new_nvram = ""
-
-    @property
-    def defined(self) -> bool:
-        """Whether the destination knows the guest by what was done before the job."""
-        return self._moments.defined
-
-    @property
-    def parked(self) -> bool:
-        """Whether only the destination knows its snapshots."""
-        return self._moments.parked
-
-    # Before the move
+        # What the ledger of the run says of it.
+        self.noted: Dict[str, Any] = {}
 
     def check(
         self,
@@ -79,7 +63,7 @@ class Guest:
         if not offline:
             self._check_parts(text)
             self._check_block_jobs(definition)
-            self._agent = guest.agent_connected(text)
+            self.noted["agent"] = guest.agent_connected(text)
         self._check_stale()
         if offline:
             self._check_stays("firmware variables", definition.nvram, disks)
@@ -87,7 +71,7 @@ class Guest:
         elif definition.nvram:
             self._check_nvram(definition.nvram, arriving.nvram or definition.nvram, disks, facts)
         self._check_media(arriving, offline)
-        self._moments.check(disks, layout)
+        self._check_moments(disks, {plan.source for plan in layout.copied})
 
     def _check_parts(self, text: str) -> None:
         host = self._source.host
@@ -150,10 +134,10 @@ class Guest:
         """QEMU brings the firmware's variables, and writes them into the file that is there or into a new one."""
         if disks.of_directory(domain_xml.directory(here), domain_xml.directory(there)).verdict == storage.SHARED:
             return
-        self._nvram = here
+        self.noted["nvram"] = here
         exists = self._exists(self._dest, there)
         if exists is False:
-            self._new_nvram = there
+            self.noted["new_nvram"] = there
         elif exists and not self._is_its_own(there):
             disks.check_replaceable([Disk(NVRAM, source=there)], facts, self._options["force"])
 
@@ -191,83 +175,110 @@ class Guest:
         except LibvirtFailure as error:
             return False if error.errno in (errno.ENOENT, errno.ENOTDIR) else None
 
-    # Around the job
+    # Snapshots and checkpoints
 
-    def prepare(self) -> None:
-        """What must be done before libvirt can move it; all of it is undone when that fails."""
-        self._moments.park()
+    def _check_moments(self, disks: Disks, copied: Set[str]) -> None:
+        here = moments.of(self._source.host, self._uuid)
+        there = moments.of(self._dest.host, self._uuid) if self._place.at_dest is not None else []
+        keys, known = tuple(map(moments.key, here)), tuple(map(moments.key, there))
+        self.noted.update(moments=keys, moments_at_dest_before=known)
+        for kind in moments.KINDS:
+            self._report.add(**{f"{kind}s": [moment.name for moment in here if moment.kind == kind]})
+        others = [one for one in known if one not in keys]
+        if others:
+            self._report.warn(
+                f"{self._dest.host} knows {moments.named(others)} of {self._name} already, and keeps them"
+            )
+        if here:
+            self._check_options(keys)
+        for moment in here:
+            self._check_files(moment, disks, copied)
 
-    def left_behind(self) -> List[Dict[str, Any]]:
-        """What stays on the source when it has moved, in the words of the images."""
-        host = self._source.host.hostname
-        return [{"host": host, "target": NVRAM, "path": self._nvram}] if self._nvram else []
+    def _check_options(self, keys: Sequence[moments.Key]) -> None:
+        for option in ("dest_name", "dest_xml", "persistent_xml"):
+            if self._options[option]:
+                raise self._stay(keys, f"{option} describes it otherwise than they do", f"leave {option} out")
+        domain = self._place.at_source
+        lasting = self._options["persistent"] and self._options["undefine_source"]
+        if domain is None or not (domain.persistent and lasting):
+            raise self._stay(
+                keys,
+                "they belong to one persistent definition",
+                "leave persistent and undefine_source out, and let the VM be persistent",
+            )
 
-    def undo(self, images: Sequence[str]) -> None:
-        """The move has failed and the guest is where it was: the destination keeps nothing that was made for it."""
-        self._moments.give_back()
-        if self.defined:
-            # As long as the destination knew the guest, they were the guest's.
-            self._report.warn(*remove_images(self._dest.host, self._uuid, images))
-        if self._new_nvram:
-            self._remove_nvram()
+    def _check_files(self, moment: Moment, disks: Disks, copied: Set[str]) -> None:
+        for path in guest.moment_files(moment.xml):
+            if path in copied and moment.kind == CHECKPOINT and self._carries_bitmaps():
+                continue
+            evidence = disks.of_directory(domain_xml.directory(path))
+            if evidence.verdict != storage.SHARED:
+                raise self._stay(
+                    self.noted["moments"],
+                    f"{path}, which {moment.kind} {moment.name} needs, is not shared: {evidence.reason}",
+                    "put it on storage that both hosts share",
+                )
 
-    def _remove_nvram(self) -> None:
-        path, dest = self._new_nvram, self._dest.host
-        try:
-            there = dest.find_uuid(self._uuid)
-            if (there is None or not there.active) and self._exists(self._dest, path):
-                with self._dest.opened(domain_xml.directory(path)):
-                    dest.delete_volume(path)
-        except LibvirtFailure as error:
-            self._report.warn(f"{path} on {dest} could not be removed: {error}")
+    def _carries_bitmaps(self) -> bool:
+        return all(
+            host.libvirt_version >= BITMAPS[0] and host.hypervisor_version >= BITMAPS[1]
+            for host in (self._source.host, self._dest.host)
+        )
 
-    # After the move
+    def _stay(self, keys: Sequence[moments.Key], reason: str, cure: str) -> Refusal:
+        kinds = dict.fromkeys(kind for kind, _name in keys)
+        forget = " and ".join(f"virsh {kind}-delete {self._name} NAME --metadata" for kind in kinds)
+        return Refusal(
+            f"VM {self._name} has {moments.named(keys)}, and {reason}",
+            "snapshots",
+            f"{cure}, or let libvirt forget them: {forget}",
+        )
 
-    def finish(self, end: End, active: bool) -> None:
-        """It has moved, and the rest of it follows; `active` unless it was shut off."""
-        self._carry_autostart()
-        self._moments.confirm()
-        if active and self._options["sync_time"] and end.dest_state == outcome.RUNNING:
-            self._set_clock()
 
-    def _carry_autostart(self) -> None:
-        domain, before = self._place.at_source, self._place.at_dest
-        if domain is None:
-            return
-        try:
-            if self._options["persistent"] and domain.autostart != (before is not None and before.autostart):
-                self._dest.host.set_autostart(self._uuid, domain.autostart)
-            if domain.autostart and not self._options["undefine_source"]:
-                # Both hosts know the VM: only one of them may start it by itself.
-                self._source.host.set_autostart(self._uuid, False)
-        except LibvirtFailure as error:
-            self._report.warn(f"the autostart flag could not be carried over: {error}")
+# After the move
 
-    def _set_clock(self) -> None:
-        """A guest's clock stands still while it does, and only its agent can set it."""
-        try:
-            if self._agent is None:
-                self._agent = guest.agent_connected(self._dest.host.xml(self._uuid))
-            if self._agent:
-                self._sync_time()
-            self._report.add(guest_time="set" if self._agent else "no_agent")
-        except LibvirtFailure as error:
-            self._report.add(guest_time="failed")
-            self._report.warn(f"the clock of {self._name} was not set after the move: {error}")
 
-    def _sync_time(self) -> None:
-        # On a connection of its own: an agent that does not answer must cost nothing but that.
-        host = Host.open(self._dest.host.uri, self._options["connect_timeout"], patience=AGENT_PATIENCE)
-        deadline = time.monotonic() + AGENT_LIMIT
-        try:
-            while True:
-                try:
-                    host.sync_time(self._uuid)
-                    return
-                except LibvirtFailure as error:
-                    # Its channel is a moment later there than the guest.
-                    if error.code != AGENT_UNRESPONSIVE or time.monotonic() >= deadline:
-                        raise
-                threading.Event().wait(AGENT_STEP)
-        finally:
-            host.close()
+def set_clock(ledger: Ledger, report: Report, dest: Host) -> None:
+    """A guest's clock stands still while the guest does, and only its agent can set it."""
+    if not ledger.agent:
+        report.add(guest_time="no_agent")
+        return
+    try:
+        _sync_time(ledger.uuid, dest.uri)
+        report.add(guest_time="set")
+    except LibvirtFailure as error:
+        report.add(guest_time="failed")
+        report.warn(f"the clock of {ledger.name} was not set after the move: {error}")
+
+
+def _sync_time(uuid: str, uri: str) -> None:
+    # On a connection of its own: an agent that does not answer must cost nothing but that.
+    host = Host.open(uri, AGENT_PATIENCE, patience=AGENT_PATIENCE)
+    deadline = time.monotonic() + AGENT_LIMIT
+    try:
+        while True:
+            try:
+                host.sync_time(uuid)
+                return
+            except LibvirtFailure as error:
+                # Its channel is there a moment later than the guest.
+                if error.code != AGENT_UNRESPONSIVE or time.monotonic() >= deadline:
+                    raise
+            threading.Event().wait(AGENT_STEP)
+    finally:
+        host.close()
+
+
+def remove_nvram(ledger: Ledger, side: Storage) -> List[str]:
+    """After a failure: libvirt leaves a file of firmware variables that it made, though the guest has not come."""
+    path, dest = ledger.new_nvram, side.host
+    if not path:
+        return []
+    try:
+        there = dest.find_uuid(ledger.uuid)
+        if there is not None and there.active:
+            return []
+        with side.opened(domain_xml.directory(path)):
+            return remove_images(dest, ledger.uuid, [path])
+    except LibvirtFailure as error:
+        return [f"{path} on {dest} could not be removed: {error}"]

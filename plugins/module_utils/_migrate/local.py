@@ -5,7 +5,8 @@
 """The files of the machine that the module runs on: images, the journal and the records of runs.
 
 The journal says which images a VM left behind here, so that a later move back may replace them. It is one JSON file per
-VM; a run's record is one JSON file per run. Nothing in them is secret, and only root reads them.
+VM. A run that has begun to change something has its ledger among the unfinished ones until it is settled, and its
+record among the runs afterwards: one JSON file per run. Nothing in them is secret, and only root reads them.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Any, Callable, Dict, List, Mapping, Sequence, Tuple
 
 from .._pure import certificates
 from .._pure.refusal import Refusal
+from .ledger import Ledger
 
 STATE_DIRECTORY = "/var/lib/kvmops-migration"
 KEPT_RUNS = 100
@@ -36,6 +38,7 @@ class Local:
         self._run_command = run_command
         self._journal = os.path.join(directory, "journal")
         self._runs = os.path.join(directory, "runs")
+        self._unfinished = os.path.join(directory, "unfinished")
 
     # Images
 
@@ -133,6 +136,23 @@ class Local:
         else:
             os.unlink(path)
 
+    # Runs that have begun
+
+    def open_run(self, ledger: Ledger) -> None:
+        """Note what a run is about to change, or what has changed about that."""
+        _write(os.path.join(self._unfinished, f"{ledger.run}.json"), ledger.plain())
+
+    def close_run(self, run_id: str) -> None:
+        """The run is settled: nothing of it is left to do."""
+        # One that stays is settled once more, and nothing is left to do then.
+        with suppress(OSError):
+            os.unlink(os.path.join(self._unfinished, f"{run_id}.json"))
+
+    def unfinished(self) -> List[Ledger]:
+        """The runs that were not settled, the oldest first."""
+        found = [_json(os.path.join(self._unfinished, name)) for name in sorted(_names(self._unfinished))]
+        return [Ledger.read(plain) for plain in found if plain and plain.get("run") and plain.get("uuid")]
+
     # Records of runs
 
     def record_run(self, run_id: str, record: Mapping[str, Any]) -> None:
@@ -162,19 +182,27 @@ def _text(path: str) -> str:
 def _names(directory: str) -> List[str]:
     try:
         return [name for name in os.listdir(directory) if name.endswith(".json")]
-    except (FileNotFoundError, PermissionError):
+    except OSError:
         return []
 
 
 def _read(path: str) -> Dict[str, Any] | None:
     """A record, or None for one that is not there or not ours: half a file must not stop a run."""
+    record = _json(path) or {}
     try:
-        with open(path, encoding="utf-8") as stream:
-            record = json.load(stream)
         good = all(isinstance(image["path"], str) for image in record["images"])
         return record if good and _UUID.fullmatch(record["uuid"]) and record["name"] else None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (KeyError, TypeError):
         return None
+
+
+def _json(path: str) -> Dict[str, Any] | None:
+    try:
+        with open(path, encoding="utf-8") as stream:
+            found = json.load(stream)
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def _write(path: str, record: Mapping[str, Any]) -> None:
