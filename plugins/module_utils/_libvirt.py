@@ -61,6 +61,7 @@ _REASONS = {
     ("paused", "VIR_DOMAIN_PAUSED_MIGRATION"): "migration",
     ("paused", "VIR_DOMAIN_PAUSED_STARTING_UP"): "starting_up",
     ("paused", "VIR_DOMAIN_PAUSED_POSTCOPY_FAILED"): "postcopy_failed",
+    ("shut_off", "VIR_DOMAIN_SHUTOFF_MIGRATED"): "migrated",
 }
 # What of a domain limits its migrations, and how the bindings name it.
 _LIMITS = {"downtime": "MaxDowntime", "bandwidth": "MaxSpeed", "compression_cache": "CompressionCache"}
@@ -365,6 +366,15 @@ class Host:
 
     def suspend(self, uuid: str) -> None:
         self._ask(self._domain(uuid).suspend)
+
+    def cpu_time(self, uuid: str) -> int:
+        """Nanoseconds that the busiest vCPU of the guest has run on this host."""
+        return max((int(vcpu[2]) for vcpu in self._ask(self._domain(uuid).vcpus)[0]), default=0)
+
+    def disk_requests(self, uuid: str, target: str) -> int:
+        """How often the guest has read or written that disk on this host."""
+        reads, _bytes, writes = self._ask(self._domain(uuid).blockStats, target)[:3]
+        return max(0, int(reads)) + max(0, int(writes))
 
     def set_autostart(self, uuid: str, wanted: bool) -> None:
         self._ask(self._domain(uuid).setAutostart, int(wanted))

@@ -171,7 +171,10 @@ options:
     type: bool
     default: true
   suspend:
-    description: Leave a VM that ran paused at the destination.
+    description:
+      - Leave a VM that ran paused at the destination.
+      - With QEMU before 10.0 a VM that came paused and used its disks in place must run for a moment before it can be
+        moved on; it is refused before that.
     type: bool
     default: false
   change_protection:

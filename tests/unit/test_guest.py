@@ -113,13 +113,6 @@ def test_the_state_of_a_tpm_lies_where_the_xml_says_or_libvirt_keeps_it():
     assert guest.tpm_state(domain(), "/default") == ""
 
 
-def test_definitions_are_the_same_whatever_stands_between_their_elements():
-    assert guest.same(
-        "<domain a='1' b='2'><name>a</name></domain>", "<domain b='2' a='1'>\n  <name>a</name>\n</domain>"
-    )
-    assert not guest.same("<domain><name>a</name></domain>", "<domain><name>b</name></domain>")
-
-
 SNAPSHOT = """<domainsnapshot><name>s1</name><memory snapshot='external' file='/save/a.mem'/>
 <disks><disk name='vda' snapshot='external'><source file='/vm/over.qcow2'/></disk>
   <disk name='vdb' snapshot='no'/></disks>

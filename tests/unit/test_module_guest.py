@@ -8,7 +8,7 @@ import copy
 
 import pytest
 
-from ansible_collections.kvmops.migration.plugins.module_utils._migrate import guest
+from ansible_collections.kvmops.migration.plugins.module_utils._migrate import guest, job
 from fake import libvirt as fake
 from fake.lab import DEST_URI, IMAGE, OTHER, UUID, disk_xml, domain_xml
 
@@ -409,7 +409,7 @@ def test_c1_29_what_the_source_cannot_be_told_stays_known_at_the_destination(his
     result = history.move()
     assert result.outcome == "failed"
     assert sorted(moments(history.kvm2)[0]) == ["s1", "s2"]
-    assert "snapshots s1, s2 of a stay known on kvm2 only: internal error: no" in result.warnings
+    assert "giving snapshots s1, s2 and checkpoint c1 back to kvm1 failed: internal error: no" in result.warnings
 
 
 def test_c1_29_a_run_that_was_killed_between_the_two_is_finished_by_the_next(history):
@@ -490,6 +490,78 @@ def test_a_libvirt_without_checkpoints_is_asked_for_none(shared):
     shared.add()
     shared.world.faults["kvm1", "listAllCheckpoints"] = fake.libvirtError("not supported", fake.VIR_ERR_NO_SUPPORT)
     assert shared.move().checkpoints == []
+
+
+# --- runs that are killed
+
+
+class Killed(BaseException):
+    """What no `except Exception` sees, as nothing sees SIGKILL."""
+
+
+def kill_at_change(lab, monkeypatch, number):
+    """Run virt_migrate and kill it at that change which it makes before the job."""
+    called, changing = fake.FakeHost.called, []
+
+    def count(host, what):
+        if what in ("defineXML", "create snapshot", "create checkpoint", "delete moment"):
+            changing.append(what)
+            if len(changing) == number:
+                raise Killed
+        called(host, what)
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(fake.FakeHost, "called", count)
+        lab.move()
+
+
+@pytest.mark.parametrize("state", [RUNNING, SHUTOFF])
+@pytest.mark.parametrize("number", range(1, 7))
+def test_c1_29_a_run_killed_at_any_change_costs_no_snapshot(history, monkeypatch, number, state):
+    history.kvm1.guests[UUID].state = state
+    before = everything(history)
+    known = moments(history.kvm1)
+    kill_at_change(history, monkeypatch, number)
+    assert history.move(cleanup=True).outcome == "failed"
+    assert everything(history) == before
+    assert history.move().outcome == "migrated"
+    assert moments(history.kvm2) == known
+    assert history.where() == (None, state)
+
+
+def test_c1_26_a_run_killed_on_the_way_leaves_no_firmware_variables(uefi, monkeypatch):
+    def die(phase, source, dest, guest):
+        if phase == "perform":
+            dest.guests.clear()
+            raise Killed
+
+    uefi.world.script = die
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(job.Job, "run", lambda self, *arguments: self._host.migrate(self._uuid, *arguments))
+        uefi.move()
+    uefi.world.script = lambda *_: None
+    uefi.kvm1.guests[UUID].job = {}
+    assert uefi.kvm2.file(NVRAM) is not None
+    assert uefi.move(cleanup=True).outcome == "failed"
+    assert uefi.kvm2.file(NVRAM) is None
+    assert uefi.kvm1.file(NVRAM).content == "variables of a"
+
+
+def test_c1_26_a_resumed_post_copy_names_the_firmware_variables(uefi):
+    def lose(phase, source, dest, guest):
+        if phase == "perform":
+            guest.state, guest.reason = PAUSED, fake.VIR_DOMAIN_PAUSED_POSTCOPY_FAILED
+            there = dest.guests[UUID]
+            there.state, there.reason = RUNNING, fake.VIR_DOMAIN_RUNNING_POSTCOPY_FAILED
+            raise fake.libvirtError("operation failed: job 'migration out' failed in post-copy phase", 9)
+
+    uefi.world.script = lose
+    assert uefi.move(postcopy=True).outcome == "postcopy_failed"
+    assert uefi.kvm2.file(NVRAM) is not None, "nothing is touched"
+    uefi.world.script = lambda *_: None
+    result = uefi.move(postcopy_resume=True)
+    assert result.outcome == "migrated"
+    assert [image["target"] for image in result.left_behind] == ["vda", "nvram"]
 
 
 # --- the clock

@@ -182,6 +182,18 @@ def test_an_offline_move_can_leave_the_definition_without_autostart(lab):
     assert lab.where() == (SHUTOFF, SHUTOFF)
     assert not lab.kvm1.guests[UUID].autostart
     assert lab.kvm2.guests[UUID].autostart
+    again = lab.move(undefine_source=False)
+    assert (again.changed, again.outcome) == (False, "already_there")
+    # The wish is another one now: to be nowhere else.
+    assert lab.move().changed
+    assert lab.where() == (None, SHUTOFF)
+
+
+def test_another_definition_at_the_destination_is_no_move_that_has_been_made(lab):
+    lab.kvm2.share("/vm", lab.kvm1)
+    lab.add(state=SHUTOFF)
+    lab.add("kvm2", state=SHUTOFF, image="", xml=domain_xml(disks=[disk_xml(path="/vm/old.qcow2")]))
+    assert lab.move(undefine_source=False).changed
 
 
 def test_the_autostart_flag_comes_along(lab):

@@ -252,6 +252,43 @@ def test_a_guest_that_is_nowhere_afterwards(lab):
     assert lab.kvm2.file(IMAGE) is not None
 
 
+@pytest.mark.parametrize("keep", [False, True])
+def test_a_definition_that_was_there_before_is_no_guest_that_has_moved(lab, keep):
+    """The guest ends on the way, and all that is left of it is what lay at the destination."""
+    lab.add(persistent=keep)
+    lab.add("kvm2", state=SHUTOFF, image="", xml=domain_xml())
+
+    def end(source, dest, guest):
+        if keep:
+            guest.state, guest.reason = SHUTOFF, 1
+        else:
+            del source.guests[UUID]
+        dest.guests[UUID].state, dest.guests[UUID].reason = SHUTOFF, 1
+
+    fail_in(lab, "perform", then=end)
+    result = lab.move(undefine_source=not keep)
+    assert result.failed
+    assert result.outcome == "crashed"
+    assert "a has ended" in result.msg
+    assert lab.where() == (SHUTOFF if keep else None, SHUTOFF)
+    assert lab.kvm2.file(IMAGE) is not None
+
+
+def test_images_of_a_guest_that_has_moved_and_gone_stay(lab):
+    """libvirt has moved it, and the guest switches itself off before anybody looks."""
+    lab.add()
+
+    def script(phase, source, dest, guest):
+        if phase == "confirm":
+            guest.state, guest.reason = SHUTOFF, fake.VIR_DOMAIN_SHUTOFF_MIGRATED
+            dest.guests.pop(UUID)
+
+    lab.world.script = script
+    result = lab.move(persistent=False, undefine_source=False)
+    assert result.outcome == "failed"
+    assert lab.kvm2.file(IMAGE) is not None
+
+
 @pytest.fixture
 def impatient(monkeypatch):
     monkeypatch.setattr(_libvirt, "PATIENCE", 0.2)

@@ -432,3 +432,39 @@ def test_a_password_in_a_uri_is_never_shown(lab, refused):
     result = refused("name_resolution", "root:***@nohost", dest_uri="qemu+ssh://root:s3cret@nohost/system")
     # Not even in the options, which come back with every answer.
     assert "s3cret" not in str(vars(result))
+
+
+# --- what would end the guest
+
+
+def asleep(lab, **more):
+    """A guest on a shared disk that came here paused."""
+    lab.kvm2.share("/vm", lab.kvm1)
+    return lab.add(state=fake.VIR_DOMAIN_PAUSED, cpu_time=10**6, **more)
+
+
+def test_a_guest_that_came_paused_and_has_not_run_since_would_not_survive(lab):
+    asleep(lab)
+    for check in (True, False):
+        result = lab.move(check=check)
+        assert (result.outcome, result.failure_class) == ("refused", "asleep")
+        assert "has not run since it came to kvm1" in result.msg
+        assert "virsh resume a" in result.cure
+    assert lab.world.migrations == []
+
+
+@pytest.mark.parametrize("trace", [{"cpu_time": 10**9}, {"requests": 1}])
+def test_a_paused_guest_that_has_run_moves(lab, trace):
+    vars(asleep(lab)).update(trace)
+    assert lab.move().outcome == "migrated"
+
+
+def test_a_newer_qemu_moves_it_asleep(lab):
+    lab.kvm1.hypervisor = lab.kvm2.hypervisor = 10000000
+    asleep(lab)
+    assert lab.move().outcome == "migrated"
+
+
+def test_disks_that_are_copied_have_been_taken_over(lab):
+    lab.add(state=fake.VIR_DOMAIN_PAUSED, cpu_time=0)
+    assert lab.move().outcome == "migrated"

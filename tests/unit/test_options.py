@@ -302,6 +302,8 @@ EXAMPLES = {
     "listen_address": ["::"],
     "graphics_uri": ["spice://kvm2:5900"],
     "tls_destination": ["kvm2"],
+    "outage_address": ["192.0.2.7"],
+    "outage_from": ["stor1"],
     "policy": ["none", "must_complete", "mine"],
     "policy_steps": [[{"when": "elapsed", "at": 9, "do": "abort"}]],
 }

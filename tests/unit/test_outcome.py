@@ -96,6 +96,13 @@ def test_it_has_moved_only_when_the_destination_has_it_and_the_source_does_not_r
         assert source not in outcome.ACTIVE
 
 
+@given(STATE, STATE, st.booleans())
+def test_a_guest_that_was_active_has_moved_only_when_it_still_is(source, dest, keep):
+    row = outcome.judge(source, dest, keep, active=True)
+    if row.outcome == outcome.MIGRATED:
+        assert dest in (outcome.RUNNING, outcome.PAUSED)
+
+
 @given(STATE, STATE)
 def test_it_has_stayed_only_when_the_source_has_it_and_the_destination_does_not_run_it(source, dest):
     if outcome.look_up(source, dest).outcome == outcome.FAILED:

@@ -113,7 +113,7 @@ class Guest:
                 f"give that state up on {dest}: virsh managedsave-remove {name}",
             )
         here, there = (host.xml(self._uuid, inactive=True) for host in (self._source.host, dest))
-        if not guest.same(domain_xml.renamed(here, name), there):
+        if not domain_xml.equal(domain_xml.renamed(here, name), there):
             fate = "is replaced" if self._options["persistent"] else "stays, and counts when the VM starts next"
             self._report.warn(f"{dest} has another definition of {name} than {self._source.host}: it {fate}")
 

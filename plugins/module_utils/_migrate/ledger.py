@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Dict, Mapping, Tuple
 
-
+AROUND = ("agent", "nvram", "new_nvram", "moments", "moments_at_dest_before")
 # Stands where a disk has its target.
 NVRAM = "nvram"
 
@@ -70,6 +70,11 @@ class Ledger:
         for moments in ("moments", "moments_at_dest_before"):
             known[moments] = tuple((kind, name) for kind, name in plain.get(moments, ()))
         return cls(**known)
+
+    @property
+    def around(self) -> Dict[str, Any]:
+        """What it says of the guest besides its memory and disks."""
+        return {name: getattr(self, name) for name in AROUND}
 
     @property
     def left(self) -> Tuple[Image, ...]:

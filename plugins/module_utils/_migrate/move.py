@@ -23,6 +23,7 @@ from . import place as places
 from .disks import Disks, Layout, remove_images
 from .ending import Ending, tried
 from .guest import Guest
+from .hazards import check_asleep
 from .job import Job, Watch
 from .ledger import Image, Ledger
 from .limits import Limits
@@ -63,6 +64,7 @@ class Move:
         self._check_facts()
         layout = self._lay_out(mode)
         self._check_copies(layout)
+        check_asleep(self._source, self._place, layout)
         values, steps = self._resolve(mode, layout)
         self._check_versions(values)
         self._describe(mode, layout, values)
@@ -98,9 +100,11 @@ class Move:
         self._describe("live", layout, values)
         if self._request.check_mode:
             return self._report.finished(changed=True, outcome=PLANNED, **self._diff(before, before))
-        # The images are those of the run that failed.
+        # The images are those of the run that failed, and so is what was noted of the guest.
         earlier = [ledger for ledger in self._request.local.unfinished() if ledger.uuid == self._place.uuid]
         images = tuple(image for ledger in earlier for image in ledger.images)
+        for ledger in earlier:
+            self._guest.noted.update(ledger.around)
         self._move(self._ledger("live", images), layout, values, Watch(can_abort=False))
         for ledger in earlier:
             self._request.local.close_run(ledger.run)

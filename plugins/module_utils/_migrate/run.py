@@ -53,10 +53,9 @@ def _run(request: Request, report: Report, hosts: List[Host]) -> Dict[str, Any]:
     timeout = options["connect_timeout"]
     source = places.connect(options["uri"], timeout, "uri")
     hosts.append(source)
-    if options["cancel"]:
-        _abort(request, source)
     if options["cancel"] or options["cleanup"]:
-        return _clean_up(request, report, source, hosts)
+        aborted = options["cancel"] and _abort(request, source)
+        return _clean_up(request, report, source, hosts, aborted)
 
     dest_uri = options["dest_uri"]
     if request.facts_uuid == source.uuid:
@@ -73,7 +72,7 @@ def _run(request: Request, report: Report, hosts: List[Host]) -> Dict[str, Any]:
             return report.finished(**finished)
     place = _locate(request, source, dest)
     report.note_place(place, source, dest)
-    if place.settled:
+    if place.settled or (not options["undefine_source"] and places.defined_twice(source, dest, place)):
         return report.finished(outcome=ALREADY_THERE)
     move = Move(request, report, source, dest, place, local=request.local if source_uri.is_local else None)
     if place.movable:
@@ -151,11 +150,12 @@ def _settle_earlier(request: Request, report: Report, source: Host, dest: Host, 
     return report.finished(changed=True, outcome=end.row.outcome)
 
 
-def _clean_up(request: Request, report: Report, source: Host, hosts: List[Host]) -> Dict[str, Any]:
+def _clean_up(request: Request, report: Report, source: Host, hosts: List[Host], aborted: bool) -> Dict[str, Any]:
     """Settle every unfinished run of this VM, and begin no new one."""
     ledgers = unfinished(request)
     if not ledgers:
-        return report.finished(outcome=NOTHING)
+        # A job that was aborted has left the VM where it was.
+        return report.finished(changed=aborted, outcome=outcome.FAILED if aborted else NOTHING)
     if request.check_mode:
         return report.finished(changed=True, outcome=PLANNED)
     recovery = Recovery(request, report, source, hosts)
@@ -165,20 +165,23 @@ def _clean_up(request: Request, report: Report, source: Host, hosts: List[Host])
     return report.finished(changed=True, outcome=last)
 
 
-def _abort(request: Request, source: Host) -> None:
-    """End a migration of this VM that no run of ours watches any more."""
+def _abort(request: Request, source: Host) -> bool:
+    """End a migration of this VM that no run of ours watches any more; whether there was one."""
     domain = source.find(request.options["name"])
-    if domain is None or request.check_mode or not domain.active or not source.job_active(domain.uuid):
-        return
+    if domain is None or not domain.active or not source.job_active(domain.uuid):
+        return False
     if source.job_stats(domain.uuid).get("operation") != MIGRATION_OUT:
         raise Refusal(
             f"the job of {domain.name} on {source} is no migration",
             "busy",
             f"see virsh domjobinfo {domain.name}",
         )
+    if request.check_mode:
+        return True
     source.abort_job(domain.uuid)
     deadline = time.monotonic() + END_PATIENCE
     while source.find_uuid(domain.uuid) is not None and source.job_active(domain.uuid):
         if time.monotonic() > deadline:
             raise Refusal(f"the migration of {domain.name} does not end", "busy", "run again, or recover later")
         time.sleep(JOB_STEP)
+    return True

@@ -86,7 +86,8 @@ class Settlement:
         """Where the guest is, after everything that may safely be done about it."""
         source, dest, row = self._at_rest()
         if row.outcome == outcome.FAILED:
-            self._given_back = self._try(self._give_back, "giving the snapshots back")
+            what = f"giving {moments.named(self._ledger.moments)} back to {self.source.host}"
+            self._given_back = self._try(self._give_back, what)
         # One action can make the next one possible, and each is done once at most.
         for _turn in outcome.GUARDS:
             action = next((action for action in row.actions if self._wanted(action)), None)
@@ -98,7 +99,8 @@ class Settlement:
 
     def _look(self) -> Tuple[str, str, outcome.Row]:
         source, dest = self.source.state(), self.dest.state()
-        return source, dest, outcome.judge(source, dest, not self._ledger.undefine_source)
+        active = self._ledger.mode != "offline"
+        return source, dest, outcome.judge(source, dest, not self._ledger.undefine_source, active)
 
     def _at_rest(self) -> Tuple[str, str, outcome.Row]:
         deadline = time.monotonic() + LIMIT
@@ -117,10 +119,16 @@ class Settlement:
             outcome.UNDEFINE_SOURCE: ledger.undefine_source,
             outcome.RESUME_SOURCE: ledger.ran,
             # Not while only that one knows the snapshots.
-            outcome.REMOVE_DEST_DEFINITION: not ledger.defined_at_dest_before and self._given_back,
-            outcome.REMOVE_DEST_IMAGES: bool(ledger.made),
+            outcome.REMOVE_DEST_DEFINITION: self._given_back
+            and not ledger.defined_at_dest_before
+            and not self._has_left(),
+            outcome.REMOVE_DEST_IMAGES: bool(ledger.made) and not self._has_left(),
         }
         return wanted[action] and action not in self._done
+
+    def _has_left(self) -> bool:
+        """Whether the source has let the guest go: it has run at the destination, and its last writes are there."""
+        return self.source.domain is not None and self.source.domain.reason == "migrated"
 
     def _act(self, action: str) -> None:
         self._done.append(action)

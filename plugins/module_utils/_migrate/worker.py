@@ -16,7 +16,6 @@ import json
 import os
 import shutil
 import signal
-import sys
 import tempfile
 import time
 import traceback
@@ -117,14 +116,12 @@ class Worker:
                 self._become_daemon()
                 self.answer(work())
         except BaseException:  # noqa: BLE001 - there is nobody but the log to tell it to
-            traceback.print_exc()
+            os.write(2, traceback.format_exc().encode())
         finally:
-            sys.stderr.flush()
             os._exit(0)
 
     def _become_daemon(self) -> None:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        sys.stdout.flush()
         with open(os.devnull, "r+b", buffering=0) as null:
             for stream in (0, 1):
                 os.dup2(null.fileno(), stream)

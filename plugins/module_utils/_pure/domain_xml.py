@@ -244,6 +244,11 @@ def renamed(text: str, name: str) -> str:
     return ET.tostring(root, encoding="unicode")
 
 
+def equal(one: str, other: str) -> bool:
+    """Whether two XML texts say the same, however they are written."""
+    return ET.canonicalize(one, strip_text=True) == ET.canonicalize(other, strip_text=True)
+
+
 def repointed(text: str, images: Mapping[str, str]) -> str:
     """The domain's XML with other image files for disks, by target."""
     root = _root(text)

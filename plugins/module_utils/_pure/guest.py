@@ -189,11 +189,6 @@ def agent_connected(text: str) -> bool:
     return any(target.get("name") == AGENT and target.get("state") == "connected" for target in targets)
 
 
-def same(one: str, other: str) -> bool:
-    """Whether two definitions say the same."""
-    return ET.canonicalize(one, strip_text=True) == ET.canonicalize(other, strip_text=True)
-
-
 def moment_files(text: str) -> List[str]:
     """The files that a snapshot or a checkpoint needs: images of its domain, and where it keeps memory and disks."""
     root = ET.fromstring(text)

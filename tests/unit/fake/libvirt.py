@@ -158,6 +158,9 @@ class Guest:
     autostart: bool = False
     managed_save: bool = False
     around: Around = field(default_factory=Around)
+    # Nanoseconds that it has run on this host, and its reads and writes of every disk.
+    cpu_time: int = 10**10
+    requests: int = 0
     # What limits its migrations: milliseconds, MiB per second, bytes.
     limits: dict = field(default_factory=lambda: {"MaxDowntime": 300, "MaxSpeed": 8796093022207, "CompressionCache": 1})
     job: dict = field(default_factory=dict)
@@ -555,6 +558,16 @@ class virDomain(_Object, AroundDomain):  # noqa: N801
         if not self._guest.persistent:
             raise libvirtError("Requested operation is not valid: domain is transient", VIR_ERR_OPERATION_INVALID)
         return int(self._guest.autostart)
+
+    def vcpus(self):
+        self._host.called("vcpus")
+        return ([(0, 1, self._guest.cpu_time, 0)], [(True,)])
+
+    def blockStats(self, target):  # noqa: N802
+        self._host.called("blockStats")
+        if target not in [known for known, _path, _readonly in self._guest.disks()]:
+            raise libvirtError(f"invalid argument: invalid path: {target}", VIR_ERR_INVALID_ARG)
+        return (self._guest.requests, 512, self._guest.requests, 512, -1)
 
     def setAutostart(self, wanted):  # noqa: N802
         self._host.called("setAutostart")
