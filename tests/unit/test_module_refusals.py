@@ -465,6 +465,17 @@ def test_a_newer_qemu_moves_it_asleep(lab):
     assert lab.move().outcome == "migrated"
 
 
+def test_firmware_variables_are_a_disk_that_is_not_copied(lab):
+    lab.kvm2.directories["/nvram"] = {}
+    lab.kvm1.write("/nvram/a.fd", fake.File("raw"))
+    guest = lab.add(state=fake.VIR_DOMAIN_PAUSED, cpu_time=0, xml=domain_xml(nvram="/nvram/a.fd"))
+    result = lab.move()
+    assert result.failure_class == "asleep"
+    assert "it has not taken over its firmware variables, /nvram/a.fd" in result.msg
+    guest.cpu_time = 10**9
+    assert lab.move().outcome == "migrated"
+
+
 def test_disks_that_are_copied_have_been_taken_over(lab):
     lab.add(state=fake.VIR_DOMAIN_PAUSED, cpu_time=0)
     assert lab.move().outcome == "migrated"

@@ -64,7 +64,7 @@ class Move:
         self._check_facts()
         layout = self._lay_out(mode)
         self._check_copies(layout)
-        check_asleep(self._source, self._place, layout)
+        check_asleep(self._source, self._place, layout, self._definition.nvram)
         values, steps = self._resolve(mode, layout)
         self._check_versions(values)
         self._describe(mode, layout, values)
