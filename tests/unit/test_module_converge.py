@@ -327,6 +327,10 @@ def test_a_limit_for_each_gib_counts_memory_and_what_is_allocated_of_copied_disk
     assert 40 <= result.actions[0]["t"] <= 41
 
 
+# Such a device is unplugged for the move.
+STAND_IN = "<teaming type='transient' persistent='ua-net0'/>"
+
+
 @pytest.mark.parametrize(
     ("xml", "reason"),
     [
@@ -338,8 +342,14 @@ def test_a_limit_for_each_gib_counts_memory_and_what_is_allocated_of_copied_disk
             domain_xml().replace("<devices>", "<memoryBacking><source type='file'/></memoryBacking><devices>"),
             "it has its memory in a file",
         ),
-        (domain_xml(disks=[disk_xml(), "<hostdev mode='subsystem' type='pci'/>"]), "it has a device of the host"),
-        (domain_xml(disks=[disk_xml(), "<interface type='hostdev'/>"]), "it has a network device of the host"),
+        (
+            domain_xml(disks=[disk_xml(), f"<hostdev mode='subsystem' type='pci'>{STAND_IN}</hostdev>"]),
+            "it has a device of the host",
+        ),
+        (
+            domain_xml(disks=[disk_xml(), f"<interface type='hostdev'>{STAND_IN}</interface>"]),
+            "it has a network device of the host",
+        ),
     ],
 )
 def test_post_copy_that_is_not_possible_is_refused_or_left_out(lab, copy, xml, reason):

@@ -18,10 +18,11 @@ from .._pure import uri as uris
 from .._pure.domain_xml import Definition
 from .._pure.refusal import Refusal
 from .._pure.schedule import Size, Step
+from . import moments, probe
 from . import place as places
-from . import probe
 from .disks import Disks, Layout, remove_images
 from .ending import Ending, tried
+from .guest import Guest
 from .hazards import check_asleep
 from .job import Job, Watch
 from .ledger import Image, Ledger
@@ -45,7 +46,7 @@ class Move:
         self, request: Request, report: Report, source: Host, dest: Host, place: Place, local: Local | None
     ) -> None:
         self._request = request
-        self._options = request.options
+        self._options = {**request.options, "persistent": places.stays_persistent(place, request.options)}
         self._report = report
         self._source = source
         self._dest = dest
@@ -54,6 +55,7 @@ class Move:
         self._definition = Definition(place.name, place.uuid)
         self._source_pools = Storage(source, request.run_id, request.now)
         self._dest_pools = Storage(dest, request.run_id, request.now)
+        self._guest = Guest(self._options, report, self._source_pools, self._dest_pools, place)
 
     def run(self) -> Dict[str, Any]:
         """Check everything, then move; nothing is changed before the last check has passed."""
@@ -62,7 +64,7 @@ class Move:
         self._check_facts()
         layout = self._lay_out(mode)
         self._check_copies(layout)
-        check_asleep(self._source, self._place, layout)
+        check_asleep(self._source, self._place, layout, self._definition.nvram)
         values, steps = self._resolve(mode, layout)
         self._check_versions(values)
         self._describe(mode, layout, values)
@@ -98,9 +100,11 @@ class Move:
         self._describe("live", layout, values)
         if self._request.check_mode:
             return self._report.finished(changed=True, outcome=PLANNED, **self._diff(before, before))
-        # The images are those of the run that failed.
+        # The images are those of the run that failed, and so is what was noted of the guest.
         earlier = [ledger for ledger in self._request.local.unfinished() if ledger.uuid == self._place.uuid]
         images = tuple(image for ledger in earlier for image in ledger.images)
+        for ledger in earlier:
+            self._guest.noted.update(ledger.around)
         self._move(self._ledger("live", images), layout, values, Watch(can_abort=False))
         for ledger in earlier:
             self._request.local.close_run(ledger.run)
@@ -174,7 +178,9 @@ class Move:
             self._request.run_id,
             self._local,
         )
-        return disks.lay_out(wish, mode == "offline", self._facts, self._options["force"])
+        layout = disks.lay_out(wish, mode == "offline", self._facts, self._options["force"])
+        self._guest.check(mode, definition, given.get("dest_xml", definition), disks, layout, self._facts)
+        return layout
 
     def _check_facts(self) -> None:
         self._facts = self._request.facts
@@ -358,7 +364,9 @@ class Move:
             persistent=options["persistent"],
             undefine_source=options["undefine_source"],
             suspend=options["suspend"],
+            sync_time=options["sync_time"] and mode in table.ACTIVE,
             images=images,
+            **self._guest.noted,
         )
 
     def _ending(self, ledger: Ledger) -> Ending:
@@ -382,7 +390,7 @@ class Move:
         if trouble:
             raise Refusal(trouble, "not_permitted", "run as root (become: true)")
         worker.phase(statuses.JOURNALLED)
-        self._prepare_images(ending, ledger, layout)
+        self._prepare(ending, ledger, layout)
         worker.phase(statuses.PREPARED)
         if values["control"] == "direct":
             self._source.pair_with(self._dest)
@@ -436,12 +444,13 @@ class Move:
         volume = self._source.volume(path)
         return volume is not None and volume.allocation < volume.capacity
 
-    def _prepare_images(self, ending: Ending, ledger: Ledger, layout: Layout) -> None:
-        """Mark what this run makes at the destination, take away what is to be replaced there, and make what libvirt
-        does not make by itself."""
+    def _prepare(self, ending: Ending, ledger: Ledger, layout: Layout) -> None:
+        """Let the destination know the snapshots, mark what this run makes there, take away what is to be replaced, and
+        make what libvirt does not make by itself."""
         made: List[str] = []
-        what = ""
+        what = f"{moments.named(ledger.moments)} of {ledger.name} could not be made known on {self._dest}"
         try:
+            moments.park(ledger, self._source, self._dest)
             # A run that goes on with another one's images has their marks already.
             for image in ledger.images if layout.copied else ():
                 what = f"{image.marker} on {self._dest} could not be made"
@@ -464,6 +473,7 @@ class Move:
                 )
                 made.append(overlay.path)
         except LibvirtFailure as error:
+            self._report.warn(*moments.take_back(ledger, self._source, self._dest))
             self._report.warn(*remove_images(self._dest, self._place.uuid, made))
             for trouble in (ending.forget_left_behind(), ending.record(outcome.FAILED)):
                 self._warn(trouble)

@@ -82,6 +82,9 @@ class Report:
             memory={},
             disks=[],
             left_behind=[],
+            snapshots=[],
+            checkpoints=[],
+            guest_time=None,
             series=[],
         )
 

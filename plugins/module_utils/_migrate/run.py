@@ -141,7 +141,8 @@ def _settle_earlier(request: Request, report: Report, source: Host, dest: Host, 
         return report.finished(outcome=ALREADY_THERE)
     if request.check_mode:
         return report.finished(changed=True, outcome=PLANNED)
-    ledger = Ledger(name=place.name, uuid=place.uuid, persistent=request.options["persistent"])
+    persistent = places.stays_persistent(place, request.options)
+    ledger = Ledger(name=place.name, uuid=place.uuid, persistent=persistent)
     end = Settlement(source, dest, ledger).settle()
     report.note_end(end)
     return report.finished(changed=True, outcome=end.row.outcome)
