@@ -497,6 +497,12 @@ class Host:
     def abort_job(self, uuid: str) -> None:
         self._ask(self._domain(uuid).abortJob)
 
+    def on_iteration(self, uuid: str, call: Callable[[], None]) -> None:
+        """Call that whenever a migration of the domain begins another pass; it must not ask libvirt anything."""
+        with suppress(LibvirtFailure, AttributeError):
+            event = libvirt.VIR_DOMAIN_EVENT_ID_MIGRATION_ITERATION
+            self._ask(self._connection.domainEventRegisterAny, self._domain(uuid), event, lambda *_: call(), None)
+
     def start_postcopy(self, uuid: str) -> None:
         self._ask(self._domain(uuid).migrateStartPostCopy)
 

@@ -608,6 +608,15 @@ disks:
   returned: when the VM was found
   type: list
   elements: dict
+networks:
+  description:
+    - What each network interface of the source carried while the job went on, the busiest first, each with
+      C(interface), C(tx_bytes) and C(rx_bytes). All traffic of the host counts.
+    - Empty where the module does not run on the source.
+  returned: when the VM was found
+  type: list
+  elements: dict
+  sample: [{"interface": "private0", "tx_bytes": 290456101, "rx_bytes": 1203344}]
 series:
   description:
     - Samples taken while the VM moved, at most 120, each with C(t) (seconds), what is processed and what remains of

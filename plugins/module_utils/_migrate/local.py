@@ -25,6 +25,7 @@ from .ledger import Ledger
 
 STATE_DIRECTORY = "/var/lib/kvmops-migration"
 KEPT_RUNS = 100
+NETWORKS = "/sys/class/net"
 # Status, output and errors of a command, as of AnsibleModule.run_command.
 RunCommand = Callable[[List[str]], Tuple[int, str, str]]
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -94,6 +95,17 @@ class Local:
             return []
         status, output, _errors = self._run_command([*command, "_COMM=libvirtd", "+", "_COMM=virtqemud"])
         return output.splitlines() if status == 0 else []
+
+    # Networks
+
+    def traffic(self) -> Dict[str, Tuple[int, int]]:
+        """Bytes that each network interface has sent and received; loopback is none."""
+        found = {}
+        for name in sorted(os.listdir(NETWORKS)) if os.path.isdir(NETWORKS) else ():
+            counters = [_text(os.path.join(NETWORKS, name, "statistics", f"{way}_bytes")) for way in ("tx", "rx")]
+            if name != "lo" and all(counter.strip().isdigit() for counter in counters):
+                found[name] = (int(counters[0]), int(counters[1]))
+        return found
 
     # Certificates
 

@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import Any, Dict, List, Mapping, Tuple
 
 from .._libvirt import Host, LibvirtFailure, unknown_flags
-from .._pure import certificates, checks, domain_xml, outcome, schedule, storage
+from .._pure import certificates, checks, domain_xml, jobstats, outcome, schedule, storage
 from .._pure import options as table
 from .._pure import status as statuses
 from .._pure import uri as uris
@@ -404,6 +404,7 @@ class Move:
             lambda: self._note_suspended(ledger),
         )
         worker.phase(statuses.MOVING)
+        before = self._traffic()
         try:
             job.run("" if values["control"] == "unmanaged" else self._dest.uri, params, table.flags(values))
         except BaseException:
@@ -411,11 +412,15 @@ class Move:
                 # Whoever stopped us did not want the guest to stand still.
                 Settlement(self._source, self._dest, ledger).settle()
             raise
+        self._report.add(networks=jobstats.networks(before, self._traffic()))
         end = ending.settle(job)
         self._source, self._dest = ending.hosts
         if end.row.outcome != outcome.MIGRATED:
             raise ending.fail(job, end)
         ending.succeed(job, end)
+
+    def _traffic(self) -> Dict[str, Tuple[int, int]]:
+        return self._local.traffic() if self._local is not None else {}
 
     def _note(self, ledger: Ledger) -> str:
         """Keep the ledger; returns what went wrong."""

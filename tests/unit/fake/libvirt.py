@@ -59,6 +59,7 @@ VIR_DOMAIN_XML_INACTIVE = 2
 VIR_DOMAIN_XML_MIGRATABLE = 8
 VIR_DOMAIN_UNDEFINE_KEEP_NVRAM = 8
 
+VIR_DOMAIN_EVENT_ID_MIGRATION_ITERATION = 20
 VIR_DOMAIN_JOB_NONE = 0
 VIR_DOMAIN_JOB_UNBOUNDED = 2
 VIR_DOMAIN_JOB_COMPLETED = 3
@@ -262,6 +263,8 @@ class World:
         self.script: Callable[[str, FakeHost, FakeHost, Guest], None] = lambda phase, source, dest, guest: None
         self.migrations: list[dict] = []
         self.limits_set: list[tuple[str, int]] = []
+        # Who wants to hear that another pass over a guest's memory has begun.
+        self.iteration_callbacks: list = []
         self.overwritten: list[str] = []
         self.stats: dict = {
             "type": VIR_DOMAIN_JOB_UNBOUNDED,
@@ -362,6 +365,12 @@ class _Object:
 
 
 class virConnect(_Object):  # noqa: N801
+    def domainEventRegisterAny(self, domain, event, callback, opaque):  # noqa: N802
+        self._host.called("domainEventRegisterAny")
+        if event == VIR_DOMAIN_EVENT_ID_MIGRATION_ITERATION:
+            self._host.world.iteration_callbacks.append(lambda number: callback(self, domain, number, opaque))
+        return 0
+
     def setKeepAlive(self, interval, count):  # noqa: N802
         return 0
 
