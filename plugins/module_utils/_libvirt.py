@@ -42,8 +42,12 @@ SYSTEM_PYTHONS = ("/usr/bin/python3", "/usr/libexec/platform-python", "/usr/bin/
 STORAGE_VOL_EXIST = 90
 # And for what a domain that does not run cannot do.
 OPERATION_INVALID = 55
+# libvirt's number of a migration that leaves a host, in the statistics of a job.
+MIGRATION_OUT = 5
 # And for an agent in the guest that is not there.
 AGENT_UNRESPONSIVE = 86
+# Since then statistics of a completed job stay for others to read, where that is asked for.
+KEEPS_COMPLETED = (6, 0, 0)
 
 _STATES = {
     "VIR_DOMAIN_NOSTATE": "no_state",
@@ -482,6 +486,9 @@ class Host:
     def job_stats(self, uuid: str, completed: bool = False) -> Dict[str, Any]:
         """Statistics of the running job, or of the last one that was completed."""
         flags = libvirt.VIR_DOMAIN_JOB_STATS_COMPLETED if completed else 0
+        if completed and self.libvirt_version >= KEEPS_COMPLETED:
+            # Else nobody could ask for them afterwards.
+            flags |= getattr(libvirt, "VIR_DOMAIN_JOB_STATS_KEEP_COMPLETED", 0)
         return dict(self._ask(self._domain(uuid).jobStats, flags))
 
     def job_active(self, uuid: str) -> bool:

@@ -47,6 +47,16 @@ def test_a_domain_that_goes_away_while_it_is_looked_at_is_left_out(lab, host):
     assert host.domains() == []
 
 
+@pytest.mark.parametrize(("version", "stays"), [(6000000, True), (5010000, False)])
+def test_statistics_of_a_completed_job_stay_for_others_where_libvirt_can_keep_them(lab, version, stays):
+    lab.add()
+    lab.kvm1.version = version
+    lab.kvm1.guests[UUID].completed = {"type": fake.VIR_DOMAIN_JOB_COMPLETED, "downtime": 94}
+    host = _libvirt.Host.open("qemu:///system", 5, patience=0.2)
+    assert host.job_stats(UUID, completed=True)["downtime"] == 94
+    assert ("downtime" in lab.kvm1.guests[UUID].completed) is stays
+
+
 def test_an_answer_that_does_not_come_is_not_waited_for(lab, host):
     lab.kvm1.answers.clear()
     began = time.monotonic()

@@ -41,6 +41,22 @@ def left(here, path, **more):
     return {"path": path, "target": "vda", **(here.identity(path) or {}), **more}
 
 
+def test_the_daemons_errors_are_asked_of_the_journal(monkeypatch):
+    asked, answers = [], [0, 1]
+
+    def run_command(command):
+        asked.append(command)
+        return answers.pop(0), "No route to host\nEnd of file\n", ""
+
+    monkeypatch.setattr(local.shutil, "which", lambda name: f"/usr/bin/{name}")
+    assert local.Local(run_command).daemon_errors(1234.5) == ["No route to host", "End of file"]
+    assert local.Local(run_command).daemon_errors(1234.5) == []
+    assert "--since=@1234.500" in asked[0]
+    monkeypatch.setattr(local.shutil, "which", lambda name: None)
+    assert local.Local(run_command).daemon_errors(1234.5) == []
+    assert len(asked) == 2
+
+
 def test_an_image_that_did_not_change_is_known_again(here, image):
     here.leave_behind(UUID, "a", [left(here, image)])
     (entry,) = here.journal()

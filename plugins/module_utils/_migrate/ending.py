@@ -10,6 +10,7 @@ next one.
 
 from __future__ import annotations
 
+import time
 from contextlib import suppress
 from typing import Any, Callable, Dict, List, Tuple
 
@@ -44,6 +45,7 @@ CURES = {
     " 8.5.0); destroy neither of the two",
     outcome.CRASH: "look at the end of /var/log/libvirt/qemu/{name}.log, then virsh destroy and start the VM",
     outcome.LOST: "restore the definition from a backup; the images are where they were",
+    "guest_died": "look at the end of /var/log/libvirt/qemu/{name}.log on both hosts, and start it again",
     outcome.MIGRATED: "undefine it on the source when it is no longer needed there",
 }
 # Outcomes after which nothing of the run is left to do.
@@ -119,7 +121,7 @@ class Ending:
     def fail(self, job: Job, end: End) -> Refusal:
         """The guest is not at the destination: leave nothing of the run where it is not; the refusal that says so."""
         ledger = self._ledger
-        message = uris.redact(str(job.error)) if job.error else "libvirt reported no error"
+        message = self._message(job)
         known = messages.look_up(message)
         settled = end.row.outcome == outcome.FAILED
         if settled:
@@ -136,6 +138,9 @@ class Ending:
         if settled and job.given_up is not None:
             failure_class, reason = job.given_up
             message, cure = f"it was given up: {reason} ({message})", GIVEN_UP_CURES[failure_class]
+        elif settled and ledger.mode != "offline" and end.source_state == outcome.SHUT_OFF:
+            # Whatever libvirt has noticed of it first.
+            failure_class, cure = "guest_died", CURES["guest_died"].format(name=ledger.name)
         elif settled:
             failure_class, cure = known.failure_class, known.cure or cure
         self._report.add(failure_class=failure_class)
@@ -147,6 +152,14 @@ class Ending:
             known.role if settled and job.given_up is None else None,
             outcome=end.row.outcome,
         )
+
+    def _message(self, job: Job) -> str:
+        """What libvirt said about it, or would have said."""
+        said = str(job.error) if job.error else "libvirt reported no error"
+        if messages.is_overwritten(said) and self._local is not None:
+            # The clock and the journal's may differ by a little.
+            said = messages.reason(self._local.daemon_errors(time.time() - job.elapsed() - 0.1)) or said
+        return uris.redact(said)
 
     def _conclude(self, what: str) -> None:
         self._warn(self.record(what))

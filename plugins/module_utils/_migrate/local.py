@@ -85,6 +85,16 @@ class Local:
         # The device in this table is not the one of stat() on every file system: the inode alone errs on the safe side.
         return any(field.endswith(f":{inode}") for field in text.split())
 
+    # Logs
+
+    def daemon_errors(self, since: float) -> List[str]:
+        """What libvirt's daemon has logged as errors here from that moment on, as seconds since the epoch."""
+        command = ["journalctl", "--quiet", "--no-pager", "--output=cat", "--priority=err", f"--since=@{since:.3f}"]
+        if shutil.which(command[0]) is None:
+            return []
+        status, output, _errors = self._run_command([*command, "_COMM=libvirtd", "+", "_COMM=virtqemud"])
+        return output.splitlines() if status == 0 else []
+
     # Certificates
 
     def certificates(self) -> Dict[str, Any]:

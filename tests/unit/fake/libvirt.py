@@ -63,6 +63,7 @@ VIR_DOMAIN_JOB_NONE = 0
 VIR_DOMAIN_JOB_UNBOUNDED = 2
 VIR_DOMAIN_JOB_COMPLETED = 3
 VIR_DOMAIN_JOB_STATS_COMPLETED = 1
+VIR_DOMAIN_JOB_STATS_KEEP_COMPLETED = 2
 
 VIR_MIGRATE_LIVE = 1
 VIR_MIGRATE_PEER2PEER = 2
@@ -658,7 +659,10 @@ class virDomain(_Object, AroundDomain):  # noqa: N801
         if self._host.world.model is not None and self._guest.job:
             self._guest.job.update(self._host.world.model.tick(self._host.world, self._guest))
         if flags & VIR_DOMAIN_JOB_STATS_COMPLETED:
-            return dict(self._guest.completed) or {"type": VIR_DOMAIN_JOB_NONE}
+            stats = dict(self._guest.completed) or {"type": VIR_DOMAIN_JOB_NONE}
+            if not flags & VIR_DOMAIN_JOB_STATS_KEEP_COMPLETED:
+                self._guest.completed = {}
+            return stats
         return dict(self._guest.job) or {"type": VIR_DOMAIN_JOB_NONE}
 
     def abortJob(self):  # noqa: N802
