@@ -392,7 +392,8 @@ class Host:
 
     def sync_time(self, uuid: str) -> None:
         """Let the guest's agent set its clock by its virtual hardware clock."""
-        self._ask(self._domain(uuid).setTime, {}, libvirt.VIR_DOMAIN_TIME_SYNC)
+        # The bindings want a time all the same.
+        self._ask(self._domain(uuid).setTime, {"seconds": 0}, libvirt.VIR_DOMAIN_TIME_SYNC)
 
     # Snapshots and checkpoints, which libvirt calls moments: what it knows of them, and not what the images have
 

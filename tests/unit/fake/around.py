@@ -115,7 +115,9 @@ class AroundDomain:
 
     def setTime(self, time=None, flags=0):  # noqa: N802
         self.called("setTime")
-        assert (time, flags) == ({}, VIR_DOMAIN_TIME_SYNC)
+        if "seconds" not in time:
+            raise LookupError("Dictionary must contains 'seconds'")
+        assert flags == VIR_DOMAIN_TIME_SYNC
         if self.around.agent_errors:
             raise self.around.agent_errors.pop(0)
         self.around.clock_set += 1
