@@ -18,7 +18,7 @@ S ?=
 SANITY ?=
 # Arguments for pytest, for example: make unit U='-k placement'.
 U ?=
-# Arguments for the benchmarks, for example: make bench B='memory --pairs 4'.
+# Arguments for the benchmarks, for example: make bench B='memory --runs 4'.
 B ?=
 
 .PHONY: help
@@ -81,7 +81,7 @@ lab-down: root setup ## take the lab down and leave nothing of it
 demo: root setup ## migrate a running guest before your eyes (as root)
 	@$(IN_VENV) python -m tests.lab.demo
 
-bench: root setup ## measure virt_migrate against bare virsh (as root, lab up); B='memory --pairs 4'
+bench: root setup ## measure virt_migrate against bare virsh (as root, lab up); B='memory --runs 4'
 	@$(IN_VENV) python -m tests.bench $(B)
 
 .PHONY: clean
