@@ -71,6 +71,8 @@ class Move:
         if self._request.check_mode:
             self._report.add(left_behind=self._ending(self._ledger(mode, self._images(layout))).left_behind())
             planned = domain_xml.renamed(before, values["dest_name"] or self._place.name)
+            moved = _moved(layout)
+            planned = domain_xml.repointed(planned, moved) if moved else planned
             return self._report.finished(changed=True, outcome=PLANNED, **self._diff(before, planned))
         watch = self._watch(mode, layout, steps)
         self._move(self._ledger(mode, self._images(layout)), layout, values, watch)
@@ -438,7 +440,7 @@ class Move:
             # Without this they would not stay sparse.
             current = self._options["dest_xml"] or self._source.xml(self._place.uuid, migratable=True, secure=True)
             definitions["destination_xml"] = domain_xml.keep_sparse(current, sparse)
-        moved = {plan.target: plan.dest for plan in layout.plans if plan.dest != plan.source}
+        moved = _moved(layout)
         if moved and mode != "offline" and self._options["persistent"] and not self._options["persistent_xml"]:
             # Else the next start at the destination would look for the images where they were on the source.
             current = self._source.xml(self._place.uuid, inactive=True, secure=True)
@@ -513,3 +515,8 @@ class Move:
                 },
             ]
         }
+
+
+def _moved(layout: Layout) -> Dict[str, str]:
+    """By target, the path at the destination of disks that lie elsewhere there."""
+    return {plan.target: plan.dest for plan in layout.plans if plan.dest != plan.source}
