@@ -18,7 +18,7 @@ S ?=
 SANITY ?=
 # Arguments for pytest, for example: make unit U='-k placement'.
 U ?=
-# Arguments for the benchmark, for example: make bench B='--pairs 9'.
+# Arguments for the benchmarks, for example: make bench B='memory --runs 4'.
 B ?=
 
 .PHONY: help
@@ -81,8 +81,8 @@ lab-down: root setup ## take the lab down and leave nothing of it
 demo: root setup ## migrate a running guest before your eyes (as root)
 	@$(IN_VENV) python -m tests.lab.demo
 
-bench: root setup ## measure virt_migrate against bare virsh (as root, lab up)
-	@$(IN_VENV) python tests/bench/overhead.py $(B)
+bench: root setup ## measure virt_migrate against bare virsh (as root, lab up); B='memory --runs 4'
+	@$(IN_VENV) python -m tests.bench $(B)
 
 .PHONY: clean
 clean: ## remove what was made in the checkout; the cache stays

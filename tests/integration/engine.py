@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from tests.lab import faults
+from tests.lab import console, faults
 from tests.lab.paths import STATE
 
 from .conftest import PLAYBOOKS, plain_environment
@@ -96,6 +96,8 @@ class Call:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            # A group of its own, to which a test sends what a terminal would.
+            start_new_session=True,
         )
         self._host = host
 
@@ -184,7 +186,7 @@ class Guest:
         return active[0]
 
     def console(self, host: str) -> str:
-        return f"/var/log/libvirt/qemu/{self.name}.serial.log"
+        return console.log(self.name)
 
     def last_record(self, host: str) -> int:
         said = faults.inside(host, "tail", "-c", "4000", self.console(host)).stdout
@@ -247,14 +249,7 @@ class Guest:
 
     def tell(self, command: str) -> None:
         """Say something to it through its console, and wait until it has understood."""
-        host = self.home()
-        script = (
-            f'size=$(stat -c %s {self.console(host)}); exec 3<>"$(virsh ttyconsole {self.name})"; '
-            f"echo '{command}' >&3; "
-            "for turn in $(seq 100); do "
-            f"tail -c +$size {self.console(host)} | grep -aq 'kvmops: ok {command}' && exit 0; sleep 0.1; done; exit 1"
-        )
-        faults.must(host, "bash", "-c", script)
+        console.tell(self.home(), self.name, command)
 
     @contextmanager
     def busy(self, mib: int, over: int = 64) -> Iterator[None]:

@@ -253,3 +253,15 @@ class TestCertificates:
             "files": ["client-cert.pem"],
             "verify": False,
         }
+
+
+def test_traffic_is_what_the_interfaces_count(tmp_path, monkeypatch):
+    for name, counters in {"lan0": ("12\n", "34\n"), "lo": ("5\n", "5\n"), "odd0": ("", "1\n")}.items():
+        folder = tmp_path / name / "statistics"
+        folder.mkdir(parents=True)
+        (folder / "tx_bytes").write_text(counters[0])
+        (folder / "rx_bytes").write_text(counters[1])
+    monkeypatch.setattr(local, "NETWORKS", str(tmp_path))
+    assert local.Local(None).traffic() == {"lan0": (12, 34)}
+    monkeypatch.setattr(local, "NETWORKS", str(tmp_path / "none"))
+    assert local.Local(None).traffic() == {}
