@@ -7,6 +7,8 @@ SHELL := bash
 # Targets share one lab and one environment, and what runs side by side is the business of tests/gates/run.py.
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
+# The demo shows `make lab` as a person sees it.
+MAKEFLAGS += --no-print-directory
 
 GATES := tests/gates
 IN_VENV := $(GATES)/in_venv.sh
@@ -16,7 +18,7 @@ S ?=
 SANITY ?=
 # Arguments for pytest, for example: make unit U='-k placement'.
 U ?=
-# Arguments for the benchmark, for example: make bench B='--pairs 9'.
+# Arguments for the benchmarks, for example: make bench B='memory --runs 4'.
 B ?=
 
 .PHONY: help
@@ -56,7 +58,7 @@ unit-core219: venv venv-core219 ## unit tests on the oldest supported ansible-co
 sanity: packages venv ## ansible-test sanity on the built collection
 	@$(IN_VENV) $(GATES)/sanity.sh $(SANITY)
 
-molecule: root setup ## all scenarios on the lab (as root); S=default runs one
+molecule: rootfs ## all scenarios on the lab (as root); S=default runs one
 	@$(IN_VENV) molecule test $(if $(S),-s $(S),--all)
 
 test: root setup ## everything that must pass, quick checks first
@@ -65,8 +67,12 @@ test: root setup ## everything that must pass, quick checks first
 test-full: root setup ## test, then the demo
 	@$(IN_VENV) python $(GATES)/run.py full
 
-.PHONY: lab lab-down demo bench
-lab: root setup ## boot the lab (as root): labkvm1, labkvm2, labstor1 and the guests
+.PHONY: rootfs lab lab-down demo bench
+# Before molecule, which would keep to itself how far this is.
+rootfs: root setup
+	@$(IN_VENV) python -m tests.lab build >/dev/null
+
+lab: rootfs ## boot the lab (as root): labkvm1, labkvm2, labstor1 and the guests
 	@$(IN_VENV) molecule create -s default
 
 lab-down: root setup ## take the lab down and leave nothing of it
@@ -75,8 +81,8 @@ lab-down: root setup ## take the lab down and leave nothing of it
 demo: root setup ## migrate a running guest before your eyes (as root)
 	@$(IN_VENV) python -m tests.lab.demo
 
-bench: root setup ## measure virt_migrate against bare virsh (as root, lab up)
-	@$(IN_VENV) python tests/bench/overhead.py $(B)
+bench: root setup ## measure virt_migrate against bare virsh (as root, lab up); B='memory --runs 4'
+	@$(IN_VENV) python -m tests.bench $(B)
 
 .PHONY: clean
 clean: ## remove what was made in the checkout; the cache stays

@@ -31,6 +31,13 @@ options:
     type: list
     elements: str
     default: []
+  limits:
+    description: How many moves may go on at a time, as O(kvmops.migration.virt_migrate_queue#module:limits).
+    type: dict
+  at_once:
+    description: Whether whoever moves them keeps the limits, so that one group has them all.
+    type: bool
+    default: true
 """
 
 EXAMPLES = r"""
@@ -48,7 +55,8 @@ RETURN = r"""
 _value:
   description:
     - A mapping with C(moves) and C(settled), lists of steps with C(name), C(source), C(dest), C(state), C(mode),
-      C(storage) and C(note), and C(errors), a list of lines.
+      C(storage), C(cleanup) (only settle what a killed run has left), C(note) and C(move) (as
+      M(kvmops.migration.virt_migrate_queue) takes it), C(waves), the moves in groups, and C(errors), a list of lines.
     - With any error nothing may be moved.
   type: dict
 """

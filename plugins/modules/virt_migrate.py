@@ -17,6 +17,8 @@ description:
     needs; what excludes each other is refused before a connection is used.
   - Whether both hosts share a disk is proven by a probe file, never guessed. A shared disk is never copied;
     a disk that is not shared is copied while the VM runs.
+  - What libvirt keeps beside memory and disks goes along (autostart flag, metadata, changes that wait for the next
+    start, UEFI variables, TPM state, snapshots, checkpoints), or the move is refused with what helps.
   - What happened is decided from the VM's state on both hosts and not from an error code. While one of them
     does not answer, nothing is started, resumed, undefined or deleted.
 author:
@@ -52,7 +54,7 @@ options:
     description:
       - URI of the libvirt that shall have the VM, with the driver of O(uri).
       - Opened by the module, and with O(control=p2p) by the source's libvirt with root's own credentials there.
-      - Overrides O(dest_host). One of the two is needed.
+      - Overrides O(dest_host). One of the two is needed, but for O(cleanup) and O(cancel).
     type: str
   dest_host:
     description:
@@ -157,16 +159,22 @@ options:
     type: list
     elements: str
   persistent:
-    description: Define the VM persistently at the destination.
+    description:
+      - Define the VM persistently at the destination. By default a VM that is persistent on the source is so at the
+        destination, and a transient one stays transient.
+      - Where the destination has another definition of the VM already, it is replaced (with V(false), it stays), and a
+        warning says so.
     type: bool
-    default: true
   undefine_source:
     description:
       - Take the definition away from the source. With V(false) the VM's autostart flag is cleared there.
     type: bool
     default: true
   suspend:
-    description: Leave a VM that ran paused at the destination.
+    description:
+      - Leave a VM that ran paused at the destination.
+      - With QEMU before 10.0 a VM that came paused and used its disks in place must run for a moment before it can be
+        moved on; it is refused before that.
     type: bool
     default: false
   change_protection:
@@ -181,7 +189,8 @@ options:
     default: false
   unsafe:
     description:
-      - Skip libvirt's own check of disks and their cache modes.
+      - Skip libvirt's own check of disks and their cache modes, and leave it to libvirt and QEMU whether devices such
+        as those of the host can move.
       - With O(copy_storage=none) also accept disks that are not shared. They are lost unless something else
         carries them over.
     type: bool
@@ -393,10 +402,64 @@ options:
       - For a VM in any other state this changes nothing. Since libvirt 8.5.0.
     type: bool
     default: false
+  sync_time:
+    description:
+      - After a VM has moved while it ran, let its guest agent set its clock, as C(virsh domtime --sync) does. A clock
+        stands still as long as its VM does.
+      - Without a connected agent nothing is done, and an agent that fails is only warned about.
+    type: bool
+    default: true
+  wait_for_job:
+    description:
+      - Whether to wait for the end of a job, such as a migration or a backup, that somebody else has begun with the
+        VM. Otherwise such a VM is refused.
+    type: bool
+    default: false
+  on_controller_loss:
+    description:
+      - The run belongs to a process on the source host, which goes on when the controller is interrupted, killed or cut
+        off. This says what it does when no controller has watched it for 30 seconds.
+      - V(continue) finishes the move; the next run with the same wish joins it. V(cancel) ends it, and the VM goes on
+        where it was.
+      - Means nothing with C(async), where no controller watches.
+    type: str
+    choices: [continue, cancel]
+    default: continue
+  progress:
+    description:
+      - Whether the controller prints how far the move is, at least every 10 seconds and whenever something is done
+        about it. With C(async) there is nothing to print.
+    type: bool
+    default: true
+  outage_address:
+    description:
+      - Measure from outside how long the VM does not answer while it moves, by L(ping,https://manpages.debian.org/ping)
+        of this address.
+    type: str
+  outage_from:
+    description: Inventory name of the host that sends the probes of O(outage_address). By default the controller.
+    type: str
+  cleanup:
+    description:
+      - Only settle what earlier runs with this VM have left that were killed or could not tell where it is; no move is
+        begun and no destination is needed.
+      - Every run does this first for its VM.
+    type: bool
+    default: false
+  cancel:
+    description:
+      - End the migration of this VM away from this host that goes on, whoever has begun it, and settle it; no
+        destination is needed.
+    type: bool
+    default: false
   connect_timeout:
     description: Seconds that each host gets to answer when the connection is opened.
     type: int
     default: 20
+  _watch:
+    description: Set by the collection's own action plugin, which watches the run.
+    type: bool
+    default: false
   _dest_facts:
     description: What the destination says about itself. Filled by the action plugin, and refused in a playbook.
     type: dict
@@ -478,7 +541,7 @@ uuid:
   type: str
 outcome:
   description:
-    - V(migrated), V(already_there), or V(planned) in check mode.
+    - V(migrated), V(already_there), or V(planned) in check mode; V(nothing_to_do) with O(cleanup) and O(cancel).
     - After a failure V(refused) (nothing was tried), V(failed) (the VM is where it was), V(split_brain),
       V(undetermined), V(postcopy_failed), V(crashed) or V(lost).
   returned: always
@@ -545,6 +608,15 @@ disks:
   returned: when the VM was found
   type: list
   elements: dict
+networks:
+  description:
+    - What each network interface of the source carried while the job went on, the busiest first, each with
+      C(interface), C(tx_bytes) and C(rx_bytes). All traffic of the host counts.
+    - Empty where the module does not run on the source.
+  returned: when the VM was found
+  type: list
+  elements: dict
+  sample: [{"interface": "private0", "tx_bytes": 290456101, "rx_bytes": 1203344}]
 series:
   description:
     - Samples taken while the VM moved, at most 120, each with C(t) (seconds), what is processed and what remains of
@@ -553,8 +625,29 @@ series:
   returned: when the VM was found
   type: list
   elements: dict
+snapshots:
+  description:
+    - Names of the snapshots that go with the VM. They are in its images, so all of them must be shared; what libvirt
+      knows of them is carried over.
+  returned: when the VM was found
+  type: list
+  elements: str
+checkpoints:
+  description: Names of the checkpoints that go with the VM.
+  returned: when the VM was found
+  type: list
+  elements: str
+guest_time:
+  description:
+    - Whether the guest's clock was set after the move (O(sync_time)), V(set), V(no_agent) or V(failed). Null where
+      there was nothing to set.
+  returned: when the VM was found
+  type: str
+  sample: set
 left_behind:
-  description: Images that stay on the source, each with C(host), C(target) and C(path).
+  description:
+    - Files that stay on the source, each with C(host), C(target) and C(path). The target is that of a disk, or V(nvram)
+      for the variables of UEFI firmware.
   returned: when the VM was found
   type: list
   elements: dict
@@ -575,6 +668,30 @@ progress:
       when the VM has moved.
   returned: after a move was tried
   type: dict
+outage:
+  description:
+    - The longest time without an answer from O(outage_address), with C(longest_ms) (null where nothing answered),
+      C(replies), C(interval_ms) between two probes, C(began_at) (seconds since 1970), C(address) and C(from).
+  returned: with O(outage_address)
+  type: dict
+logs:
+  description: The last lines of the logs that QEMU keeps of the VM, by C(source) and C(dest).
+  returned: on failure, when something was tried
+  type: dict
+settled:
+  description:
+    - What was settled of earlier runs that had been killed, each with C(run), C(outcome) and C(actions).
+  returned: when there was something
+  type: list
+  elements: dict
+adopted:
+  description: The run that was going on already with the same wish, and that this one has joined.
+  returned: when there was one
+  type: str
+ended:
+  description: The run that was ended by O(cancel).
+  returned: when there was one
+  type: str
 failure_class:
   description: One word for the kind of failure.
   returned: on failure
@@ -593,19 +710,13 @@ role:
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.kvmops.migration.plugins.module_utils._migrate.answer import answer
-from ansible_collections.kvmops.migration.plugins.module_utils._migrate.local import Local
-from ansible_collections.kvmops.migration.plugins.module_utils._migrate.report import Request
-from ansible_collections.kvmops.migration.plugins.module_utils._migrate.run import run
+from ansible_collections.kvmops.migration.plugins.module_utils._migrate.start import start
 from ansible_collections.kvmops.migration.plugins.module_utils._pure.options import argument_spec
 
 
 def main() -> None:
-    module = AnsibleModule(
-        argument_spec=argument_spec(),
-        required_one_of=[("dest_uri", "dest_host")],
-        supports_check_mode=True,
-    )
-    answer(module, lambda: run(Request(module.params, Local(module.run_command), module.check_mode, module._diff)))
+    module = AnsibleModule(argument_spec=argument_spec(), supports_check_mode=True)
+    answer(module, lambda: start(module))
 
 
 if __name__ == "__main__":

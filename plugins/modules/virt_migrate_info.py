@@ -73,6 +73,23 @@ journal:
   returned: success
   type: list
   elements: dict
+runs:
+  description:
+    - The runs of M(kvmops.migration.virt_migrate) that go on here, each with C(run), C(name) of the VM, C(source),
+      C(dest), C(phase), C(line) for a person, and while data travels C(percent), C(memory), C(disk), C(throughput),
+      C(dirty_rate), C(iteration), C(elapsed), C(next) and C(actions).
+    - Empty where the module does not run on the host that O(uri) leads to.
+  returned: success
+  type: list
+  elements: dict
+unfinished:
+  description:
+    - Runs that have left from here and were killed, or could not tell where the VM is, each with C(run), C(name) and
+      C(uuid) of the VM and C(dest). The next run with the VM settles them.
+    - Empty where the module does not run on the host that O(uri) leads to.
+  returned: success
+  type: list
+  elements: dict
 failure_class:
   description: One word for the kind of failure.
   returned: on failure

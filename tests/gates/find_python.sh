@@ -14,5 +14,5 @@ for version in "$@"; do
         fi
     done
 done
-printf 'error: no working Python among %s (each needs the modules ctypes, ensurepip, ssl and venv): install python3-venv\n' "$*" >&2
+printf 'error: no working Python among %s (each needs the modules ctypes, ensurepip, ssl and venv): make setup, as root, installs python3-venv\n' "$*" >&2
 exit 1

@@ -22,8 +22,9 @@ say "installing ${#missing[@]} Debian packages: ${missing[*]}"
 log="$CACHE/apt.log"
 export DEBIAN_FRONTEND=noninteractive
 # A machine may carry package lists that are good enough; they are fetched anew only when the installation fails with those.
-install() { apt-get install -y --no-install-recommends "${missing[@]}" </dev/null; }
-if ! install >"$log" 2>&1 && ! { apt-get update </dev/null && install; } >>"$log" 2>&1; then
+install() { apt-get install -y --no-install-recommends "${missing[@]}"; }
+install_with_new_lists() { apt-get update && install; }
+if ! logged "$log" install && ! logged "$log" install_with_new_lists; then
     cat "$log" >&2
     die "apt-get could not install the packages above (log: $log)"
 fi

@@ -27,7 +27,7 @@ if [ ! -e "$venv/.complete" ]; then
         # Some packages carry templates named .py that no interpreter compiles.
         "$venv/bin/python" -m compileall -q -j 0 -x 'ansible_collections/(?!ansible/posix/|community/(general|libvirt)/)' "$venv/lib" || :
     }
-    make_venv >"$log" 2>&1 </dev/null || { cat "$log" >&2; die "pip could not install $requirements (log: $log)"; }
+    logged "$log" make_venv || { cat "$log" >&2; die "pip could not install $requirements (log: $log)"; }
     touch "$venv/.complete"
 fi
 ln -sfn "$venv" "$CACHE/$name.new.$$"

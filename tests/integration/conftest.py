@@ -19,6 +19,11 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 PLAYBOOKS = REPOSITORY / "playbooks"
 sys.path.insert(0, str(REPOSITORY))
 
+from tests.lab import faults  # noqa: E402 - the repository must be on the path first
+
+# Helpers of the tests that are no tests themselves say what differs as well.
+pytest.register_assert_rewrite("tests.integration.engine")
+
 # One run of everything that a move could leave behind on a hypervisor, in an order that two runs share.
 FOOTPRINT = r"""
 echo "# domains"
@@ -28,14 +33,22 @@ for name in $(virsh list --all --name | sort); do
 done
 echo "# pools"; virsh pool-list --all --name | sort
 echo "# files"
-find /vm /etc/libvirt /var/lib/libvirt -xdev \
-    \( -name '*.pid' -o -name 'domain-*' -o -path '*/channel/*' \) -prune -o -printf '%p\n' | sort
+find /vm /vmshared /etc/libvirt /var/lib/libvirt -xdev \
+    \( -name '*.pid' -o -name 'domain-*' -o -path '*/channel/*' \) -prune -o -printf '%p\n' 2>/dev/null | sort
 echo "# journal"; find /var/lib/kvmops-migration -type f 2>/dev/null | sort
 echo "# qemu"; ps -eo args | grep -o '^[^ ]*qemu-[a-z0-9_-]* .*guest=[^,]*' | sed 's/ .*guest=/ /' | sort
 echo "# listeners"; ss -Hltn | awk '{print $4}' | grep -E ':(49[12][0-9]{2}|10809)$' | sort
 echo "# mounts"; findmnt -rno TARGET,FSTYPE | grep -v '^/run/user/' | sort
 echo "# firewall"; firewall-cmd --list-all
 """
+
+
+def pytest_collection_modifyitems(config, items) -> None:
+    """Each scenario has the tests of its own name: molecule hands the whole directory to all of them."""
+    scenario = os.environ.get("MOLECULE_SCENARIO_NAME")
+    others = [item for item in items if scenario and not item.path.stem.startswith(f"test_{scenario}")]
+    config.hook.pytest_deselected(items=others)
+    items[:] = [item for item in items if item not in others]
 
 
 @dataclass
@@ -110,6 +123,13 @@ def hosts(inventory) -> dict[str, testinfra.host.Host]:
 @pytest.fixture(scope="session")
 def hypervisors(inventory, hosts) -> dict[str, testinfra.host.Host]:
     return {name: hosts[name] for name in inventory["hypervisors"]["hosts"]}
+
+
+@pytest.fixture
+def mended(inventory) -> None:
+    """Hosts and links without the faults that a test which was killed may have left."""
+    for host in inventory["hypervisors"]["hosts"]:
+        faults.mend(host)
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import sys
 import time
 from pathlib import Path
 
-from . import cgroup, kvm, network, rootfs
+from . import cgroup, kernel, kvm, network, rootfs
 from .host import WATCH_LOG, Host, kill_all, make_controller_key
 from .paths import NAME, STATE, LabError, locked, require_root, run, say
 
@@ -68,6 +68,7 @@ def _remove() -> bool:
     kill_all()
     cgroup.remove()
     network.destroy()
+    kernel.restore()
     if STATE.exists():
         shutil.rmtree(STATE)
     return there
@@ -82,11 +83,17 @@ def guests(_options: argparse.Namespace) -> dict:
         if leader is None:
             raise LabError(f"host {guest['host']} is not up; `make lab` boots the lab")
         options = [f"--{key}={guest[key]}" for key in GUEST_OPTIONS if key in guest]
+        options += ["--agent"] if guest.get("agent") else []
         target = f"/proc/{leader}/root{guest['image']}"
         run(sys.executable, "-m", "tests.lab.guest.build", f"--rootfs={root}", f"--output={target}", *options)
         built.append(f"{guest['host']}:{guest['image']}")
         say(f"guest {guest['name']}: {built[-1]}")
     return {"built": built}
+
+
+def postcopy(_options: argparse.Namespace) -> dict:
+    """Let guests of this lab move by post-copy, until it is taken down."""
+    return {"changed": kernel.permit_postcopy()}
 
 
 def watch(_options: argparse.Namespace) -> dict:
@@ -137,7 +144,15 @@ def _virsh(host: str, *command: str) -> str:
     return done.stdout if done and done.returncode == 0 else ""
 
 
-COMMANDS = {"build": build, "up": up, "down": down, "guests": guests, "watch": watch, "witness": witness}
+COMMANDS = {
+    "build": build,
+    "up": up,
+    "down": down,
+    "guests": guests,
+    "postcopy": postcopy,
+    "watch": watch,
+    "witness": witness,
+}
 
 
 def main() -> int:

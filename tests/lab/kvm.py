@@ -12,7 +12,7 @@ import json
 import subprocess
 from pathlib import Path
 
-from .paths import CACHE, say
+from .paths import CACHE, SHUT_IN, say
 
 PROBE_SECONDS = 10
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -44,7 +44,7 @@ def _boots(root: Path) -> bool:
     )
     script = f'mount --rbind /dev {root}/dev && exec chroot {root} sh -c "exec {qemu}"'
     process = subprocess.Popen(
-        ["unshare", "--mount", "--propagation=private", "sh", "-c", script],
+        [*SHUT_IN, "sh", "-c", script],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

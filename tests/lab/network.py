@@ -38,7 +38,7 @@ def destroy() -> None:
 def namespaces() -> list[str]:
     """The lab's namespaces that exist now: the control one and the hosts'."""
     folder = Path("/run/netns")
-    return sorted(entry.name for entry in folder.glob(f"{CONTROL_NETNS}*")) if folder.is_dir() else []
+    return sorted(path.name for name in (CONTROL_NETNS, netns_of("*")) for path in folder.glob(name))
 
 
 def processes() -> set[int]:

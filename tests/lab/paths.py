@@ -7,19 +7,29 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-# Another name makes a second lab beside the first, as a second checkout needs it: addresses do not collide, because each
-# lab has namespaces of its own. No name may be the beginning of another one.
+# Another name makes a second lab beside the first, as a second checkout needs it: addresses do not collide, because
+# each lab has namespaces of its own.
 NAME = os.environ.get("KVMOPS_LAB_NAME") or "kvmops-lab"
+# Folders of this name are removed whole, and groups and namespaces by the name and a dash: nobody else's may match.
+if not re.fullmatch(r"kvmops-[a-z0-9]{1,20}", NAME):
+    raise SystemExit(f"KVMOPS_LAB_NAME={NAME}: kvmops- and up to 20 small letters and digits, as in kvmops-lab2")
 STATE = Path("/var/lib") / NAME
 CACHE = Path(os.environ.get("KVMOPS_LAB_CACHE", "/var/cache/kvmops-lab"))
 LOCK = Path("/run/lock") / f"{NAME}.lock"
 CONTROL_NETNS = NAME
+# In front of a command that mounts: its mounts are its own, and however it or this process ends, all that it started
+# ends too, and the mounts with it. Left in a tree that the next run removes, they would lead it out of the tree.
+SHUT_IN = (
+    *("setpriv", "--pdeathsig", "KILL"),
+    *("unshare", "--mount", "--propagation=private", "--pid", "--fork", "--kill-child", "--mount-proc"),
+)
 
 _START = time.monotonic()
 

@@ -11,7 +11,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from .paths import CACHE, LabError, run, say
+from .paths import CACHE, SHUT_IN, LabError, run, say
 
 SUITE = "bookworm"
 PACKAGES = [
@@ -51,6 +51,7 @@ PACKAGES = [
     # the guest's kernel and userland come from here too
     "linux-image-cloud-amd64",
     "busybox-static",
+    "qemu-guest-agent",
 ]
 
 # What every host of this lab must have because it is a container or because Ansible must get in. Nothing that a role
@@ -93,7 +94,7 @@ def build() -> Path:
     # Under a temporary name until complete: a build that was killed never looks finished.
     temporary = Path(tempfile.mkdtemp(prefix=f"{root.name}.tmp", dir=CACHE))
     tree = temporary / "root"
-    command = ["mmdebstrap", "--variant=minbase", f"--include={','.join(PACKAGES)}", SUITE, str(tree)]
+    command = [*SHUT_IN, "mmdebstrap", "--variant=minbase", f"--include={','.join(PACKAGES)}", SUITE, str(tree)]
     if mirror():
         command.append(mirror())
     _run_with_progress(command)
@@ -106,10 +107,7 @@ def build() -> Path:
 
 def _run_with_progress(command: list[str]) -> None:
     tail: list[str] = []
-    try:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    except FileNotFoundError as error:
-        raise LabError("mmdebstrap is not installed; `make setup` installs what the lab needs") from error
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert process.stdout is not None
     for line in process.stdout:
         tail = [*tail[-30:], line]

@@ -1,6 +1,6 @@
 # Copyright: (c) 2026, The kvmops.migration authors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The action plugin: what it adds from the inventory and from the destination, and what it refuses."""
+"""The action plugins: what they add from the inventory and from other hosts, how they watch, and what they refuse."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import pytest
 from ansible.errors import AnsibleActionFail, AnsibleConnectionFailure
 from ansible.plugins.loader import connection_loader
 
-from ansible_collections.kvmops.migration.plugins.action import virt_migrate as action
+from ansible_collections.kvmops.migration.plugins.action import virt_migrate_queue
+from ansible_collections.kvmops.migration.plugins.plugin_utils import errand, runs, sites
 
 FACTS = {"host": {"uuid": "u2", "hostname": "kvm2"}, "journal": [{"path": "/vm/a"}]}
 HOSTS = {
@@ -24,26 +25,26 @@ HOSTS = {
 }
 
 
+class Site:
+    """A host that answers as a test says."""
+
+    def __init__(self, host, asked, facts):
+        self.host = host
+        self._asked = asked
+        self._facts = facts
+
+    def execute(self, module, args, wrap_async=False):
+        self._asked.append((self.host, module, args))
+        return self._facts()
+
+
 @pytest.fixture
 def run(monkeypatch):
-    """Run the plugin on kvm1; gives back the arguments of the module and the warnings."""
+    """The arguments that the module on kvm1 gets; gives back what was asked of others, and the warnings."""
     warnings, asked = [], []
-    monkeypatch.setattr(action.display, "warning", warnings.append)
+    monkeypatch.setattr(errand.display, "warning", warnings.append)
 
-    def execute(self, module, args):
-        asked.append((self._host, module, args))
-        return run.facts()
-
-    monkeypatch.setattr(
-        action.Elsewhere, "__init__", lambda self, plugin, host, host_vars: setattr(self, "_host", host)
-    )
-    monkeypatch.setattr(action.Elsewhere, "execute", execute)
-
-    def run(group=None, delegate_to=None, async_val=0, **args):
-        task = mock.MagicMock(args={"name": "a", **args}, async_val=async_val, delegate_to=delegate_to)
-        plugin = action.ActionModule(task, mock.MagicMock(), mock.MagicMock(), None, mock.MagicMock(), None)
-        plugin._execute_module = mock.MagicMock(return_value={"changed": True})
-        plugin._remove_tmp_path = mock.MagicMock()
+    def run(group=None, on="kvm1", **args):
         variables = {
             "inventory_hostname": "kvm1",
             "hostvars": HOSTS,
@@ -51,10 +52,9 @@ def run(monkeypatch):
         }
         if group:
             variables["migration_hosts_group"] = group
-        assert plugin.run(task_vars=variables)["changed"]
-        (module, given), options = plugin._execute_module.call_args
-        assert module == "kvmops.migration.virt_migrate"
-        assert options["wrap_async"] == bool(async_val)
+        here = Site(on, asked, dict)
+        reach = lambda host: Site(host, asked, lambda: run.facts())  # noqa: E731
+        given = errand.Errand(here, {"name": "a", **args}, variables, reach).arguments()
         return SimpleNamespace(given=given, warnings=warnings, asked=asked)
 
     run.facts = lambda: FACTS
@@ -113,9 +113,9 @@ def test_an_unknown_destination_is_answered_with_the_known_ones(run, group, know
     assert str(refused.value) == f"dest_host: 'kvm9' is not in the inventory; known hosts: {known}"
 
 
-@pytest.mark.parametrize("delegate_to", [None, "kvm3"])
-def test_a_host_finds_no_way_to_itself(run, delegate_to):
-    done = run(dest_host=delegate_to or "kvm1", delegate_to=delegate_to)
+@pytest.mark.parametrize("host", ["kvm1", "kvm3"])
+def test_a_host_finds_no_way_to_itself(run, host):
+    done = run(dest_host=host, on=host)
     assert done.given["dest_uri"] == "qemu:///system"
     assert done.asked == []
     assert "migrate_uri" not in done.given
@@ -148,8 +148,11 @@ def test_the_facts_cannot_be_made_up_in_a_playbook(run):
         run(dest_host="kvm2", _dest_facts=FACTS)
 
 
-def test_it_works_in_the_background(run):
-    assert run(dest_host="kvm2", async_val=60).given["_dest_facts"] == FACTS
+@pytest.mark.parametrize("option", ["cancel", "cleanup"])
+def test_what_needs_no_destination_asks_none(run, option):
+    done = run(dest_host="kvm2", **{option: True})
+    assert "dest_uri" not in done.given
+    assert done.asked == []
 
 
 class TestElsewhere:
@@ -181,9 +184,14 @@ class TestElsewhere:
             )
             runner = loader.action_loader.get.return_value
             runner._execute_module.return_value = FACTS
-            result = action.Elsewhere(plugin, "kvm2", host_vars).execute("m", {"x": 1})
-            assert result == FACTS
+            runner._connection = connection[0]
+            runner._low_level_execute_command.return_value = {"stdout": "said"}
+            site = sites.Elsewhere(plugin, "kvm2", host_vars)
+            assert site.execute("m", {"x": 1}) == FACTS
+            assert site.shell("say it") == "said"
             runner._execute_module.assert_called_once()
+            loader.connection_loader.get_with_context.assert_called_once()
+            site.close()
             connection[0].close.assert_called_once()
             return SimpleNamespace(task=task, loader=loader, connection=connection[0], runner=runner)
 
@@ -224,5 +232,196 @@ class TestElsewhere:
                     raise AnsibleActionFail("undefined")
                 return super().__getitem__(key)
 
-        read = action._readable(Broken(ansible_broken=1, ansible_host="x", other="y"))
+        read = sites._readable(Broken(ansible_broken=1, ansible_host="x", other="y"))
         assert read == {"ansible_facts": {}, "ansible_host": "x"}
+
+
+class Source:
+    """The source host of a run, as a script of what it says at each look."""
+
+    host = "kvm1"
+
+    def __init__(self, *looks, start=None):
+        self.starts = [start or {"run": "r1", "watching": True, "changed": False}]
+        self.looks = list(looks)
+        self.executed, self.scripts, self.resets = [], [], 0
+
+    def execute(self, module, args):
+        self.executed.append(args)
+        return self.starts.pop(0)
+
+    def shell(self, command):
+        self.scripts.append(command)
+        look = self.looks.pop(0) if self.looks else ""
+        if isinstance(look, Exception):
+            raise look
+        return look
+
+    def reset(self):
+        self.resets += 1
+
+
+MOVING = (
+    'alive\n{"run": "r1", "name": "a", "source": "kvm1", "dest": "kvm2", "phase": "moving", "percent": 7, "memory":'
+    ' {"total": 100, "done": 7}, "disk": {"total": 0, "done": 0}, "throughput": 9, "dirty_rate": 0, "iteration": 1,'
+    ' "elapsed": 1.0, "actions": []}'
+)
+DONE = 'done\n{"changed": true, "outcome": "migrated"}'
+
+
+@pytest.fixture
+def watch(monkeypatch):
+    """Watch a run to its end, without waiting; gives back the run and what a person was told."""
+    clock = [0.0]
+    monkeypatch.setattr(runs.time, "monotonic", lambda: clock[0])
+
+    def watch(source):
+        told = []
+        run = runs.Run(source, {"name": "a"}, told.append)
+        run.start()
+        while run.result is None:
+            clock[0] += 0.5
+            run.look()
+        return run.result, told
+
+    return watch
+
+
+def test_a_run_is_watched_told_of_and_fetched(watch):
+    source = Source(MOVING, MOVING, DONE)
+    result, told = watch(source)
+    assert result == {"changed": True, "outcome": "migrated"}
+    assert told == ["a: kvm1 -> kvm2: 7 %, memory 7 B of 100 B, 9 B/s, pass 1, 1 s"]
+    assert source.executed == [{"name": "a", "_watch": True}]
+    assert "/run/kvmops-migration/r1" in source.scripts[0]
+    assert 'rm -rf "$d"' in source.scripts[0]
+
+
+def test_what_is_answered_at_once_needs_no_watching(watch):
+    source = Source(start={"changed": False, "outcome": "already_there"})
+    assert watch(source)[0]["outcome"] == "already_there"
+    assert source.scripts == []
+
+
+def test_a_run_that_goes_on_already_is_joined(watch):
+    source = Source(MOVING, DONE, start={"run": "r0", "watching": True, "adopted": True})
+    result, told = watch(source)
+    assert result["adopted"] == "r0"
+    assert "run r0 is at it already" in told[0]
+    # Whoever began it fetches the answer for good.
+    assert 'rm -rf "$d"' not in source.scripts[0]
+
+
+def test_a_joined_run_whose_answer_is_gone_is_asked_for_again(watch):
+    source = Source(MOVING, "gone\n", start={"run": "r0", "watching": True, "adopted": True})
+    source.starts.append({"changed": False, "outcome": "already_there"})
+    assert watch(source)[0]["outcome"] == "already_there"
+
+
+@pytest.mark.parametrize("end", ["dead\nlast words", "gone\n"])
+def test_a_killed_run_is_undetermined_and_says_what_helps(watch, end):
+    result, _told = watch(Source(MOVING, end))
+    assert result["failed"]
+    assert result["outcome"] == "undetermined"
+    assert "its process on kvm1 was killed" in result["msg"]
+    assert "run again" in result["cure"]
+
+
+def test_a_host_out_of_sight_for_a_while_is_not_lost(watch):
+    source = Source(MOVING, AnsibleConnectionFailure("no route"), "garbage", MOVING, DONE)
+    result, told = watch(source)
+    assert result["outcome"] == "migrated"
+    assert source.resets == 2
+    assert [line for line in told if "out of sight" in line] == ["a: kvm1 is out of sight, the run goes on there"]
+
+
+def test_one_out_of_sight_for_good_leaves_the_run_to_itself(watch):
+    result, _told = watch(Source(MOVING, *[AnsibleConnectionFailure("no route")] * 200))
+    assert result["outcome"] == "undetermined"
+    assert "kvm1 cannot be reached: no route" in result["msg"]
+
+
+@pytest.fixture
+def queue(monkeypatch):
+    """Run virt_migrate_queue with sites that answer at once; gives back its result and who was asked what."""
+    asked = []
+
+    class Fake(Source):
+        def __init__(self, plugin, host, host_vars):
+            super().__init__()
+            self.host = host
+
+        def execute(self, module, args):
+            if module.endswith("_info"):
+                return FACTS
+            asked.append((self.host, args))
+            if args["name"] == "bad":
+                raise AnsibleConnectionFailure("no route")
+            return {
+                "changed": True,
+                "outcome": "migrated",
+                "warnings": ["w"],
+                "failed": args["name"] == "no",
+                "msg": "m",
+            }
+
+        def close(self):
+            pass
+
+    monkeypatch.setattr(virt_migrate_queue, "Elsewhere", Fake)
+    monkeypatch.setattr(runs, "TICK", 0)
+
+    def queue(check=False, **args):
+        task = mock.MagicMock(args=args, async_val=0, check_mode=check)
+        plugin = virt_migrate_queue.ActionModule(task, mock.MagicMock(), mock.MagicMock(), None, mock.MagicMock(), None)
+        variables = {"inventory_hostname": "kvm1", "hostvars": HOSTS, "groups": {"all": list(HOSTS)}}
+        return plugin.run(task_vars=variables), asked
+
+    return queue
+
+
+def move(name, **more):
+    return {"name": name, "source": "kvm1", "dest_host": "kvm2", **more}
+
+
+def test_a_queue_moves_all_and_one_that_fails_keeps_no_other(queue):
+    result, asked = queue(moves=[move("a"), move("bad"), move("no"), move("b", mode="live")], options={"tls": "false"})
+    assert [name for _host, name in [(host, args["name"]) for host, args in asked]] == ["a", "bad", "no", "b"]
+    assert all(host == "kvm1" and args["tls"] == "false" for host, args in asked)
+    assert [one.get("outcome") for one in result["results"]] == ["migrated", None, "migrated", "migrated"]
+    assert result["failed"]
+    assert result["msg"] == "bad: no route\nno: m"
+    assert result["warnings"] == ["w", "w", "w"]
+
+
+def test_a_queue_in_check_mode_watches_nothing(queue):
+    _result, asked = queue(check=True, moves=[move("a")])
+    assert "_watch" not in asked[0][1]
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        ({"moves": [move("a", bandwith=1)]}, "moves: 'bandwith' is not known; cure: accepted: name, guest"),
+        ({"moves": [move("a")], "options": {"bandwith": 1}}, "options: 'bandwith' is not known"),
+        ({"moves": [{"name": "a"}]}, "has no source"),
+        ({"moves": "a"}, "moves: 'a' is not accepted; cure: accepted: a list of mappings"),
+        ({"moves": [move("a", source="kvm9")]}, "source 'kvm9' of a is not in the inventory; cure: known hosts: kvm1"),
+        ({"moves": [move("a")], "limits": {"total": 0}}, "limits: total: 0 is not accepted"),
+        ({"moves": [move("a")], "limit": {}}, "virt_migrate_queue: 'limit' is not known"),
+    ],
+)
+def test_what_a_queue_cannot_do_is_refused_before_anything(queue, args, said):
+    with pytest.raises(AnsibleActionFail) as refused:
+        queue(**args)
+    assert said in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_nobody_watches_for_an_ansible_that_is_gone(monkeypatch):
+    monkeypatch.setattr(runs, "TICK", 0)
+    vigil = runs.Vigil()
+    vigil.wait()
+    monkeypatch.setattr(runs.os, "getppid", lambda: 1)
+    with pytest.raises(AnsibleActionFail, match="main process is gone"):
+        vigil.wait()

@@ -47,6 +47,26 @@ def test_a_domain_that_goes_away_while_it_is_looked_at_is_left_out(lab, host):
     assert host.domains() == []
 
 
+@pytest.mark.parametrize(("version", "stays"), [(6000000, True), (5010000, False)])
+def test_statistics_of_a_completed_job_stay_for_others_where_libvirt_can_keep_them(lab, version, stays):
+    lab.add()
+    lab.kvm1.version = version
+    lab.kvm1.guests[UUID].completed = {"type": fake.VIR_DOMAIN_JOB_COMPLETED, "downtime": 94}
+    host = _libvirt.Host.open("qemu:///system", 5, patience=0.2)
+    assert host.job_stats(UUID, completed=True)["downtime"] == 94
+    assert ("downtime" in lab.kvm1.guests[UUID].completed) is stays
+
+
+def test_a_domain_that_is_shut_off_has_no_job(lab, host):
+    lab.kvm1.guests[UUID].job = {"type": fake.VIR_DOMAIN_JOB_UNBOUNDED}
+    assert host.job_active(UUID)
+    lab.kvm1.guests[UUID].state = fake.VIR_DOMAIN_SHUTOFF
+    assert not host.job_active(UUID)
+    lab.world.faults["kvm1", "jobInfo"] = fake.libvirtError("Timed out during operation", 68)
+    with pytest.raises(_libvirt.LibvirtFailure):
+        host.job_active(UUID)
+
+
 def test_an_answer_that_does_not_come_is_not_waited_for(lab, host):
     lab.kvm1.answers.clear()
     began = time.monotonic()
@@ -106,8 +126,12 @@ def test_the_number_of_another_kind_of_error_is_no_errno(lab, host):
     assert failure.value.errno == 0
 
 
-def test_undefining_keeps_firmware_variables_and_works_where_there_are_no_flags(lab, host, monkeypatch):
+@pytest.mark.parametrize(("version", "keep_tpm"), [(9000000, 64), (8000000, 0)])
+def test_undefining_keeps_state_of_the_firmware_and_works_where_there_are_no_flags(lab, monkeypatch, version, keep_tpm):
     flags = []
+    lab.add()
+    lab.kvm1.version = version
+    host = _libvirt.Host.open("qemu:///system", 5)
 
     def undefine_flags(self, given):
         flags.append(given)
@@ -116,7 +140,7 @@ def test_undefining_keeps_firmware_variables_and_works_where_there_are_no_flags(
     monkeypatch.setattr(fake.virDomain, "undefineFlags", undefine_flags)
     monkeypatch.setattr(fake.virDomain, "undefine", lambda self: lab.kvm1.guests.clear(), raising=False)
     host.undefine(UUID)
-    assert flags == [fake.VIR_DOMAIN_UNDEFINE_KEEP_NVRAM]
+    assert flags == [fake.VIR_DOMAIN_UNDEFINE_KEEP_NVRAM | keep_tpm]
     assert lab.kvm1.guests == {}
 
 

@@ -182,6 +182,18 @@ def test_an_offline_move_can_leave_the_definition_without_autostart(lab):
     assert lab.where() == (SHUTOFF, SHUTOFF)
     assert not lab.kvm1.guests[UUID].autostart
     assert lab.kvm2.guests[UUID].autostart
+    again = lab.move(undefine_source=False)
+    assert (again.changed, again.outcome) == (False, "already_there")
+    # The wish is another one now: to be nowhere else.
+    assert lab.move().changed
+    assert lab.where() == (None, SHUTOFF)
+
+
+def test_another_definition_at_the_destination_is_no_move_that_has_been_made(lab):
+    lab.kvm2.share("/vm", lab.kvm1)
+    lab.add(state=SHUTOFF)
+    lab.add("kvm2", state=SHUTOFF, image="", xml=domain_xml(disks=[disk_xml(path="/vm/old.qcow2")]))
+    assert lab.move(undefine_source=False).changed
 
 
 def test_the_autostart_flag_comes_along(lab):
@@ -190,12 +202,14 @@ def test_the_autostart_flag_comes_along(lab):
     assert lab.kvm2.guests[UUID].autostart
 
 
-def test_a_transient_vm_becomes_persistent_and_nothing_is_undefined(lab):
+@pytest.mark.parametrize(("options", "persistent"), [({}, False), ({"persistent": True}, True)])
+def test_a_transient_vm_stays_so_unless_it_is_said_and_nothing_is_undefined(lab, options, persistent):
     lab.add(persistent=False)
-    result = lab.move()
+    result = lab.move(**options)
     assert result.outcome == "migrated"
     assert "UNDEFINE_SOURCE" not in lab.flags()
-    assert lab.kvm2.guests[UUID].persistent
+    assert ("PERSIST_DEST" in lab.flags()) == persistent
+    assert lab.kvm2.guests[UUID].persistent == persistent
 
 
 def test_options_reach_libvirt(lab):

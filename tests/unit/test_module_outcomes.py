@@ -13,6 +13,7 @@ import pytest
 
 from ansible_collections.kvmops.migration.plugins.module_utils import _libvirt
 from ansible_collections.kvmops.migration.plugins.module_utils._migrate import settle
+from ansible_collections.kvmops.migration.plugins.module_utils._migrate.ledger import Image, Ledger
 from fake import libvirt as fake
 from fake.lab import DEST_URI, IMAGE, OTHER, UUID, disk_xml, domain_xml
 
@@ -83,6 +84,33 @@ def test_the_message_gives_class_cure_and_role(lab, message, code, failure_class
     assert (result.failure_class, result.role) == (failure_class, role)
     assert result.cure
     assert message in result.msg
+
+
+OVERWRITTEN = "End of file while reading data: : Input/output error"
+
+
+@pytest.mark.parametrize(
+    ("logged", "failure_class", "said"),
+    [
+        ("unable to connect to server at 'kvm2:49152': No route to host", "port_closed", "No route to host"),
+        ("", "connection_lost", OVERWRITTEN),
+    ],
+)
+def test_a_reason_that_libvirt_has_overwritten_comes_from_its_log(lab, logged, failure_class, said):
+    """So it is with every failure of a peer-to-peer migration over ssh, by libvirt 9.0 at least."""
+    lab.add()
+    lab.daemon_errors = [logged, "migration successfully aborted", OVERWRITTEN]
+    fail_in(lab, "perform", OVERWRITTEN, 38)
+    result = lab.move()
+    assert result.failure_class == failure_class
+    assert said in result.msg
+
+
+def test_a_reason_that_is_there_is_not_looked_for(lab):
+    lab.add()
+    lab.daemon_errors = ["No space left on device"]
+    fail_in(lab, "perform", "End of file while reading data: Host key verification failed.: Input/output error", 38)
+    assert lab.move().failure_class == "host_key"
 
 
 def test_the_text_of_a_clean_abort_is_believed_no_more_than_any_other(lab):
@@ -251,6 +279,43 @@ def test_a_guest_that_is_nowhere_afterwards(lab):
     assert lab.kvm2.file(IMAGE) is not None
 
 
+@pytest.mark.parametrize("keep", [False, True])
+def test_a_definition_that_was_there_before_is_no_guest_that_has_moved(lab, keep):
+    """The guest ends on the way, and all that is left of it is what lay at the destination."""
+    lab.add(persistent=keep)
+    lab.add("kvm2", state=SHUTOFF, image="", xml=domain_xml())
+
+    def end(source, dest, guest):
+        if keep:
+            guest.state, guest.reason = SHUTOFF, 1
+        else:
+            del source.guests[UUID]
+        dest.guests[UUID].state, dest.guests[UUID].reason = SHUTOFF, 1
+
+    fail_in(lab, "perform", then=end)
+    result = lab.move(undefine_source=not keep)
+    assert result.failed
+    assert result.outcome == "crashed"
+    assert "a has ended" in result.msg
+    assert lab.where() == (SHUTOFF if keep else None, SHUTOFF)
+    assert lab.kvm2.file(IMAGE) is not None
+
+
+def test_images_of_a_guest_that_has_moved_and_gone_stay(lab):
+    """libvirt has moved it, and the guest switches itself off before anybody looks."""
+    lab.add()
+
+    def script(phase, source, dest, guest):
+        if phase == "confirm":
+            guest.state, guest.reason = SHUTOFF, fake.VIR_DOMAIN_SHUTOFF_MIGRATED
+            dest.guests.pop(UUID)
+
+    lab.world.script = script
+    result = lab.move(persistent=False, undefine_source=False)
+    assert result.outcome == "failed"
+    assert lab.kvm2.file(IMAGE) is not None
+
+
 @pytest.fixture
 def impatient(monkeypatch):
     monkeypatch.setattr(_libvirt, "PATIENCE", 0.2)
@@ -362,8 +427,8 @@ def test_what_changed_since_the_look_is_not_acted_upon(lab, monkeypatch, looked,
     lab.kvm2.write(IMAGE, fake.File())
     lab.kvm2.pools["vm"].listed = dict(lab.kvm2.directories["/vm"])
     hosts = [_libvirt.Host.open(uri, 5) for uri in ("qemu:///system", DEST_URI)]
-    ledger = settle.Ledger(ran=True, images=(IMAGE,))
-    settlement = settle.Settlement(*hosts, "a", UUID, ledger)
+    ledger = Ledger(name="a", uuid=UUID, ran=True, images=(Image("vda", IMAGE, IMAGE, "/vm/.marker"),))
+    settlement = settle.Settlement(*hosts, ledger)
     for side, states in ((settlement.source, (looked[0], found[0])), (settlement.dest, (looked[1], found[1]))):
         told = iter([states[0]])
         monkeypatch.setattr(side, "state", lambda told=told, later=states[1]: next(told, later))

@@ -149,10 +149,10 @@ def test_an_offline_move_takes_no_local_disk_along(lab, refused):
 
 def test_an_offline_move_takes_no_firmware_variables_along(lab, refused):
     lab.kvm2.share("/vm", lab.kvm1)
-    for host in (lab.kvm1, lab.kvm2):
-        host.directories["/nvram"] = {}
+    lab.kvm2.directories["/nvram"] = {}
+    lab.kvm1.write("/nvram/a.fd", fake.File("raw"))
     lab.add(state=SHUTOFF, xml=domain_xml(nvram="/nvram/a.fd"))
-    refused("offline_local_disk", "/nvram/a.fd")
+    refused("offline_local_disk", "takes no firmware variables along", "/nvram/a.fd")
 
 
 def test_a_destination_without_the_pool(lab, refused):
@@ -214,7 +214,7 @@ def test_a_stale_copy_of_another_vm(lab, refused, left_behind):
 
 def test_a_stale_copy_that_another_vm_has_as_its_disk_now(lab, refused, left_behind):
     lab.add("kvm1", "b", OTHER, state=SHUTOFF)
-    refused("image_in_use", "as a disk of VM b", force=True, **left_behind)
+    refused("image_in_use", "as a file of VM b", force=True, **left_behind)
 
 
 def test_a_stale_copy_that_somebody_has_open(lab, refused, left_behind):
@@ -238,7 +238,7 @@ def killed_run(lab, monkeypatch):
         lab.move()
     assert lab.where() == (None, RUNNING)
     assert lab.journal_file()["images"][0]["phase"] == "moving"
-    assert lab.record()[0]["outcome"] == "moving"
+    assert [ledger["uuid"] for ledger in lab.unfinished()] == ["5ba1ab1e-0000-4000-8000-000000000001"]
     lab.on("kvm2")
     lab.world.migrations.clear()
     return {"dest_uri": "qemu+ssh://root@kvm1/system", "_dest_facts": lab.facts("kvm1")}
@@ -432,3 +432,50 @@ def test_a_password_in_a_uri_is_never_shown(lab, refused):
     result = refused("name_resolution", "root:***@nohost", dest_uri="qemu+ssh://root:s3cret@nohost/system")
     # Not even in the options, which come back with every answer.
     assert "s3cret" not in str(vars(result))
+
+
+# --- what would end the guest
+
+
+def asleep(lab, **more):
+    """A guest on a shared disk that came here paused."""
+    lab.kvm2.share("/vm", lab.kvm1)
+    return lab.add(state=fake.VIR_DOMAIN_PAUSED, cpu_time=10**6, **more)
+
+
+def test_a_guest_that_came_paused_and_has_not_run_since_would_not_survive(lab):
+    asleep(lab)
+    for check in (True, False):
+        result = lab.move(check=check)
+        assert (result.outcome, result.failure_class) == ("refused", "asleep")
+        assert "has not run since it came to kvm1" in result.msg
+        assert "virsh resume a" in result.cure
+    assert lab.world.migrations == []
+
+
+@pytest.mark.parametrize("trace", [{"cpu_time": 10**9}, {"requests": 1}])
+def test_a_paused_guest_that_has_run_moves(lab, trace):
+    vars(asleep(lab)).update(trace)
+    assert lab.move().outcome == "migrated"
+
+
+def test_a_newer_qemu_moves_it_asleep(lab):
+    lab.kvm1.hypervisor = lab.kvm2.hypervisor = 10000000
+    asleep(lab)
+    assert lab.move().outcome == "migrated"
+
+
+def test_firmware_variables_are_a_disk_that_is_not_copied(lab):
+    lab.kvm2.directories["/nvram"] = {}
+    lab.kvm1.write("/nvram/a.fd", fake.File("raw"))
+    guest = lab.add(state=fake.VIR_DOMAIN_PAUSED, cpu_time=0, xml=domain_xml(nvram="/nvram/a.fd"))
+    result = lab.move()
+    assert result.failure_class == "asleep"
+    assert "it has not taken over its firmware variables, /nvram/a.fd" in result.msg
+    guest.cpu_time = 10**9
+    assert lab.move().outcome == "migrated"
+
+
+def test_disks_that_are_copied_have_been_taken_over(lab):
+    lab.add(state=fake.VIR_DOMAIN_PAUSED, cpu_time=0)
+    assert lab.move().outcome == "migrated"

@@ -302,6 +302,8 @@ EXAMPLES = {
     "listen_address": ["::"],
     "graphics_uri": ["spice://kvm2:5900"],
     "tls_destination": ["kvm2"],
+    "outage_address": ["192.0.2.7"],
+    "outage_from": ["stor1"],
     "policy": ["none", "must_complete", "mine"],
     "policy_steps": [[{"when": "elapsed", "at": 9, "do": "abort"}]],
 }
@@ -337,7 +339,7 @@ def test_what_is_accepted_is_no_contradiction(values):
     assert not (copying and values["tunnelled"])
     assert not (values["migrate_disks"] and (values["storage"] == "shared" or values["copy_storage"] == "none"))
     assert not (values["copy_storage"] and values["storage"] != "auto")
-    assert values["persistent"] or values["mode"] != "offline"
+    assert values["persistent"] is not False or values["mode"] != "offline"
     assert values["parallel"] or not (values["zerocopy"] or values["parallel_connections"])
     assert not (values["zerocopy"] and (values["compression"] or values["tls"] == "true"))
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ansible_collections.kvmops.migration.plugins.module_utils._migrate.move import CURES
+from ansible_collections.kvmops.migration.plugins.module_utils._migrate.ending import CURES
 from ansible_collections.kvmops.migration.plugins.module_utils._pure import outcome
 
 STATE = st.sampled_from(outcome.STATES)
@@ -94,6 +94,13 @@ def test_it_has_moved_only_when_the_destination_has_it_and_the_source_does_not_r
     if outcome.judge(source, dest, keep).outcome == outcome.MIGRATED:
         assert dest in (outcome.RUNNING, outcome.PAUSED, outcome.SHUT_OFF)
         assert source not in outcome.ACTIVE
+
+
+@given(STATE, STATE, st.booleans())
+def test_a_guest_that_was_active_has_moved_only_when_it_still_is(source, dest, keep):
+    row = outcome.judge(source, dest, keep, active=True)
+    if row.outcome == outcome.MIGRATED:
+        assert dest in (outcome.RUNNING, outcome.PAUSED)
 
 
 @given(STATE, STATE)

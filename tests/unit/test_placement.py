@@ -21,6 +21,7 @@ def host(number: int, **domains: str) -> dict:
     return {"host": {"uuid": f"host-{number}", "hostname": f"kvm{number}"}, "domains": listed}
 
 
+AUTO = {"mode": "auto", "storage": "auto"}
 SILENT = {"unreachable": True, "msg": "Task failed: Failed to connect to the host via ssh: no route\nmore text"}
 
 
@@ -35,9 +36,12 @@ def test_a_vm_that_is_elsewhere_moves_to_its_declared_host():
             "state": "running",
             "mode": "auto",
             "storage": "auto",
+            "cleanup": False,
             "note": "",
+            "move": {"name": "a", "source": "kvm1", "dest": "kvm2", **AUTO, "dest_host": "kvm2"},
         }
     ]
+    assert result["waves"] == [result["moves"]]
 
 
 def test_a_vm_that_is_where_it_shall_be_is_settled():
@@ -86,8 +90,8 @@ def test_a_stopped_vm_that_is_defined_twice_is_not_settled():
         ({"kvm1": host(1, a="running")}, {"vm": "a", "dest": {"kvm1": 1}}, "dest is {'kvm1': 1}; accepted: a name"),
         ({"kvm1": host(1)}, {"declared": {"a": {"host": []}}}, "migration_vms.a.host is given and empty"),
         (
-            {"kvm1": host(1, a="running"), "kvm2": host(2, a="incoming")},
-            {"vm": "a", "dest": "kvm2"},
+            {"kvm1": host(1, a="running"), "kvm2": host(2, a="incoming"), "kvm3": host(3)},
+            {"vm": "a", "dest": "kvm3"},
             "VM a is being moved to kvm2 right now",
         ),
         (
@@ -175,3 +179,37 @@ def test_every_vm_with_an_error_is_named():
 )
 def test_names_come_as_comma_list_or_list(given, names):
     assert split_names(given) == names
+
+
+def test_a_move_to_the_same_host_that_goes_on_is_joined():
+    facts = {"kvm1": host(1, a="running"), "kvm2": host(2, a="incoming"), "kvm3": host(3)}
+    result = plan(facts, vm="a", dest="kvm3,kvm2")
+    assert [(step["source"], step["dest"]) for step in result["moves"]] == [("kvm1", "kvm2")]
+
+
+def test_one_to_another_host_is_said_with_how_far_it_is():
+    going = {**host(1, a="running"), "runs": [{"name": "a", "line": "a: kvm1 -> kvm2: 40 %"}]}
+    result = plan({"kvm1": going, "kvm2": host(2, a="incoming"), "kvm3": host(3)}, vm="a", dest="kvm3")
+    assert "right now: a: kvm1 -> kvm2: 40 %" in result["errors"][0]
+
+
+def test_what_a_killed_run_has_left_is_settled_where_it_was_killed():
+    left = {**host(1), "unfinished": [{"run": "r", "name": "a", "uuid": UUID, "dest": "kvm2"}]}
+    result = plan({"kvm1": left, "kvm2": host(2, a="running")}, vm="a", dest="kvm2")
+    (step,) = result["moves"]
+    assert step["move"] == {"name": "a", "source": "kvm1", "dest": "kvm2", "cleanup": True}
+    assert result["settled"] == []
+
+
+def test_moves_are_in_groups_that_keep_the_limits():
+    facts = {"kvm1": host(1, a="running", b=("running", OTHER)), "kvm2": host(2)}
+    result = plan(facts, vm="a,b", dest="kvm2", limits={"source": 1}, at_once=False)
+    assert [[step["name"] for step in wave] for wave in result["waves"]] == [["a"], ["b"]]
+    assert plan(facts, vm="a,b", dest="kvm2", limits={"source": 1})["waves"] == [result["moves"]]
+
+
+@pytest.mark.parametrize("limits", [{"sources": 1}, {"source": 0}, {"total": "many"}, [1]])
+def test_limits_that_are_none_get_one_line(limits):
+    result = plan({"kvm1": host(1, a="running"), "kvm2": host(2)}, vm="a", dest="kvm2", limits=limits)
+    (error,) = result["errors"]
+    assert error.startswith("limits: ")

@@ -6,27 +6,48 @@
 
 from __future__ import annotations
 
+import traceback
 from typing import Any, Callable, Dict
+
+from ansible.module_utils.common.parameters import remove_values
 
 from .. import _libvirt
 from .._pure import uri as uris
 from .._pure.refusal import Refusal
 
+Act = Callable[[], Dict[str, Any]]
 
-def answer(module: Any, act: Callable[[], Dict[str, Any]]) -> None:
+
+def answer(module: Any, act: Act) -> None:
     """Leave the module with the result of `act`, or with the refusal that it raised."""
     module.no_log_values |= uris.secrets(*(value for value in module.params.values() if isinstance(value, str)))
-    try:
-        _libvirt.require()
-        result = act()
-    except Refusal as refusal:
-        failure = refusal.result()
-        _warn(module, failure)
-        module.fail_json(msg=refusal.message, **failure)
-    _warn(module, result)
+    result = _result(_with_bindings(act))
+    for text in result.pop("warnings", []):
+        module.warn(text)
+    if result.pop("failed", False):
+        module.fail_json(**result)
     module.exit_json(**result)
 
 
-def _warn(module: Any, result: Dict[str, Any]) -> None:
-    for text in result.pop("warnings", []):
-        module.warn(text)
+def kept(module: Any, act: Act) -> Dict[str, Any]:
+    """The same answer for somebody who fetches it later: whole, and without what must not be shown."""
+    try:
+        result = _result(act)
+    except Exception as error:  # noqa: BLE001 - whoever watches must hear of it
+        result = {"failed": True, "msg": f"virt_migrate broke down: {error}", "exception": traceback.format_exc()}
+    return dict(remove_values(result, module.no_log_values))
+
+
+def _with_bindings(act: Act) -> Act:
+    def work() -> Dict[str, Any]:
+        _libvirt.require()
+        return act()
+
+    return work
+
+
+def _result(act: Act) -> Dict[str, Any]:
+    try:
+        return act()
+    except Refusal as refusal:
+        return {"failed": True, "msg": refusal.message, **refusal.result()}

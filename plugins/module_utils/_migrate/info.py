@@ -9,10 +9,11 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import Any, Dict, List, Sequence
 
-from .._libvirt import Domain, Host, LibvirtFailure, NotFound
+from .._libvirt import MIGRATION_OUT, Domain, Host, LibvirtFailure, NotFound
 from .._pure import domain_xml
 from .._pure import uri as uris
 from .._pure.refusal import Refusal
+from . import worker as workers
 from .local import Local
 from .place import connect, refusal, state_of
 
@@ -28,11 +29,24 @@ def gather(uri: str, names: Sequence[str], timeout: float, local: Local) -> Dict
             "domains": [_domain(host, domain) for domain in host.domains() if not names or domain.name in names],
             "pools": [{"name": pool.name, "path": pool.path, "active": pool.active} for pool in host.pools()],
             "journal": local.journal() if parsed.is_local else [],
+            **(_runs(local, names) if parsed.is_local else {"runs": [], "unfinished": []}),
         }
     except LibvirtFailure as error:
         raise refusal(error, f"{uris.redact(uri)} cannot be read") from error
     finally:
         host.close()
+
+
+def _runs(local: Local, names: Sequence[str]) -> Dict[str, Any]:
+    """The runs that go on here, and those that were killed and wait for somebody to settle them."""
+    live = [run for run in workers.live() if not names or run["name"] in names]
+    going = {run["run"] for run in live}
+    left = [
+        {"run": ledger.run, "name": ledger.name, "uuid": ledger.uuid, "dest": ledger.dest_host}
+        for ledger in local.unfinished()
+        if ledger.run not in going and (not names or ledger.name in names)
+    ]
+    return {"runs": live, "unfinished": left}
 
 
 def _host(host: Host) -> Dict[str, str]:
@@ -43,6 +57,19 @@ def _host(host: Host) -> Dict[str, str]:
         "libvirt_version": ".".join(map(str, host.libvirt_version)),
         "hypervisor_version": ".".join(map(str, host.hypervisor_version)),
     }
+
+
+def _leaving(host: Host, domain: Domain) -> bool:
+    """Whether a migration away goes on: then a guest that is paused for migration is not one that has yet to run here.
+
+    Where it arrives, libvirt tells nothing of the job.
+    """
+    if domain.reason != "migration":
+        return False
+    try:
+        return host.job_stats(domain.uuid).get("operation") == MIGRATION_OUT
+    except LibvirtFailure:
+        return False
 
 
 def _domain(host: Host, domain: Domain) -> Dict[str, Any]:
@@ -62,8 +89,7 @@ def _domain(host: Host, domain: Domain) -> Dict[str, Any]:
     return {
         "name": domain.name,
         "uuid": domain.uuid,
-        # Read on its own, a guest that is paused for migration has not begun to run here.
-        "state": state_of(domain, arriving=True),
+        "state": state_of(domain, arriving=not _leaving(host, domain)),
         "persistent": domain.persistent,
         "autostart": domain.autostart,
         "disks": disks,

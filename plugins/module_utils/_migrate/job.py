@@ -14,9 +14,11 @@ from typing import Any, Callable, Dict, List, Mapping, Sequence, Tuple
 
 from .._libvirt import OPERATION_INVALID, Host, LibvirtFailure, NotFound
 from .._pure import jobstats, schedule
+from .._pure import status as statuses
 from .._pure.progress import Progress
 from .._pure.schedule import Action, Convergence, Sample, Size, Step
 from .limits import Limits
+from .worker import Worker
 
 FIRST_STEP = 0.2
 LAST_STEP = 1.0
@@ -42,20 +44,37 @@ class Watch:
 
 
 class Job:
-    """One call of libvirt's migration, watched over until it returns."""
+    """One job of libvirt's migration, watched over until it is over.
 
-    def __init__(self, host: Host, uuid: str, open_watcher: Callable[[], Host], watch: Watch):
+    `note_suspended` is called before the guest is stopped for the end of the job: whoever finds it stopped must know.
+    """
+
+    def __init__(
+        self,
+        host: Host,
+        uuid: str,
+        open_watcher: Callable[[], Host],
+        watch: Watch,
+        limits: Limits,
+        worker: Worker,
+        note_suspended: Callable[[], None],
+    ):
         self._host = host
         self._uuid = uuid
         self._open_watcher = open_watcher
         self._watch_over = watch
+        self._limits = limits
+        self._worker = worker
+        self._note_suspended = note_suspended
         self._watcher: Host | None = None
         self._done = threading.Event()
+        # The job is over, or another pass has begun: time to look.
+        self._wake = threading.Event()
         self._series = jobstats.Series()
         self._began = now()
         self._missed = 0
-        self._limits: Limits | None = None
-        self._convergence = Convergence(watch.steps, watch.size, None, watch.max_downtime)
+        self._obeyed: float | None = None
+        self._convergence = Convergence(watch.steps, watch.size, limits.downtime, watch.max_downtime)
         self._progress = Progress(watch.size)
         self.error: LibvirtFailure | None = None
         self.last: Dict[str, Any] = {}
@@ -72,8 +91,7 @@ class Job:
     @property
     def downtime_limit(self) -> int | None:
         """Milliseconds, as of the end of the job."""
-        known = self._limits is not None and self._limits.downtime is not None
-        return self._convergence.limit if known else None
+        return None if self._limits.downtime is None else self._convergence.limit
 
     def progress(self, finished: bool) -> Dict[str, int]:
         """Percentages at the end of the job."""
@@ -86,18 +104,13 @@ class Job:
 
     def run(self, dest_uri: str, params: Mapping[str, Any], flags: Sequence[str]) -> None:
         """Migrate; what libvirt said about it is in `error`, and proves nothing about where the guest is."""
-        if self._watch_over.statistics:
-            self._limits = Limits(self._host, self._uuid)
-            watch = self._watch_over
-            self._convergence = Convergence(watch.steps, watch.size, self._limits.downtime, watch.max_downtime)
         self._began = now()
         # Before the first byte: a job can be over before anybody has looked.
-        for action in self._convergence.begin():
+        for action in self._convergence.begin() if self._watch_over.statistics else ():
             self._do(action, "not_converged")
-        worker = threading.Thread(target=self._migrate, args=(dest_uri, params, flags), daemon=True)
-        worker.start()
+        threading.Thread(target=self._migrate, args=(dest_uri, params, flags), daemon=True).start()
         try:
-            self._watch()
+            self._watch(self._is_done)
         except BaseException:
             # Nobody would see how it ends: do not let the guest go on behind the back of whoever stopped us.
             with suppress(LibvirtFailure):
@@ -106,9 +119,41 @@ class Job:
                 self.restore(self._host)
             raise
 
+    def attach(self) -> None:
+        """Watch over a job that another process has begun, which was killed since."""
+        self._began = now()
+        self._watch(self._is_over)
+
+    def _is_over(self, seconds: float) -> bool:
+        if self._is_done(seconds):
+            return True
+        try:
+            if not self._open().job_active(self._uuid):
+                self._done.set()
+        except NotFound:
+            self._done.set()
+        except LibvirtFailure as error:
+            self._miss(error)
+            # Whoever cannot be asked is looked at once more when both sides are settled.
+            if self._missed > TOLERATED:
+                self._done.set()
+        return self._done.is_set()
+
+    def _is_done(self, seconds: float) -> bool:
+        self._wake.wait(seconds)
+        self._wake.clear()
+        return self._done.is_set()
+
+    def _open(self) -> Host:
+        """The connection that watches; it hears of each pass over the guest's memory."""
+        if self._watcher is None:
+            self._watcher = self._open_watcher()
+            self._watcher.on_iteration(self._uuid, self._wake.set)
+        return self._watcher
+
     def restore(self, host: Host) -> List[str]:
         """Give a guest that stays on the source its limits of before back; returns what went wrong."""
-        return self._limits.restore(host) if self._limits is not None else []
+        return self._limits.restore(host)
 
     def _migrate(self, dest_uri: str, params: Mapping[str, Any], flags: Sequence[str]) -> None:
         try:
@@ -119,16 +164,18 @@ class Job:
             self.error = LibvirtFailure(f"the bindings failed: {error}")
         finally:
             self._done.set()
+            self._wake.set()
 
-    def _watch(self) -> None:
+    def _watch(self, is_over: Callable[[float], bool]) -> None:
         step = FIRST_STEP
         try:
             if self._watch_over.statistics:
                 with suppress(LibvirtFailure):
-                    self._watcher = self._open_watcher()
-            while not self._done.wait(step):
+                    self._open()
+            while not is_over(step):
                 if self._watch_over.statistics:
                     self._look()
+                self._obey()
                 step = FIRST_STEP if self._convergence.waiting else min(step * GROWTH, LAST_STEP)
         finally:
             self._leave()
@@ -140,9 +187,7 @@ class Job:
 
     def _look(self) -> None:
         try:
-            if self._watcher is None:
-                self._watcher = self._open_watcher()
-            stats = self._watcher.job_stats(self._uuid)
+            stats = self._open().job_stats(self._uuid)
         except LibvirtFailure as error:
             self._miss(error)
             return
@@ -160,6 +205,20 @@ class Job:
             reason = f"{self._missed} calls for statistics in a row have failed: {error}"
             self._do(Action(schedule.ABORT, reason=reason), "no_statistics")
 
+    def _obey(self) -> None:
+        """Somebody wants the job to end: it does, where it can be taken back, and its actions say so where not."""
+        wish = self._worker.wish()
+        if wish is None or self.given_up is not None:
+            return
+        if self._obeyed is not None and now() - self._obeyed < schedule.AGAIN:
+            return
+        first, self._obeyed = self._obeyed is None, now()
+        failure_class, reason = wish
+        if self._may_abort():
+            self._do(Action(schedule.ABORT, reason=reason), failure_class)
+        elif first:
+            self._note(Action(schedule.ABORT, reason=reason), "the guest runs at the destination already")
+
     def _may_abort(self) -> bool:
         return self._watch_over.can_abort and not self._convergence.handed_over
 
@@ -172,25 +231,31 @@ class Job:
         point = jobstats.sample(stats, seconds)
         point.update(throughput=int(self._convergence.throughput.smoothed), **_percentages(self._progress.take(sample)))
         self._series.add(point)
+        self._worker.say(**statuses.progress(point, stats, self._convergence.upcoming(sample)))
         for action in actions if self.given_up is None else ():
             self._do(action, "not_converged")
 
     def _do(self, action: Action, failure_class: str) -> None:
+        try:
+            self._apply(action)
+        except LibvirtFailure as error:
+            self._convergence.refused(action)
+            self._note(action, str(error))
+        else:
+            if action.do == schedule.ABORT:
+                self.given_up = (failure_class, action.reason)
+            self._note(action)
+
+    def _note(self, action: Action, error: str = "") -> None:
         entry = {
             "t": round(self.elapsed(), 3),
             "action": action.do,
             "value": action.value,
             "reason": action.reason,
+            **({"error": error} if error else {}),
         }
-        try:
-            self._apply(action)
-        except LibvirtFailure as error:
-            entry["error"] = str(error)
-            self._convergence.refused(action)
-        else:
-            if action.do == schedule.ABORT:
-                self.given_up = (failure_class, action.reason)
         self.actions.append(entry)
+        self._worker.acted(entry)
 
     def _apply(self, action: Action) -> None:
         # Only ending the job is worth a try on the connection that waits for its end.
@@ -201,6 +266,7 @@ class Job:
         elif action.do == schedule.POSTCOPY:
             host.start_postcopy(self._uuid)
         elif action.do == schedule.SUSPEND:
+            self._note_suspended()
             host.suspend(self._uuid)
             self.suspended = True
         elif action.do == schedule.SET_BANDWIDTH:

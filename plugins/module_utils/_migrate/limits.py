@@ -14,18 +14,22 @@ from .._libvirt import LIMITS, Host, LibvirtFailure
 class Limits:
     """Downtime, bandwidth and compression cache of a guest that stays where it is are what they were."""
 
-    def __init__(self, host: Host, uuid: str):
+    def __init__(self, uuid: str, before: Dict[str, int | None] | None = None):
         self._uuid = uuid
-        self._before: Dict[str, int | None] = {name: host.limit(uuid, name) for name in LIMITS}
+        self.before = before or {}
+
+    @classmethod
+    def of(cls, host: Host, uuid: str) -> Limits:
+        return cls(uuid, {name: host.limit(uuid, name) for name in LIMITS})
 
     @property
     def downtime(self) -> int | None:
-        return self._before["downtime"]
+        return self.before.get("downtime")
 
     def restore(self, host: Host) -> List[str]:
         """Set back what differs; returns what went wrong."""
         trouble = []
-        for name, before in self._before.items():
+        for name, before in self.before.items():
             if before is None or host.limit(self._uuid, name) == before:
                 continue
             try:

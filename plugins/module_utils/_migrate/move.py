@@ -8,45 +8,35 @@ from __future__ import annotations
 
 import posixpath
 from contextlib import suppress
-from typing import Any, Callable, Dict, List, Mapping, Tuple
+from typing import Any, Dict, List, Mapping, Tuple
 
 from .._libvirt import Host, LibvirtFailure, unknown_flags
-from .._pure import certificates, checks, domain_xml, jobstats, messages, outcome, schedule, storage
+from .._pure import certificates, checks, domain_xml, jobstats, outcome, schedule, storage
 from .._pure import options as table
+from .._pure import status as statuses
 from .._pure import uri as uris
 from .._pure.domain_xml import Definition
 from .._pure.refusal import Refusal
 from .._pure.schedule import Size, Step
+from . import moments, probe
 from . import place as places
 from .disks import Disks, Layout, remove_images
+from .ending import Ending, tried
+from .guest import Guest
+from .hazards import check_asleep
 from .job import Job, Watch
+from .ledger import Image, Ledger
+from .limits import Limits
 from .local import Local
 from .place import Place
 from .probe import Storage
-from .report import MOVING, PLANNED, Report, Request
-from .settle import End, Ledger, Settlement
+from .report import PLANNED, Report, Request
+from .settle import Settlement
 
-# Of a move that was ended from here.
-GIVEN_UP_CURES = {
-    "not_converged": "give it more bandwidth or a higher max_downtime, or let policy: must_complete bring it to an end",
-    "no_statistics": "look at the libvirt daemon on the source, then run again",
-}
 # Seconds that a call of the one that watches over the job may take.
 WATCH_PATIENCE = 10.0
 # QEMU has post-copy over parallel connections since this version.
 PARALLEL_POSTCOPY = (10, 1, 0)
-
-# What a person does about an outcome that the engine must not touch.
-CURES = {
-    outcome.FAILED: "run again when the cause is removed",
-    outcome.SPLIT_BRAIN: "find out which of the two is the right one, and destroy the other with virsh destroy",
-    outcome.UNDETERMINED: "run again when both hosts answer and no job is going on",
-    outcome.POSTCOPY: "restore the network between the hosts, then run again with postcopy_resume: true (since libvirt"
-    " 8.5.0); destroy neither of the two",
-    outcome.CRASH: "look at the end of /var/log/libvirt/qemu/NAME.log, then virsh destroy and start the VM",
-    outcome.LOST: "restore the definition from a backup; the images are where they were",
-    outcome.MIGRATED: "undefine it on the source when it is no longer needed there",
-}
 
 
 class Move:
@@ -56,17 +46,16 @@ class Move:
         self, request: Request, report: Report, source: Host, dest: Host, place: Place, local: Local | None
     ) -> None:
         self._request = request
-        self._options = request.options
+        self._options = {**request.options, "persistent": places.stays_persistent(place, request.options)}
         self._report = report
         self._source = source
         self._dest = dest
         self._place = place
         self._local = local
         self._definition = Definition(place.name, place.uuid)
-        # Images that an earlier run of this move has noted.
-        self._left: List[Dict[str, Any]] = []
         self._source_pools = Storage(source, request.run_id, request.now)
         self._dest_pools = Storage(dest, request.run_id, request.now)
+        self._guest = Guest(self._options, report, self._source_pools, self._dest_pools, place)
 
     def run(self) -> Dict[str, Any]:
         """Check everything, then move; nothing is changed before the last check has passed."""
@@ -75,14 +64,18 @@ class Move:
         self._check_facts()
         layout = self._lay_out(mode)
         self._check_copies(layout)
+        check_asleep(self._source, self._place, layout, self._definition.nvram)
         values, steps = self._resolve(mode, layout)
         self._check_versions(values)
         self._describe(mode, layout, values)
         if self._request.check_mode:
-            self._report.add(left_behind=self._left_behind(layout))
+            self._report.add(left_behind=self._ending(self._ledger(mode, self._images(layout))).left_behind())
             planned = domain_xml.renamed(before, values["dest_name"] or self._place.name)
+            moved = _moved(layout)
+            planned = domain_xml.repointed(planned, moved) if moved else planned
             return self._report.finished(changed=True, outcome=PLANNED, **self._diff(before, planned))
-        self._move(mode, layout, values, self._watch(mode, layout, steps))
+        watch = self._watch(mode, layout, steps)
+        self._move(self._ledger(mode, self._images(layout)), layout, values, watch)
         return self._finished(before)
 
     def resume(self) -> Dict[str, Any]:
@@ -106,11 +99,17 @@ class Move:
         values = self._tidied({**values, "tls": self._resolve_tls(values)})
         self._check_versions(values)
         layout = Layout()
-        self._left = self._moving()
         self._describe("live", layout, values)
         if self._request.check_mode:
             return self._report.finished(changed=True, outcome=PLANNED, **self._diff(before, before))
-        self._move("live", layout, values, Watch(can_abort=False))
+        # The images are those of the run that failed, and so is what was noted of the guest.
+        earlier = [ledger for ledger in self._request.local.unfinished() if ledger.uuid == self._place.uuid]
+        images = tuple(image for ledger in earlier for image in ledger.images)
+        for ledger in earlier:
+            self._guest.noted.update(ledger.around)
+        self._move(self._ledger("live", images), layout, values, Watch(can_abort=False))
+        for ledger in earlier:
+            self._request.local.close_run(ledger.run)
         return self._finished(before)
 
     def _describe(self, mode: str, layout: Layout, values: Mapping[str, Any]) -> None:
@@ -181,7 +180,9 @@ class Move:
             self._request.run_id,
             self._local,
         )
-        return disks.lay_out(wish, mode == "offline", self._facts, self._options["force"])
+        layout = disks.lay_out(wish, mode == "offline", self._facts, self._options["force"])
+        self._guest.check(mode, definition, given.get("dest_xml", definition), disks, layout, self._facts)
+        return layout
 
     def _check_facts(self) -> None:
         self._facts = self._request.facts
@@ -339,63 +340,97 @@ class Move:
                 "upgrade python3-libvirt where the module runs",
             )
 
-    def _left_behind(self, layout: Layout) -> List[Dict[str, Any]]:
-        images = [{"host": self._source.hostname, "target": plan.target, "path": plan.source} for plan in layout.copied]
-        return images + self._left
-
-    def _moving(self) -> List[Dict[str, Any]]:
-        """The images of this VM that the journal has as being on their way."""
-        return [
-            {"host": self._source.hostname, "target": image["target"], "path": image["path"]}
-            for image in (self._local.journal() if self._local is not None else [])
-            if image["uuid"] == self._place.uuid and image.get("phase") == MOVING
-        ]
-
     # The move
 
-    def _move(self, mode: str, layout: Layout, values: Dict[str, Any], watch: Watch) -> None:
-        place = self._place
-        ledger = Ledger(
-            ran=place.source_state == outcome.RUNNING,
-            defined_at_dest_before=place.at_dest is not None,
-            persistent=self._options["persistent"],
-            undefine_source=self._options["undefine_source"],
-            images=tuple(plan.dest for plan in layout.copied),
+    def _images(self, layout: Layout) -> Tuple[Image, ...]:
+        return tuple(
+            Image(plan.target, plan.source, plan.dest, probe.marker(plan.dest, self._request.run_id))
+            for plan in layout.copied
         )
-        params = {**table.params(values), **self._definitions(mode, layout)}
-        trouble = self._record(MOVING) or self._note_left_behind(layout)
+
+    def _ledger(self, mode: str, images: Tuple[Image, ...]) -> Ledger:
+        place, options = self._place, self._options
+        return Ledger(
+            run=self._request.run_id,
+            name=place.name,
+            uuid=place.uuid,
+            dest_name=options["dest_name"] or place.name,
+            source_uri=uris.redact(self._source.uri),
+            dest_uri=uris.redact(self._dest.uri),
+            dest_host=self._dest.hostname,
+            dest_uuid=self._dest.uuid,
+            mode=mode,
+            ran=place.source_state == outcome.RUNNING,
+            autostart=place.at_source is not None and place.at_source.autostart,
+            defined_at_dest_before=place.at_dest is not None,
+            persistent=options["persistent"],
+            undefine_source=options["undefine_source"],
+            suspend=options["suspend"],
+            sync_time=options["sync_time"] and mode in table.ACTIVE,
+            images=images,
+            **self._guest.noted,
+        )
+
+    def _ending(self, ledger: Ledger) -> Ending:
+        return Ending(
+            ledger,
+            self._report,
+            self._source,
+            self._dest,
+            self._local,
+            self._request.worker,
+            (self._source_pools, self._dest_pools),
+        )
+
+    def _move(self, ledger: Ledger, layout: Layout, values: Dict[str, Any], watch: Watch) -> None:
+        place, worker = self._place, self._request.worker
+        limits = Limits.of(self._source, place.uuid) if watch.statistics else Limits(place.uuid)
+        ledger.limits = limits.before
+        ending = self._ending(ledger)
+        params = {**table.params(values), **self._definitions(ledger.mode, layout)}
+        trouble = self._note(ledger) or ending.note_left_behind()
         if trouble:
             raise Refusal(trouble, "not_permitted", "run as root (become: true)")
-        self._prepare_images(layout)
+        worker.phase(statuses.JOURNALLED)
+        self._prepare(ending, ledger, layout)
+        worker.phase(statuses.PREPARED)
         if values["control"] == "direct":
             self._source.pair_with(self._dest)
-        job = Job(self._source, place.uuid, self._open_watcher, watch)
-        settlement = Settlement(self._source, self._dest, place.name, place.uuid, ledger)
+        job = Job(
+            self._source,
+            place.uuid,
+            self._open_watcher,
+            watch,
+            limits,
+            worker,
+            lambda: self._note_suspended(ledger),
+        )
+        worker.phase(statuses.MOVING)
+        before = self._traffic()
         try:
             job.run("" if values["control"] == "unmanaged" else self._dest.uri, params, table.flags(values))
         except BaseException:
             if job.suspended:
                 # Whoever stopped us did not want the guest to stand still.
-                settlement.settle()
+                Settlement(self._source, self._dest, ledger).settle()
             raise
-        end = settlement.settle()
-        # Connections that broke on the way were opened anew.
-        self._source, self._dest = settlement.source.host, settlement.dest.host
-        self._report.note_end(end)
-        self._report.add(
-            series=job.series,
-            actions=job.actions + [self._cleanup(job, what) for what in end.done],
-            progress=job.progress(finished=end.row.outcome == outcome.MIGRATED),
-            downtime_limit_ms=job.downtime_limit,
-        )
-        if end.row.outcome == outcome.MIGRATED:
-            self._succeed(mode, layout, job, end)
-        else:
-            self._fail(layout, job, end)
+        self._report.add(networks=jobstats.networks(before, self._traffic()))
+        end = ending.settle(job)
+        self._source, self._dest = ending.hosts
+        if end.row.outcome != outcome.MIGRATED:
+            raise ending.fail(job, end)
+        ending.succeed(job, end)
 
-    @staticmethod
-    def _cleanup(job: Job, what: str) -> Dict[str, Any]:
-        return {"t": round(job.elapsed(), 3), "action": what, "value": None, "reason": "left by the job"}
+    def _traffic(self) -> Dict[str, Tuple[int, int]]:
+        return self._local.traffic() if self._local is not None else {}
+
+    def _note(self, ledger: Ledger) -> str:
+        """Keep the ledger; returns what went wrong."""
+        return tried(lambda local: local.open_run(ledger), self._local)
+
+    def _note_suspended(self, ledger: Ledger) -> None:
+        ledger.suspended = True
+        self._note(ledger)
 
     def _definitions(self, mode: str, layout: Layout) -> Dict[str, str]:
         """The XML that the destination gets. It has the VM's secrets, and goes into no result, log or journal."""
@@ -405,7 +440,7 @@ class Move:
             # Without this they would not stay sparse.
             current = self._options["dest_xml"] or self._source.xml(self._place.uuid, migratable=True, secure=True)
             definitions["destination_xml"] = domain_xml.keep_sparse(current, sparse)
-        moved = {plan.target: plan.dest for plan in layout.plans if plan.dest != plan.source}
+        moved = _moved(layout)
         if moved and mode != "offline" and self._options["persistent"] and not self._options["persistent_xml"]:
             # Else the next start at the destination would look for the images where they were on the source.
             current = self._source.xml(self._place.uuid, inactive=True, secure=True)
@@ -416,11 +451,20 @@ class Move:
         volume = self._source.volume(path)
         return volume is not None and volume.allocation < volume.capacity
 
-    def _prepare_images(self, layout: Layout) -> None:
-        """Take away what is to be replaced at the destination, and make what libvirt does not make by itself."""
+    def _prepare(self, ending: Ending, ledger: Ledger, layout: Layout) -> None:
+        """Let the destination know the snapshots, mark what this run makes there, take away what is to be replaced, and
+        make what libvirt does not make by itself."""
         made: List[str] = []
-        what = ""
+        what = f"{moments.named(ledger.moments)} of {ledger.name} could not be made known on {self._dest}"
         try:
+            moments.park(ledger, self._source, self._dest)
+            # A run that goes on with another one's images has their marks already.
+            for image in ledger.images if layout.copied else ():
+                what = f"{image.marker} on {self._dest} could not be made"
+                pool = self._dest_pools.pool(posixpath.dirname(image.dest))
+                if pool is not None:
+                    self._dest.create_volume(pool.name, posixpath.basename(image.marker), probe.SIZE)
+                    made.append(image.marker)
             for path in layout.replaced:
                 what = f"{path} on {self._dest} could not be replaced"
                 self._dest.delete_volume(path)
@@ -436,139 +480,15 @@ class Move:
                 )
                 made.append(overlay.path)
         except LibvirtFailure as error:
+            self._report.warn(*moments.take_back(ledger, self._source, self._dest))
             self._report.warn(*remove_images(self._dest, self._place.uuid, made))
-            self._forget_left_behind(layout)
-            self._record(outcome.FAILED)
+            for trouble in (ending.forget_left_behind(), ending.record(outcome.FAILED)):
+                self._warn(trouble)
+            self._request.local.close_run(ledger.run)
             raise places.refusal(error, what, outcome=outcome.FAILED) from error
 
     def _open_watcher(self) -> Host:
         return Host.open(self._options["uri"], self._options["connect_timeout"], patience=WATCH_PATIENCE)
-
-    def _succeed(self, mode: str, layout: Layout, job: Job, end: End) -> None:
-        self._report.add(left_behind=self._left_behind(layout))
-        self._warn(self._note_left_behind(layout, final=True))
-        self._wake(job, end)
-        self._carry_autostart()
-        self._refresh_pools()
-        if mode in table.ACTIVE:
-            self._add_statistics(layout, job)
-        if job.error is not None:
-            self._report.warn(
-                f"libvirt reported an error, and both hosts show that the VM has moved: {uris.redact(str(job.error))}"
-            )
-        stays_paused = self._options["suspend"] and end.dest_state == outcome.PAUSED
-        if self._place.source_state == outcome.RUNNING and end.dest_state != outcome.RUNNING and not stays_paused:
-            self._report.warn(f"{self._place.name} ran before the move and is {end.dest_state} on {self._dest} now")
-        self._report.finished(changed=True, outcome=outcome.MIGRATED)
-        self._warn(self._record(outcome.MIGRATED))
-
-    def _wake(self, job: Job, end: End) -> None:
-        """Let a guest go on that was stopped for the end of the job only, where libvirt has not done it."""
-        if not job.suspended or end.dest_state != outcome.PAUSED or self._options["suspend"]:
-            return
-        try:
-            self._dest.resume(self._place.uuid)
-        except LibvirtFailure as error:
-            self._report.warn(f"{self._place.name} could not be resumed on {self._dest}: {error}")
-            return
-        end.dest_state = self._report.result["dest"]["state"] = outcome.RUNNING
-
-    def _fail(self, layout: Layout, job: Job, end: End) -> None:
-        place = self._place
-        message = uris.redact(str(job.error)) if job.error else "libvirt reported success"
-        known = messages.look_up(message)
-        settled = end.row.outcome == outcome.FAILED
-        if settled:
-            if end.source_state in outcome.ACTIVE:
-                self._report.warn(*job.restore(self._source))
-            self._warn(self._forget_left_behind(layout))
-            self._refresh_pools()
-        said = outcome.say(end.row, place.name, str(self._source), str(self._dest), end.source_state, end.dest_state)
-        self._report.finished(changed=not settled, outcome=end.row.outcome)
-        failure_class, cure = end.row.outcome, CURES[end.row.outcome]
-        if settled and job.given_up is not None:
-            failure_class, reason = job.given_up
-            message, cure = f"it was given up: {reason} ({message})", GIVEN_UP_CURES[failure_class]
-        elif settled:
-            failure_class, cure = known.failure_class, known.cure or cure
-        self._report.add(failure_class=failure_class)
-        self._warn(self._record(end.row.outcome))
-        raise Refusal(
-            f"moving {place.name} from {self._source} to {self._dest} failed: {message}; {said}",
-            failure_class,
-            cure,
-            known.role if settled and job.given_up is None else None,
-            outcome=end.row.outcome,
-        )
-
-    def _carry_autostart(self) -> None:
-        domain = self._place.at_source
-        if domain is None or not domain.autostart:
-            return
-        try:
-            if self._options["persistent"]:
-                self._dest.set_autostart(self._place.uuid, True)
-            if not self._options["undefine_source"]:
-                # Both hosts know the VM: only one of them may start it by itself.
-                self._source.set_autostart(self._place.uuid, False)
-        except LibvirtFailure as error:
-            self._report.warn(f"the autostart flag could not be carried over: {error}")
-
-    def _refresh_pools(self) -> None:
-        self._source_pools.host, self._dest_pools.host = self._source, self._dest
-        self._report.warn(*self._source_pools.refresh_again(), *self._dest_pools.refresh_again())
-
-    def _add_statistics(self, layout: Layout, job: Job) -> None:
-        stats = job.last
-        with suppress(LibvirtFailure):
-            stats = self._dest.job_stats(self._place.uuid, completed=True) or stats
-        # The destination's statistics know nothing of the disks, whose copy the source drove.
-        seen = jobstats.record(job.last)
-        record = {**jobstats.record(stats), "disk": seen["disk"]}
-        # What a finished job does not tell any more is as it was seen last.
-        record["memory"] = {**seen["memory"], **record["memory"]}
-        moved = record["disk"].get("bytes")
-        for disk in self._report.result["disks"]:
-            if disk["action"] == storage.COPY:
-                # libvirt counts all disks together.
-                disk["bytes"] = moved if len(layout.copied) == 1 else None
-        self._report.add(**record)
-
-    # What stays on the source
-
-    def _note_left_behind(self, layout: Layout, final: bool = False) -> str:
-        """Write the journal; returns what went wrong."""
-        images = self._left_behind(layout)
-        if not images:
-            return ""
-        if self._local is None:
-            where = f"the images left on {self._source} are not in its journal: virt_migrate did not run there"
-            return where if final else ""
-        noted = []
-        for image in images:
-            # The running guest still writes: until it has left, only the file itself can be named, not its content.
-            identity = self._local.identity(image["path"]) or {}
-            if not final:
-                identity = {key: value for key, value in identity.items() if key in ("inode", "device")}
-            noted.append(
-                {
-                    "path": image["path"],
-                    "target": image["target"],
-                    "run": self._request.run_id,
-                    "phase": "left_behind" if final else MOVING,
-                    "left_at": int(self._request.now),
-                    **identity,
-                }
-            )
-        return _tried(lambda local: local.leave_behind(self._place.uuid, self._place.name, noted), self._local)
-
-    def _forget_left_behind(self, layout: Layout) -> str:
-        paths = [plan.source for plan in layout.copied]
-        return _tried(lambda local: local.forget(self._place.uuid, paths), self._local)
-
-    def _record(self, phase: str) -> str:
-        record = {**self._report.result, "outcome": phase, "run": self._request.run_id}
-        return _tried(lambda local: local.record_run(self._request.run_id, record), self._local)
 
     def _warn(self, text: str) -> None:
         if text:
@@ -597,11 +517,6 @@ class Move:
         }
 
 
-def _tried(act: Callable[[Local], None], local: Local | None) -> str:
-    """What went wrong with the journal, or nothing: once the guest may have moved, it must not stop the answer."""
-    if local is not None:
-        try:
-            act(local)
-        except OSError as error:
-            return f"the journal cannot be written: {error}"
-    return ""
+def _moved(layout: Layout) -> Dict[str, str]:
+    """By target, the path at the destination of disks that lie elsewhere there."""
+    return {plan.target: plan.dest for plan in layout.plans if plan.dest != plan.source}

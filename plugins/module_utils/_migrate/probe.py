@@ -11,10 +11,11 @@ do: the second host makes a file of the same name, which a shared file system re
 from __future__ import annotations
 
 import errno
+import hashlib
 import posixpath
 import re
 from contextlib import contextmanager, suppress
-from typing import Dict, Iterator, List
+from typing import Dict, Iterator, List, Sequence
 
 from .._libvirt import STORAGE_VOL_EXIST, Host, LibvirtFailure, Pool
 from .._pure.refusal import Refusal
@@ -23,7 +24,10 @@ from .._pure.storage import NOT_SHARED, SHARED, UNKNOWN, Evidence
 VOLUME_PREFIX = ".kvmops-probe-"
 POOL_PREFIX = "kvmops-probe-"
 STALE_AFTER = 3600
-_SIZE = 512
+SIZE = 512
+# Beside an image that a run makes: the run's half of the journal at the destination.
+MARKER_PREFIX = ".kvmops-run-"
+_LONGEST_NAME = 255
 _MADE_AT = re.compile(r"\.?kvmops-probe-(\d+)-")
 
 
@@ -66,15 +70,17 @@ class Storage:
             self._refreshed[pool] = None
             self._remove_stale(pool)
 
-    def refresh_again(self) -> List[str]:
-        """Refresh every pool that was of interest; returns what could not be refreshed."""
+    def refresh_those_of(self, paths: Sequence[str]) -> List[str]:
+        """Refresh the pools of these images once more; returns what could not be refreshed."""
         trouble = []
-        for pool in self._refreshed:
-            if not pool.startswith(POOL_PREFIX):
-                try:
-                    self.host.refresh_pool(pool)
-                except LibvirtFailure as error:
-                    trouble.append(f"pool {pool} on {self.host} could not be refreshed: {error}")
+        for directory in dict.fromkeys(map(posixpath.dirname, paths)):
+            pool = self.pool(directory)
+            if pool is None:
+                continue
+            try:
+                self.host.refresh_pool(pool.name)
+            except LibvirtFailure as error:
+                trouble.append(f"pool {pool.name} on {self.host} could not be refreshed: {error}")
         return trouble
 
     @contextmanager
@@ -154,9 +160,18 @@ def _counter_probe(source: Storage, dest: Storage, pool: str, name: str, path: s
 
 @contextmanager
 def _probe(host: Host, pool: str, name: str, path: str) -> Iterator[None]:
-    host.create_volume(pool, name, _SIZE)
+    host.create_volume(pool, name, SIZE)
     try:
         yield
     finally:
         with suppress(LibvirtFailure):
             host.delete_volume(path)
+
+
+def marker(path: str, run_id: str) -> str:
+    """The file beside an image that says by which run it is made; names of files are bounded."""
+    directory, name = posixpath.split(path)
+    marked = f"{MARKER_PREFIX}{run_id}-{name}"
+    if len(marked.encode()) > _LONGEST_NAME:
+        marked = f"{MARKER_PREFIX}{run_id}-{hashlib.sha256(name.encode()).hexdigest()}"
+    return posixpath.join(directory, marked)

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import dataclass, field
 from typing import Any, Dict, Mapping
@@ -16,11 +15,13 @@ from .._pure import uri as uris
 from .local import Local
 from .place import Place
 from .settle import End
+from .worker import Worker
 
 REFUSED = "refused"
 ALREADY_THERE = "already_there"
 PLANNED = "planned"
 MOVING = "moving"
+NOTHING = "nothing_to_do"
 
 
 @dataclass
@@ -29,13 +30,14 @@ class Request:
 
     options: Mapping[str, Any]
     local: Local
+    worker: Worker
     check_mode: bool = False
     diff: bool = False
     now: float = field(default_factory=time.time)
-    run_id: str = ""
 
-    def __post_init__(self) -> None:
-        self.run_id = self.run_id or f"{int(self.now)}-{os.urandom(4).hex()}"
+    @property
+    def run_id(self) -> str:
+        return self.worker.run_id
 
     @property
     def facts(self) -> Dict[str, Any] | None:
@@ -50,8 +52,10 @@ class Request:
 class Report:
     """The result while it comes together; it has the same keys whatever happens."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, began: float) -> None:
         self._began = time.monotonic()
+        # Seconds since 1970.
+        self.began = int(began)
         self.result: Dict[str, Any] = {"changed": False, "name": name, "warnings": []}
 
     def add(self, **values: Any) -> None:
@@ -77,7 +81,11 @@ class Report:
             actions=[],
             memory={},
             disks=[],
+            networks=[],
             left_behind=[],
+            snapshots=[],
+            checkpoints=[],
+            guest_time=None,
             series=[],
         )
 

@@ -6,22 +6,31 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, Mapping
+import time
+from typing import Any, Dict, List
 
-from .._libvirt import Host, LibvirtFailure
+from .._libvirt import MIGRATION_OUT, Host, LibvirtFailure
 from .._pure import checks, outcome
 from .._pure import uri as uris
 from .._pure.refusal import Refusal
 from . import place as places
-from .move import CURES, Move
+from .ending import CURES
+from .ledger import Ledger
+from .move import Move
 from .place import Place
-from .report import ALREADY_THERE, PLANNED, REFUSED, Report, Request
-from .settle import Ledger, Settlement
+from .recover import Recovery, unfinished
+from .report import ALREADY_THERE, NOTHING, PLANNED, REFUSED, Report, Request
+from .settle import Settlement
+
+# Between two looks at a job that somebody else has begun, in seconds.
+JOB_STEP = 1.0
+# Seconds that a run which was asked to end gets for it, and a job that was aborted.
+END_PATIENCE = 120.0
 
 
 def run(request: Request) -> Dict[str, Any]:
     """The module's result; a Refusal carries what the result has so far."""
-    report = Report(request.options["name"])
+    report = Report(request.options["name"], request.now)
     hosts: List[Host] = []
     try:
         return _run(request, report, hosts)
@@ -39,21 +48,29 @@ def _run(request: Request, report: Report, hosts: List[Host]) -> Dict[str, Any]:
     options = request.options
     checks.check(options)
     source_uri = uris.parse(options["uri"], "uri")
-    dest_uri = _dest_uri(options)
     timeout = options["connect_timeout"]
-
     source = places.connect(options["uri"], timeout, "uri")
     hosts.append(source)
+    if options["cancel"] or options["cleanup"]:
+        aborted = options["cancel"] and _abort(request, source)
+        return _clean_up(request, report, source, hosts, aborted)
+
+    dest_uri = options["dest_uri"]
     if request.facts_uuid == source.uuid:
         return _same_host(request, report, source, dest_uri)
     dest = places.connect(dest_uri, timeout, "dest_uri")
     hosts.append(dest)
     if dest.uuid == source.uuid:
         return _same_host(request, report, source, dest_uri)
+    request.worker.say(source=str(source), dest=str(dest))
 
-    place = places.locate(source, dest, options["name"], options["dest_name"] or "")
+    if source_uri.is_local:
+        finished = _settle_unfinished(request, report, source, dest, hosts)
+        if finished is not None:
+            return report.finished(**finished)
+    place = _locate(request, source, dest)
     report.note_place(place, source, dest)
-    if place.settled:
+    if place.settled or (not options["undefine_source"] and places.defined_twice(source, dest, place)):
         return report.finished(outcome=ALREADY_THERE)
     move = Move(request, report, source, dest, place, local=request.local if source_uri.is_local else None)
     if place.movable:
@@ -61,19 +78,6 @@ def _run(request: Request, report: Report, hosts: List[Host]) -> Dict[str, Any]:
     if place.half_moved and options["postcopy_resume"]:
         return move.resume()
     return _settle_earlier(request, report, source, dest, place)
-
-
-def _dest_uri(options: Mapping[str, Any]) -> str:
-    if not options.get("dest_uri"):
-        host = options.get("dest_host")
-        raise Refusal(
-            f"dest_host: {host!r} is an inventory name, and the bare module knows no inventory"
-            if host
-            else "no destination was given",
-            "bad_option",
-            "give dest_uri, for example qemu+ssh://root@kvm2/system",
-        )
-    return str(options["dest_uri"])
 
 
 def _same_host(request: Request, report: Report, host: Host, dest_uri: str) -> Dict[str, Any]:
@@ -84,16 +88,98 @@ def _same_host(request: Request, report: Report, host: Host, dest_uri: str) -> D
     return report.finished(outcome=ALREADY_THERE)
 
 
+def _locate(request: Request, source: Host, dest: Host) -> Place:
+    """Where the guest is, once a job that somebody else has begun is over, where that was to be waited for."""
+    options = request.options
+    place = places.locate(source, dest, options["name"], options["dest_name"] or "")
+    waits = options["wait_for_job"] and not request.check_mode and place.at_source is not None
+    if not waits or not source.job_active(place.uuid):
+        return place
+    while source.find_uuid(place.uuid) is not None and source.job_active(place.uuid):
+        request.worker.say(phase="waiting for the job that goes on")
+        wish = request.worker.wish()
+        if wish is not None:
+            raise Refusal(f"{options['name']} was waited for, and {wish[1]}", wish[0], "run again when it is wanted")
+        time.sleep(JOB_STEP)
+    return places.locate(source, dest, options["name"], options["dest_name"] or "")
+
+
+# What earlier runs have left
+
+
+def _settle_unfinished(
+    request: Request, report: Report, source: Host, dest: Host, hosts: List[Host]
+) -> Dict[str, Any] | None:
+    """Settle what killed runs have left of this VM; the answer where one of them has done what this one shall do."""
+    recovery = Recovery(request, report, source, hosts)
+    finished = None
+    for ledger in unfinished(request):
+        if request.check_mode:
+            report.warn(f"run {ledger.run} of {ledger.name} to {ledger.dest_host} is not settled; a real run does it")
+            continue
+        if recovery.settle(ledger, {dest.uuid: dest}) != outcome.MIGRATED:
+            continue
+        if ledger.dest_uuid != dest.uuid:
+            raise Refusal(
+                f"{ledger.name} was on its way to {ledger.dest_host} and is there now",
+                "moved_elsewhere",
+                "run again: it moves on from there",
+                outcome=outcome.MIGRATED,
+                changed=True,
+            )
+        finished = recovery.answer()
+    return finished
+
+
 def _settle_earlier(request: Request, report: Report, source: Host, dest: Host, place: Place) -> Dict[str, Any]:
     """The guest is on both hosts: finish what an earlier run has left, or say what stands in the way."""
     row = outcome.look_up(place.source_state, place.dest_state)
     if row.outcome != outcome.MIGRATED or outcome.UNDEFINE_SOURCE not in row.actions:
         said = outcome.say(row, place.name, source.hostname, dest.hostname, place.source_state, place.dest_state)
-        raise Refusal(said, row.outcome, CURES[row.outcome], outcome=row.outcome)
+        raise Refusal(said, row.outcome, CURES[row.outcome].format(name=place.name), outcome=row.outcome)
     if not request.options["undefine_source"]:
         return report.finished(outcome=ALREADY_THERE)
     if request.check_mode:
         return report.finished(changed=True, outcome=PLANNED)
-    end = Settlement(source, dest, place.name, place.uuid, Ledger(persistent=request.options["persistent"])).settle()
+    persistent = places.stays_persistent(place, request.options)
+    ledger = Ledger(name=place.name, uuid=place.uuid, persistent=persistent)
+    end = Settlement(source, dest, ledger).settle()
     report.note_end(end)
     return report.finished(changed=True, outcome=end.row.outcome)
+
+
+def _clean_up(request: Request, report: Report, source: Host, hosts: List[Host], aborted: bool) -> Dict[str, Any]:
+    """Settle every unfinished run of this VM, and begin no new one."""
+    ledgers = unfinished(request)
+    if not ledgers:
+        # A job that was aborted has left the VM where it was.
+        return report.finished(changed=aborted, outcome=outcome.FAILED if aborted else NOTHING)
+    if request.check_mode:
+        return report.finished(changed=True, outcome=PLANNED)
+    recovery = Recovery(request, report, source, hosts)
+    last = ""
+    for ledger in ledgers:
+        last = recovery.settle(ledger, {})
+    return report.finished(changed=True, outcome=last)
+
+
+def _abort(request: Request, source: Host) -> bool:
+    """End a migration of this VM that no run of ours watches any more; whether there was one."""
+    domain = source.find(request.options["name"])
+    if domain is None or not domain.active or not source.job_active(domain.uuid):
+        return False
+    if source.job_stats(domain.uuid).get("operation") != MIGRATION_OUT:
+        raise Refusal(
+            f"the job of {domain.name} on {source} is no migration",
+            "busy",
+            f"see virsh domjobinfo {domain.name}",
+        )
+    if request.check_mode:
+        return True
+    source.abort_job(domain.uuid)
+    deadline = time.monotonic() + END_PATIENCE
+    while source.find_uuid(domain.uuid) is not None and source.job_active(domain.uuid):
+        if time.monotonic() > deadline:
+            raise Refusal(f"the migration of {domain.name} does not end", "busy", "run again, or recover later")
+        time.sleep(JOB_STEP)
+    return True

@@ -13,24 +13,14 @@ from typing import Callable, List, Tuple
 
 from .._libvirt import Domain, Host, LibvirtFailure
 from .._pure import domain_xml, outcome
-from . import disks
+from . import disks, moments
+from .ledger import Ledger
 from .place import state_of
 
 # Seconds within which both sides must come to rest, and between two looks.
 LIMIT = 30.0
 STEP = 0.5
 PATIENCE = 10.0
-
-
-@dataclass
-class Ledger:
-    """What this run changes, so that only that is ever undone."""
-
-    ran: bool = False
-    defined_at_dest_before: bool = False
-    persistent: bool = True
-    undefine_source: bool = True
-    images: Tuple[str, ...] = ()
 
 
 @dataclass
@@ -82,18 +72,22 @@ class Side:
 class Settlement:
     """Looks at both sides until they are at rest, and does what the table says."""
 
-    def __init__(self, source: Host, dest: Host, name: str, uuid: str, ledger: Ledger):
-        self.source = Side(source, uuid, arriving=False)
-        self.dest = Side(dest, uuid, arriving=True)
-        self._name = name
-        self._uuid = uuid
+    def __init__(self, source: Host, dest: Host, ledger: Ledger):
+        self.source = Side(source, ledger.uuid, arriving=False)
+        self.dest = Side(dest, ledger.uuid, arriving=True)
+        self._name = ledger.name
+        self._uuid = ledger.uuid
         self._ledger = ledger
         self._done: List[str] = []
         self._warnings: List[str] = []
+        self._given_back = True
 
     def settle(self) -> End:
         """Where the guest is, after everything that may safely be done about it."""
         source, dest, row = self._at_rest()
+        if row.outcome == outcome.FAILED:
+            what = f"giving {moments.named(self._ledger.moments)} back to {self.source.host}"
+            self._given_back = self._try(self._give_back, what)
         # One action can make the next one possible, and each is done once at most.
         for _turn in outcome.GUARDS:
             action = next((action for action in row.actions if self._wanted(action)), None)
@@ -105,7 +99,8 @@ class Settlement:
 
     def _look(self) -> Tuple[str, str, outcome.Row]:
         source, dest = self.source.state(), self.dest.state()
-        return source, dest, outcome.judge(source, dest, not self._ledger.undefine_source)
+        active = self._ledger.mode != "offline"
+        return source, dest, outcome.judge(source, dest, not self._ledger.undefine_source, active)
 
     def _at_rest(self) -> Tuple[str, str, outcome.Row]:
         deadline = time.monotonic() + LIMIT
@@ -123,10 +118,17 @@ class Settlement:
         wanted = {
             outcome.UNDEFINE_SOURCE: ledger.undefine_source,
             outcome.RESUME_SOURCE: ledger.ran,
-            outcome.REMOVE_DEST_DEFINITION: not ledger.defined_at_dest_before,
-            outcome.REMOVE_DEST_IMAGES: bool(ledger.images),
+            # Not while only that one knows the snapshots.
+            outcome.REMOVE_DEST_DEFINITION: self._given_back
+            and not ledger.defined_at_dest_before
+            and not self._has_left(),
+            outcome.REMOVE_DEST_IMAGES: bool(ledger.made) and not self._has_left(),
         }
         return wanted[action] and action not in self._done
+
+    def _has_left(self) -> bool:
+        """Whether the source has let the guest go: it has run at the destination, and its last writes are there."""
+        return self.source.domain is not None and self.source.domain.reason == "migrated"
 
     def _act(self, action: str) -> None:
         self._done.append(action)
@@ -144,11 +146,16 @@ class Settlement:
         }
         self._try(acts[action], action)
 
-    def _try(self, act: Callable[[], None], what: str) -> None:
+    def _try(self, act: Callable[[], None], what: str) -> bool:
         try:
             act()
         except LibvirtFailure as error:
             self._warnings.append(f"{what} failed: {error}")
+            return False
+        return True
+
+    def _give_back(self) -> None:
+        moments.give_back(self._ledger, self.source.host, self.dest.host)
 
     def _undefine_source(self) -> None:
         # The definition must not be lost with the last host that has it.
@@ -158,4 +165,4 @@ class Settlement:
         self.source.host.undefine(self._uuid)
 
     def _remove_images(self) -> None:
-        self._warnings.extend(disks.remove_images(self.dest.host, self._uuid, self._ledger.images))
+        self._warnings.extend(disks.remove_images(self.dest.host, self._uuid, self._ledger.made))

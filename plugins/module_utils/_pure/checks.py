@@ -24,6 +24,15 @@ def check(values: Mapping[str, Any]) -> None:
     definitions(values)
     if values.get("dest_uri"):
         _check_drivers(values, source, uris.parse(values["dest_uri"], "dest_uri"))
+    elif not (values["cleanup"] or values["cancel"]):
+        host = values.get("dest_host")
+        raise Refusal(
+            f"dest_host: {host!r} is an inventory name, and the bare module knows no inventory"
+            if host
+            else "no destination was given",
+            "bad_option",
+            "give dest_uri, for example qemu+ssh://root@kvm2/system",
+        )
 
 
 def definitions(values: Mapping[str, Any]) -> Dict[str, Definition]:

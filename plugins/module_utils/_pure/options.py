@@ -297,7 +297,6 @@ OPTIONS = (
     Option(
         "persistent",
         type="bool",
-        default=True,
         flags=((True, ("PERSIST_DEST",)),),
         since=(0, 7, 3),
         clashes=(
@@ -630,11 +629,29 @@ OPTIONS = (
             Clash((True,), "tunnelled", (True,), "libvirt's own connection goes one way only", _LEAVE_ONE),
         ),
     ),
+    Option("sync_time", type="bool", default=True, modes=ACTIVE),
+    Option("wait_for_job", type="bool", default=False),
+    Option("on_controller_loss", default="continue", choices=("continue", "cancel")),
+    Option("progress", type="bool", default=True),
+    Option("outage_address", pattern=_BARE_HOST, accepted="an address or a host name of the VM"),
+    Option(
+        "outage_from",
+        needs=(Need(GIVEN, "outage_address", GIVEN, "it says from where the VM is probed", "add outage_address"),),
+    ),
+    Option(
+        "cleanup",
+        type="bool",
+        default=False,
+        clashes=(Clash((True,), "cancel", (True,), "the end of a run settles it, too", "leave cleanup out"),),
+    ),
+    Option("cancel", type="bool", default=False),
     Option("connect_timeout", type="int", default=20, minimum=1, maximum=600, accepted="seconds from 1 to 600"),
 )
-# Filled by the action plugin, which is logged in on the destination and lets nobody write it in a playbook.
-HIDDEN = {"_dest_facts": {"type": "dict"}}
+# Filled by the action plugin, which is logged in on the destination and watches the run, and by nobody else.
+HIDDEN: Dict[str, Dict[str, Any]] = {"_dest_facts": {"type": "dict"}, "_watch": {"type": "bool", "default": False}}
 BY_NAME = {option.name: option for option in OPTIONS}
+# What a playbook may say.
+PUBLIC = tuple(name for option in OPTIONS for name in (option.name, *option.aliases))
 SECRET = tuple(option for option in OPTIONS if option.secret)
 
 

@@ -140,6 +140,11 @@ UNFINISHED = _row(
     "*", "*", UNDETERMINED, "{name} is {source_state} on {source}, where a job still goes on; nothing was touched"
 )
 
+# For a guest that was active: it has ended on the way, or at the destination with writes that are nowhere else.
+ENDED = _row(
+    "absent shut_off", "shut_off", CRASH, "{name} has ended: {source_state} on {source}, {dest_state} on {dest}"
+)
+
 # What must be true of both sides for an action, checked again at the moment of acting.
 GUARDS: Dict[str, Tuple[FrozenSet[str], FrozenSet[str]]] = {
     UNDEFINE_SOURCE: (_states("shut_off"), _states("running paused")),
@@ -163,8 +168,13 @@ def permitted(action: str, source: str, dest: str) -> bool:
     return source in sources and dest in dests
 
 
-def judge(source: str, dest: str, keep_source: bool = False) -> Row:
-    """The row of a pair after a move; `keep_source` when the definition was to stay on the source as well."""
+def judge(source: str, dest: str, keep_source: bool = False, active: bool = False) -> Row:
+    """The row of a pair after a move.
+
+    `keep_source` when the definition was to stay on the source as well, `active` when the guest ran or was paused.
+    """
+    if active and source in ENDED.source and dest in ENDED.dest:
+        return ENDED
     if keep_source and source == SHUT_OFF and dest == SHUT_OFF:
         return _row("shut_off", "shut_off", MIGRATED, "{name} is defined on {dest}, and still on {source} as asked")
     return look_up(source, dest)

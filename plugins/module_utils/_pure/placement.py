@@ -13,6 +13,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from . import queue
+from .refusal import Refusal
+
 MODES = ("auto", "live", "offline")
 STORAGES = ("auto", "shared", "copy")
 DECLARED_KEYS = ("host", "mode", "storage")
@@ -28,6 +31,9 @@ class Seen:
     error: str = ""
     identity: tuple[str, str] = ("", "")
     domains: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    # What goes on there by the VM's name, and what was killed there by its UUID.
+    runs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    unfinished: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def answers(self) -> bool:
@@ -44,7 +50,16 @@ class Step:
     state: str = ""
     mode: str = "auto"
     storage: str = "auto"
+    # Only settle what a killed run has left.
+    cleanup: bool = False
     note: str = ""
+
+    def plain(self) -> dict[str, Any]:
+        """As a mapping, with `move` as virt_migrate_queue takes it."""
+        wish = (
+            {"cleanup": True} if self.cleanup else {"dest_host": self.dest, "mode": self.mode, "storage": self.storage}
+        )
+        return {**asdict(self), "move": {"name": self.name, "source": self.source, "dest": self.dest, **wish}}
 
 
 def read_facts(facts: Mapping[str, Mapping[str, Any]]) -> dict[str, Seen]:
@@ -57,6 +72,8 @@ def read_facts(facts: Mapping[str, Mapping[str, Any]]) -> dict[str, Seen]:
                 name,
                 identity=(host.get("uuid", ""), host.get("hostname", "")),
                 domains={domain["name"]: domain for domain in result["domains"]},
+                runs={run["name"]: run for run in result.get("runs", [])},
+                unfinished={run["uuid"]: run for run in result.get("unfinished", [])},
             )
         else:
             hosts[name] = Seen(name, error=_first_line(result))
@@ -74,11 +91,14 @@ def plan(
     dest: Any = None,
     declared: Mapping[str, Mapping[str, Any]] | None = None,
     inventory: Iterable[str] = (),
+    limits: Mapping[str, Any] | None = None,
+    at_once: bool = True,
 ) -> dict[str, list[Any]]:
     """Compare the placement asked for with where the VMs are.
 
-    Returns C(moves) and C(settled) (lists of steps as mappings) and C(errors) (one line each). With any error nothing
-    may be moved: a list of VMs is done whole or not begun.
+    Returns C(moves) and C(settled) (lists of steps as mappings), C(waves) (the moves in groups) and C(errors) (one line
+    each). With any error nothing may be moved: a list of VMs is done whole or not begun. The groups are such that each
+    keeps the limits, or one group of all C(at_once) where whoever moves them keeps the limits.
     """
     hosts = read_facts(facts)
     declared = declared or {}
@@ -94,8 +114,14 @@ def plan(
             if isinstance(step, str):
                 errors.append(step)
             else:
-                (moves if step.source else settled).append(asdict(step))
-    return {"moves": moves, "settled": settled, "errors": errors}
+                (moves if step.source else settled).append(step.plain())
+    waves = [moves] if moves and at_once else []
+    try:
+        groups = queue.waves(moves, limits)
+        waves = waves or groups
+    except Refusal as refusal:
+        errors = [*errors, refusal.message]
+    return {"moves": moves, "settled": settled, "errors": errors, "waves": waves}
 
 
 def split_names(value: Any) -> list[str]:
@@ -170,11 +196,6 @@ def _plan_one(
         places = ", ".join(f"{home.name} ({home.domains[name]['uuid']})" for home in homes)
         return f"{name} is the name of different VMs on {places}: rename one of them"
     arriving = [home for home in homes if home.domains[name]["state"] == "incoming"]
-    if arriving:
-        places = ", ".join(home.name for home in arriving)
-        return (
-            f"VM {name} is being moved to {places} right now: run again when that has ended (virsh domjobinfo {name})"
-        )
     running = [home for home in homes if home.domains[name]["state"] in ACTIVE_STATES]
     if len(running) > 1:
         return f"VM {name} is active on {' and '.join(home.name for home in running)} at once; nothing is touched"
@@ -191,6 +212,10 @@ def _plan_one(
             f"unknown destination {unknown[0]!r}{_not_a_hypervisor(unknown[0], inventory)}; hosts: {', '.join(hosts)}"
         )
 
+    if arriving and not (running and arriving[0].name in wanted):
+        going = next((f": {host.runs[name]['line']}" for host in hosts.values() if name in host.runs), "")
+        there = arriving[0].name
+        return f"VM {name} is being moved to {there} right now{going}; wait for its end, or end it with cancel.yml"
     home = (running or [home for home in homes if home.name not in wanted] or homes)[0]
     state = home.domains[name]["state"]
     placement = declared.get(name, {})
@@ -202,7 +227,11 @@ def _plan_one(
         storage=placement.get("storage", "auto"),
     )
     if home.name in wanted and (running or len(homes) == 1):
-        step.note = f"already lives on {home.name}"
+        left = next((host for host in hosts.values() if home.domains[name]["uuid"] in host.unfinished), None)
+        if left is not None:
+            step.source, step.cleanup, step.note = left.name, True, "a run that was killed is settled"
+        else:
+            step.note = f"already lives on {home.name}"
         return step
     if silent and not running:
         return f"VM {name} is {state.replace('_', ' ')} on {home.name}, but {_say_silent(silent)}: it may run there"
@@ -210,6 +239,9 @@ def _plan_one(
     if alias:
         return f"source {home.name} and destination {alias} are one host under two names (UUID {home.identity[0]})"
     fit = next((host for host in wanted if hosts[host].answers), None)
+    if arriving:
+        # Whoever moves it there already is joined.
+        fit = arriving[0].name
     if fit is None:
         return f"VM {name} cannot move: {_say_silent([hosts[host] for host in wanted])}"
     step.source, step.dest = home.name, fit

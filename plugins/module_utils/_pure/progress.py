@@ -29,7 +29,8 @@ class Progress:
         # What the guest has dirtied anew is sent once more, and was there already.
         self._memory = max(self._memory, _share(sample.memory_total, sample.memory_remaining))
         self._disk = max(self._disk, _share(sample.disk_total, sample.disk_remaining))
-        disk = sample.disk_total if self._size.disk is None else self._size.disk
+        # By what the job makes of it, where anything is copied: libvirt counts a sparse disk whole.
+        disk = 0 if self._size.disk == 0 else sample.disk_total or self._size.disk or 0
         self._disks = self._disks or disk > 0
         whole = self._size.memory + disk
         done = (self._size.memory * self._memory + disk * self._disk) / whole if whole else self._memory

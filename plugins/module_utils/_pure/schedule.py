@@ -515,14 +515,38 @@ class Convergence:
         if step.when == START:
             # Auto-converge is a flag of the job, and not to be done here.
             return step.do != AUTO_CONVERGE
-        reached = {
+        return self._reached(step.when, sample) >= step.at
+
+    def _reached(self, when: str, sample: Sample) -> float:
+        return {
             ITERATION: float(self.passes.number),
             STALLED_ITERATIONS: float(self.passes.stalled),
             SECONDS_PER_GIB: sample.seconds / self._size.gib(sample),
             NO_PROGRESS: self._marks.idle(sample.seconds),
             ELAPSED: sample.seconds,
-        }
-        return reached[step.when] >= step.at
+        }[when]
+
+    def upcoming(self, sample: Sample) -> str:
+        """The step that is nearest, for a person; nothing where none is left."""
+        left = [
+            (self._reached(step.when, sample) / step.at, step)
+            for number, step in enumerate(self._steps)
+            if step.when != START and self._may(number, step.do)
+        ]
+        if not left:
+            return ""
+        near, step = max(left, key=lambda pair: pair[0])
+        what = step.do.replace("_", " ")
+        if near >= 1:
+            return f"{what} at the next good moment"
+        when = {
+            ITERATION: f"with pass {step.at:g}",
+            STALLED_ITERATIONS: f"when {step.at:g} passes in a row have stalled (now {self.passes.stalled})",
+            SECONDS_PER_GIB: f"after {step.at * self._size.gib(sample):.0f} s",
+            NO_PROGRESS: f"when nothing is gained for {step.at:g} s",
+            ELAPSED: f"after {step.at:g} s",
+        }[step.when]
+        return f"{what} {when}"
 
     def _act(self, number: int, step: Step) -> List[Action]:
         self._done.add(number)

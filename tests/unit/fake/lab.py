@@ -11,7 +11,7 @@ import pytest
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.testing import patch_module_args
 
-from ansible_collections.kvmops.migration.plugins.module_utils._migrate import local
+from ansible_collections.kvmops.migration.plugins.module_utils._migrate import local, worker
 from ansible_collections.kvmops.migration.plugins.modules import virt_migrate, virt_migrate_info
 from fake import libvirt as fake
 
@@ -50,11 +50,14 @@ class Lab:
         self._capsys = capsys
         self.unreadable = {}
         self.locked = set()
+        # What the daemon on the module's host has logged as errors.
+        self.daemon_errors = []
         # By host, what of certificates is there.
         self.certificates = {}
         monkeypatch.setattr(local.Local, "identity", lambda _, path: self.identity(self.world.local, path))
         monkeypatch.setattr(local.Local, "locked", lambda _, path: path in self.locked)
         monkeypatch.setattr(local.Local, "check_image", lambda _, path, image: self.check_image(path))
+        monkeypatch.setattr(local.Local, "daemon_errors", lambda _, since: list(self.daemon_errors))
         monkeypatch.setattr(AnsibleModule, "warn", lambda _, text, **more: self.warnings.append(text))
         monkeypatch.setattr(local.Local, "certificates", lambda _: self.certificates.get(self.world.local, NO_TLS))
         self.on("kvm1")
@@ -63,6 +66,7 @@ class Lab:
         """Let modules run on that host."""
         self.world.local = name
         self._monkeypatch.setattr(local, "STATE_DIRECTORY", str(self._tmp_path / name))
+        self._monkeypatch.setattr(worker, "RUN_DIRECTORY", str(self._tmp_path / "run" / name))
         return self
 
     def identity(self, host, path):
@@ -131,6 +135,11 @@ class Lab:
             for name in [*host.pools, *(file for directory in host.directories.values() for file in directory)]
             if "kvmops-probe" in name
         ]
+
+    def unfinished(self, host="kvm1"):
+        """The ledgers of runs that nobody has settled."""
+        runs = sorted((self._tmp_path / host / "unfinished").glob("*.json"))
+        return [json.loads(path.read_text()) for path in runs]
 
     def record(self, host="kvm1"):
         runs = sorted((self._tmp_path / host / "runs").glob("*.json"))

@@ -15,6 +15,9 @@ import xml.etree.ElementTree as ET
 from dataclasses import dataclass, field
 from typing import Callable
 
+from fake.around import *  # noqa: F403 - its constants are libvirt's too
+from fake.around import Around, AroundDomain
+
 VIR_ERR_INTERNAL_ERROR = 1
 VIR_ERR_NO_SUPPORT = 3
 VIR_ERR_NO_CONNECT = 5
@@ -58,14 +61,15 @@ VIR_DOMAIN_XML_SECURE = 1
 VIR_DOMAIN_XML_INACTIVE = 2
 VIR_DOMAIN_XML_MIGRATABLE = 8
 VIR_DOMAIN_UNDEFINE_MANAGED_SAVE = 1
-VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA = 2
 VIR_DOMAIN_UNDEFINE_NVRAM = 4
 VIR_DOMAIN_UNDEFINE_KEEP_NVRAM = 8
 
+VIR_DOMAIN_EVENT_ID_MIGRATION_ITERATION = 20
 VIR_DOMAIN_JOB_NONE = 0
 VIR_DOMAIN_JOB_UNBOUNDED = 2
 VIR_DOMAIN_JOB_COMPLETED = 3
 VIR_DOMAIN_JOB_STATS_COMPLETED = 1
+VIR_DOMAIN_JOB_STATS_KEEP_COMPLETED = 2
 
 VIR_MIGRATE_LIVE = 1
 VIR_MIGRATE_PEER2PEER = 2
@@ -160,9 +164,12 @@ class Guest:
     inactive_xml: str = ""
     autostart: bool = False
     managed_save: bool = False
-    snapshots: int = 0
     # Whether it is being received.
     arriving: bool = False
+    around: Around = field(default_factory=Around)
+    # Nanoseconds that it has run on this host, and its reads and writes of every disk.
+    cpu_time: int = 10**10
+    requests: int = 0
     # What limits its migrations: milliseconds, MiB per second, bytes.
     limits: dict = field(default_factory=lambda: {"MaxDowntime": 300, "MaxSpeed": 8796093022207, "CompressionCache": 1})
     job: dict = field(default_factory=dict)
@@ -275,6 +282,8 @@ class World:
         # The last one.
         self.migration: _Migration | None = None
         self.limits_set: list[tuple[str, int]] = []
+        # Who wants to hear that another pass over a guest's memory has begun.
+        self.iteration_callbacks: list = []
         self.overwritten: list[str] = []
         self.stats: dict = {
             "type": VIR_DOMAIN_JOB_UNBOUNDED,
@@ -399,6 +408,12 @@ class _Object:
 
 
 class virConnect(_Object):  # noqa: N801
+    def domainEventRegisterAny(self, domain, event, callback, opaque):  # noqa: N802
+        self._host.called("domainEventRegisterAny")
+        if event == VIR_DOMAIN_EVENT_ID_MIGRATION_ITERATION:
+            self._host.world.iteration_callbacks.append(lambda number: callback(self, domain, number, opaque))
+        return 0
+
     def setKeepAlive(self, interval, count):  # noqa: N802
         return 0
 
@@ -559,10 +574,21 @@ class virStorageVol(_Object):  # noqa: N801
         self._pool.listed.pop(self._name, None)
 
 
-class virDomain(_Object):  # noqa: N801
+class virDomain(_Object, AroundDomain):  # noqa: N801
     def __init__(self, host, uuid, read_only=False):
         super().__init__(host, read_only)
-        self._uuid = uuid
+        self._uuid = self.uuid = uuid
+
+    @property
+    def around(self) -> Around:
+        return self._guest.around
+
+    def called(self, what: str) -> None:
+        self._host.called(what)
+
+    @staticmethod
+    def fail(message: str, code: int) -> None:
+        raise libvirtError(message, code)
 
     @property
     def _guest(self) -> Guest:
@@ -589,6 +615,16 @@ class virDomain(_Object):  # noqa: N801
     def autostart(self):
         return int(self._guest.autostart)
 
+    def vcpus(self):
+        self._host.called("vcpus")
+        return ([(0, 1, self._guest.cpu_time, 0)], [(True,)])
+
+    def blockStats(self, target):  # noqa: N802
+        self._host.called("blockStats")
+        if target not in [known for known, _path, _readonly in self._guest.disks()]:
+            raise libvirtError(f"invalid argument: invalid path: {target}", VIR_ERR_INVALID_ARG)
+        return (self._guest.requests, 512, self._guest.requests, 512, -1)
+
     def setAutostart(self, wanted):  # noqa: N802
         self._changes("setAutostart")
         if not self._guest.persistent:
@@ -609,11 +645,10 @@ class virDomain(_Object):  # noqa: N801
 
     def undefineFlags(self, flags):  # noqa: N802
         self._changes("undefine")
+        self.check_undefine(flags)
         guest = self._guest
         if not guest.persistent:
             raise _not_valid("cannot undefine transient domain")
-        if not guest.active and guest.snapshots and not flags & VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA:
-            raise _not_valid(f"cannot delete inactive domain with {guest.snapshots} snapshots")
         if guest.managed_save and not flags & VIR_DOMAIN_UNDEFINE_MANAGED_SAVE:
             raise _not_valid("Refusing to undefine while domain managed save image exists")
         if guest.nvram and not flags & (VIR_DOMAIN_UNDEFINE_NVRAM | VIR_DOMAIN_UNDEFINE_KEEP_NVRAM):
@@ -690,9 +725,10 @@ class virDomain(_Object):  # noqa: N801
         self._host.called("jobStats")
         guest, world = self._guest, self._host.world
         if flags & VIR_DOMAIN_JOB_STATS_COMPLETED:
-            # They are told once, and not while another job runs.
+            # Not while another job runs.
             told = {} if guest.job else guest.completed
-            guest.completed = guest.completed if guest.job else {}
+            if not guest.job and not flags & VIR_DOMAIN_JOB_STATS_KEEP_COMPLETED:
+                guest.completed = {}
             return dict(told) or {"type": VIR_DOMAIN_JOB_NONE}
         fault = world.stats_faults.pop(0) if world.stats_faults else None
         if fault is not None:
@@ -831,13 +867,14 @@ class _Migration:
         if arriving is not None and arriving.reason == VIR_DOMAIN_PAUSED_MIGRATION:
             if arriving.persistent:
                 arriving.state, arriving.reason = VIR_DOMAIN_SHUTOFF, 1
+                arriving.xml, arriving.inactive_xml = arriving.inactive_xml, ""
             else:
                 del self.dest.guests[self.guest.uuid]
 
     def _check(self) -> None:
         guest, flags = self.guest, self.flags
-        if guest.snapshots:
-            raise _not_valid(f"cannot migrate domain with {guest.snapshots} snapshots")
+        if guest.around.snapshots:
+            raise _not_valid(f"cannot migrate domain with {len(guest.around.snapshots)} snapshots")
         self.dest.check_name(self.name, guest.uuid)
         if flags & VIR_MIGRATE_OFFLINE:
             if flags & COPYING:
@@ -861,6 +898,9 @@ class _Migration:
             elif path and not readonly and not self._safe(path):
                 message = "Unsafe migration: Migration without shared storage is unsafe"
                 raise libvirtError(message, VIR_ERR_MIGRATE_UNSAFE)
+        if self.guest.nvram and self.dest.file(self.guest.nvram) is None:
+            # Made of the firmware's template, and left there by a migration that fails.
+            self.dest.write(self.guest.nvram, File("raw", 540672, 540672, "template"))
         if self.guest.uuid not in self.dest.guests:
             self.dest.guests[self.guest.uuid] = Guest(
                 self.name,
@@ -874,6 +914,7 @@ class _Migration:
         else:
             arriving = self.dest.guests[self.guest.uuid]
             arriving.state, arriving.reason = VIR_DOMAIN_PAUSED, VIR_DOMAIN_PAUSED_MIGRATION
+            arriving.inactive_xml, arriving.xml = arriving.inactive_xml or arriving.xml, self.xml
         self.dest.guests[self.guest.uuid].arriving = True
 
     def _safe(self, path: str) -> bool:
@@ -908,13 +949,17 @@ class _Migration:
             arriving = Guest(self.name, self.guest.uuid, self.xml, persistent=False)
             self.dest.guests[self.guest.uuid] = arriving
         arriving.arriving = False
-        arriving.persistent = arriving.persistent or bool(self.flags & VIR_MIGRATE_PERSIST_DEST)
+        if self.flags & VIR_MIGRATE_PERSIST_DEST:
+            arriving.persistent = True
+            arriving.inactive_xml = self.params.get("persistent_xml") or self.guest.inactive_xml or self.guest.xml
         if not self.flags & VIR_MIGRATE_OFFLINE:
             self.guest.state, self.guest.reason = VIR_DOMAIN_PAUSED, VIR_DOMAIN_PAUSED_MIGRATION
             resumed = self.flags & VIR_MIGRATE_POSTCOPY_RESUME
             paused = (self.before[0] == VIR_DOMAIN_PAUSED and not resumed) or self.flags & VIR_MIGRATE_PAUSED
             arriving.state = VIR_DOMAIN_PAUSED if paused else VIR_DOMAIN_RUNNING
             arriving.reason = VIR_DOMAIN_PAUSED_USER if paused else VIR_DOMAIN_RUNNING_MIGRATED
+            if self.guest.nvram and self.source.file(self.guest.nvram) is not None:
+                self.dest.file(self.guest.nvram).content = self.source.file(self.guest.nvram).content
             # The destination knows nothing of the disks: the source drives their copy.
             memory = {key: value for key, value in self.world.stats.items() if not key.startswith("disk_")}
             arriving.completed = {**memory, "type": VIR_DOMAIN_JOB_COMPLETED, "downtime": 94, "setup_time": 3}

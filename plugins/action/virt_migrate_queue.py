@@ -1,0 +1,127 @@
+# Copyright: (c) 2026, The kvmops.migration authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Moves several VMs from any hosts of the inventory to any others, so many at a time, and shows how far they are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ansible.errors import AnsibleActionFail, AnsibleError
+from ansible.plugins.action import ActionBase
+
+from ansible_collections.kvmops.migration.plugins.module_utils._pure import options as table
+from ansible_collections.kvmops.migration.plugins.module_utils._pure.queue import Limits, Queue
+from ansible_collections.kvmops.migration.plugins.module_utils._pure.refusal import Refusal
+from ansible_collections.kvmops.migration.plugins.plugin_utils.errand import Errand
+from ansible_collections.kvmops.migration.plugins.plugin_utils.runs import Vigil
+from ansible_collections.kvmops.migration.plugins.plugin_utils.sites import Elsewhere
+
+# What a move says besides options of virt_migrate, and what a plan has for a person only.
+OWN = ("source", "dest", "state", "note")
+KNOWN = ("moves", "options", "limits")
+
+
+class ActionModule(ActionBase):
+    """Runs virt_migrate on the source of each move; a move that fails keeps no other one from going on."""
+
+    _supports_check_mode = True
+
+    def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        self._variables = task_vars or {}
+        result: dict[str, Any] = super().run(tmp, self._variables)
+        self._sites: dict[tuple[str, int], Elsewhere] = {}
+        try:
+            moves, limits = self._read()
+        except Refusal as refusal:
+            raise AnsibleActionFail(refusal.message) from refusal
+        try:
+            results = self._move(moves, limits)
+        finally:
+            for site in self._sites.values():
+                site.close()
+        failures = [one for one in results if one.get("failed")]
+        result.update(
+            changed=any(one.get("changed") for one in results),
+            results=results,
+            diff=[diff for one in results for diff in one.get("diff", [])],
+        )
+        result["warnings"] = [text for one in results for text in one.pop("warnings", [])]
+        if failures:
+            result.update(failed=True, msg="\n".join(f"{one['name']}: {one.get('msg')}" for one in failures))
+        return result
+
+    def _read(self) -> tuple[list[dict[str, Any]], Limits]:
+        args = self._task.args
+        _check_known(args, KNOWN, "virt_migrate_queue")
+        common = args.get("options") or {}
+        if not isinstance(common, Mapping):
+            raise Refusal(f"options: {common!r} is not accepted", "bad_option", "accepted: options of virt_migrate")
+        _check_known(common, table.PUBLIC, "options")
+        given = args.get("moves")
+        if not isinstance(given, list) or not all(isinstance(move, Mapping) for move in given):
+            raise Refusal(f"moves: {given!r} is not accepted", "bad_option", "accepted: a list of mappings")
+        moves = []
+        for move in given:
+            _check_known(move, (*table.PUBLIC, *OWN), "moves")
+            for key in ("name", "source"):
+                if not move.get(key):
+                    raise Refusal(f"moves: {dict(move)!r} has no {key}", "bad_option", f"add {key}")
+            if move["source"] not in self._variables["hostvars"]:
+                raise Refusal(
+                    f"moves: source {move['source']!r} of {move['name']} is not in the inventory",
+                    "bad_option",
+                    f"known hosts: {', '.join(self._variables['groups']['all'])}",
+                )
+            moves.append({**common, **move})
+        return moves, Limits.read(args.get("limits"))
+
+    def _move(self, moves: list[dict[str, Any]], limits: Limits) -> list[dict[str, Any]]:
+        queue = Queue([{**move, "dest": move.get("dest_host") or move.get("dest")} for move in moves], limits)
+        results: dict[int, dict[str, Any]] = {}
+        errands: dict[int, Errand] = {}
+        vigil = Vigil()
+        try:
+            while not queue.is_over:
+                for number in queue.begin():
+                    errands[number] = self._errand(number, moves[number])
+                    results.update(self._advance(number, errands[number], begin=True))
+                for number in sorted(errands.keys() - results.keys()):
+                    results.update(self._advance(number, errands[number]))
+                for number in results:
+                    queue.end(number)
+                vigil.wait()
+        finally:
+            for errand in errands.values():
+                errand.close()
+        return [{**results[number], "name": moves[number]["name"]} for number in range(len(moves))]
+
+    def _errand(self, number: int, move: dict[str, Any]) -> Errand:
+        args = {key: value for key, value in move.items() if key not in OWN}
+        return Errand(self._site(move["source"], number), args, self._variables, lambda host: self._site(host, number))
+
+    def _advance(self, number: int, errand: Errand, begin: bool = False) -> dict[int, dict[str, Any]]:
+        """The result of the move where it is over."""
+        try:
+            if self._task.check_mode:
+                return {number: errand.plan()}
+            if begin:
+                errand.start()
+            else:
+                errand.look()
+        except AnsibleError as error:
+            return {number: {"failed": True, "changed": False, "msg": str(error), "failure_class": "unreachable"}}
+        return {number: errand.result} if errand.result is not None else {}
+
+    def _site(self, host: str, number: int) -> Elsewhere:
+        """A host by its own login; every move has connections of its own."""
+        if (host, number) not in self._sites:
+            self._sites[host, number] = Elsewhere(self, host, self._variables["hostvars"][host])
+        return self._sites[host, number]
+
+
+def _check_known(given: Mapping[str, Any], known: Any, where: str) -> None:
+    for key in given:
+        if key not in known:
+            raise Refusal(f"{where}: {key!r} is not known", "bad_option", f"accepted: {', '.join(known)}")

@@ -1,0 +1,77 @@
+# Copyright: (c) 2026, The kvmops.migration authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# PRIVATE to the collection: it can have breaking changes at any time.
+"""Begins a run, in this process or in one of its own that a controller watches, or joins the one that goes on."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any, Dict, Mapping
+
+from .._pure import uri as uris
+from .._pure.refusal import Refusal
+from . import worker as workers
+from .answer import kept
+from .local import Local
+from .report import NOTHING, Request
+from .run import END_PATIENCE, run
+from .worker import Held, Worker
+
+# A run that is joined ends when it ends.
+JOIN_PATIENCE = 7 * 24 * 3600.0
+# What is told of a run that was ended.
+TOLD = ("name", "uuid", "source", "dest", "actions")
+
+
+def start(module: Any) -> Dict[str, Any]:
+    """The result of the run, or `run` and `watching` for a controller that watches it."""
+    options = module.params
+    worker = Worker(
+        f"{int(time.time())}-{os.urandom(4).hex()}",
+        options["name"],
+        options["on_controller_loss"] if options["_watch"] else "",
+    )
+    request = Request(options, Local(module.run_command), worker, module.check_mode, module._diff)
+    if module.check_mode:
+        return run(request)
+    while True:
+        try:
+            worker.take()
+            break
+        except Held as held:
+            joined = _join(options, held.status)
+            if joined is not None:
+                return joined
+    worker.say(wished=uris.redact(options["dest_uri"] or ""))
+    if options["_watch"] and worker.detach(lambda: kept(module, lambda: run(request))):
+        return {"changed": False, "run": worker.run_id, "watching": True}
+    try:
+        return run(request)
+    finally:
+        worker.leave()
+
+
+def _join(options: Mapping[str, Any], status: Mapping[str, Any]) -> Dict[str, Any] | None:
+    """Do with another run of this VM what was asked for; None where that one has gone without an answer."""
+    name, run_id = options["name"], str(status["run"])
+    if options["cancel"]:
+        workers.ask_to_end(run_id)
+        ended = workers.wait_for(run_id, END_PATIENCE)
+        if ended is None:
+            return None
+        told: Dict[str, Any] = {key: ended[key] for key in TOLD if key in ended}
+        return {**told, "changed": True, "outcome": ended.get("outcome", NOTHING), "ended": run_id}
+    if options["cleanup"] or status.get("wished") != uris.redact(options["dest_uri"] or ""):
+        there = status.get("dest") or status.get("wished") or "another host"
+        raise Refusal(
+            f"VM {name} is being moved to {there} by run {run_id}: {status.get('line', 'it has just begun')}",
+            "busy",
+            "wait for its end (status.yml shows how far it is), or end it (cancel.yml)",
+            outcome="refused",
+        )
+    if options["_watch"]:
+        return {"changed": False, "run": run_id, "watching": True, "adopted": True}
+    ended = workers.wait_for(run_id, JOIN_PATIENCE)
+    return None if ended is None else {**ended, "adopted": run_id}

@@ -1,0 +1,260 @@
+# Copyright: (c) 2026, The kvmops.migration authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# PRIVATE to the collection: it can have breaking changes at any time.
+"""The process that owns a run: one per VM and host, which others can watch, ask to end, and find dead.
+
+A run lives in a folder of its own on volatile storage: `status.json` is how far it is, `lease` is touched by a
+controller that watches, `cancel` asks it to end, `result.json` is its answer, and whoever holds a lock on `lock` is
+alive. A process that is killed loses its locks; what it was about is in the journal, see `local.py`.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import signal
+import time
+import traceback
+from contextlib import suppress
+from typing import Any, Callable, Dict, List, Mapping, Tuple
+from urllib.parse import quote
+
+from .._pure import status as statuses
+from . import jsonfile
+
+RUN_DIRECTORY = "/run/kvmops-migration"
+# Seconds after which a controller that renews no lease counts as gone.
+LEASE = 30.0
+# Seconds that the folder of a run which has ended waits for a controller that fetches its answer.
+KEPT = 600.0
+HOLD_STEP = 0.05
+# What a person and a lost controller want of a run.
+CANCELLED = "cancelled"
+CONTROLLER_LOST = "controller_lost"
+CANCEL = "cancel"
+
+
+class Held(Exception):
+    """Another run has this VM; `status` is how far that one is."""
+
+    def __init__(self, status: Mapping[str, Any]):
+        super().__init__(f"run {status.get('run')} has it")
+        self.status = status
+
+
+class Worker:
+    """The run of this process as others see it. Where this user may not write there, nobody sees it."""
+
+    def __init__(self, run_id: str, name: str, on_controller_loss: str = ""):
+        self._folder = os.path.join(RUN_DIRECTORY, run_id)
+        self._name = name
+        # Empty where no controller watches.
+        self._on_controller_loss = on_controller_loss
+        self._locks: List[int] = []
+        self._renewed = time.monotonic()
+        self._lease = 0
+        self._status: Dict[str, Any] = {
+            "run": run_id,
+            "pid": os.getpid(),
+            "name": name,
+            "phase": statuses.CHECKING,
+            "began": int(time.time()),
+            "actions": [],
+        }
+
+    def take(self) -> Worker:
+        """Take hold of the VM; raises Held where another run has it."""
+        try:
+            _make(RUN_DIRECTORY)
+        except OSError:
+            return self
+        prune()
+        vm = _make(os.path.join(RUN_DIRECTORY, "vm"))
+        handle = os.open(os.path.join(vm, quote(self._name, safe="")[:200]), os.O_RDWR | os.O_CREAT, 0o600)
+        if not _lock(handle):
+            run = os.read(handle, 200).decode()
+            os.close(handle)
+            raise Held(
+                jsonfile.load(os.path.join(RUN_DIRECTORY, run, "status.json")) or {"run": run, "name": self._name}
+            )
+        os.ftruncate(handle, 0)
+        os.write(handle, self._status["run"].encode())
+        _make(self._folder)
+        own = os.open(os.path.join(self._folder, "lock"), os.O_RDWR | os.O_CREAT, 0o600)
+        _lock(own)
+        self._locks = [handle, own]
+        if self._on_controller_loss:
+            with open(os.path.join(self._folder, "lease"), "w", encoding="ascii"):
+                pass
+        self.say()
+        return self
+
+    @property
+    def seen(self) -> bool:
+        return bool(self._locks)
+
+    @property
+    def run_id(self) -> str:
+        return str(self._status["run"])
+
+    def detach(self, work: Callable[[], Dict[str, Any]]) -> bool:
+        """Let a process of its own do the work, which outlives this one; false where nobody could fetch its answer.
+
+        All that the work needs is loaded before: the archive that a module runs from goes away with this process.
+        """
+        if not self.seen:
+            return False
+        child = os.fork()
+        if child:
+            os.waitpid(child, 0)
+            self._forget_locks()
+            return True
+        try:
+            os.setsid()
+            if os.fork() == 0:
+                self._become_daemon()
+                self.answer(work())
+        except BaseException:  # noqa: BLE001 - there is nobody but the log to tell it to
+            os.write(2, traceback.format_exc().encode())
+        finally:
+            os._exit(0)
+
+    def _become_daemon(self) -> None:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        with open(os.devnull, "r+b", buffering=0) as null:
+            for stream in (0, 1):
+                os.dup2(null.fileno(), stream)
+        log = os.open(os.path.join(self._folder, "log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        os.dup2(log, 2)
+        self._status["pid"] = os.getpid()
+        self.say()
+
+    def answer(self, result: Mapping[str, Any]) -> None:
+        """Leave the answer for the controller that watches."""
+        jsonfile.store(os.path.join(self._folder, "result.json"), result, lasting=False)
+
+    def leave(self) -> None:
+        """Nobody needs the folder any more."""
+        if self.seen:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self._forget_locks()
+
+    def _forget_locks(self) -> None:
+        while self._locks:
+            os.close(self._locks.pop())
+
+    # What others see
+
+    def say(self, **facts: Any) -> None:
+        """Make facts of the run known."""
+        self._status.update(facts)
+        if self.seen:
+            with suppress(OSError):
+                status = {**self._status, "controller": self._controller()}
+                told = {**status, "line": statuses.line(status)}
+                jsonfile.store(os.path.join(self._folder, "status.json"), told, lasting=False)
+
+    def phase(self, name: str) -> None:
+        """A step of the run begins. A file hold/PHASE keeps it waiting there, so that tests can kill what they like."""
+        self.say(phase=name)
+        hold = os.path.join(RUN_DIRECTORY, "hold", name)
+        while self.seen and os.path.exists(hold):
+            time.sleep(HOLD_STEP)
+
+    def acted(self, action: Mapping[str, Any]) -> None:
+        self.say(actions=[*self._status["actions"], dict(action)])
+
+    # What others want
+
+    def wish(self) -> Tuple[str, str] | None:
+        """Why the run should end, as failure class and reason; None where nobody wants that."""
+        if self.seen and os.path.exists(os.path.join(self._folder, CANCEL)):
+            return CANCELLED, "its end was asked for"
+        if self._on_controller_loss == CANCEL and self._controller() == "lost":
+            return CONTROLLER_LOST, f"no controller has watched it for {LEASE:g} s"
+        return None
+
+    def _controller(self) -> str:
+        """watching, lost, or none where no controller was to watch."""
+        if not self._on_controller_loss:
+            return "none"
+        with suppress(OSError):
+            lease = os.stat(os.path.join(self._folder, "lease")).st_mtime_ns
+            if lease != self._lease:
+                self._lease, self._renewed = lease, time.monotonic()
+        return "lost" if time.monotonic() - self._renewed > LEASE else "watching"
+
+
+# Of all runs on this host
+
+
+def live() -> List[Dict[str, Any]]:
+    """The statuses of the runs that go on here."""
+    return [status for folder, status in _folders() if status and _alive(folder)]
+
+
+def ask_to_end(run_id: str) -> bool:
+    """Ask a run that goes on here to end; false where it is not there."""
+    folder = os.path.join(RUN_DIRECTORY, run_id)
+    if not _alive(folder):
+        return False
+    with open(os.path.join(folder, CANCEL), "w", encoding="ascii"):
+        pass
+    return True
+
+
+def wait_for(run_id: str, seconds: float) -> Dict[str, Any] | None:
+    """The answer of a run, None where it gave none in that time."""
+    folder = os.path.join(RUN_DIRECTORY, run_id)
+    deadline = time.monotonic() + seconds
+    while _alive(folder) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    return jsonfile.load(os.path.join(folder, "result.json"))
+
+
+def prune() -> None:
+    """Remove the folders of runs that ended a while ago: whoever wanted their answers has them."""
+    for folder, _status in _folders():
+        with suppress(OSError):
+            if time.time() - os.stat(folder).st_mtime > KEPT and not _alive(folder):
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _folders() -> List[Tuple[str, Dict[str, Any] | None]]:
+    try:
+        names = sorted(os.listdir(RUN_DIRECTORY))
+    except OSError:
+        return []
+    folders = [os.path.join(RUN_DIRECTORY, name) for name in names]
+    return [
+        (folder, jsonfile.load(os.path.join(folder, "status.json")))
+        for folder in folders
+        if os.path.exists(os.path.join(folder, "lock"))
+    ]
+
+
+def _alive(folder: str) -> bool:
+    """Whether a process holds the run's lock."""
+    try:
+        handle = os.open(os.path.join(folder, "lock"), os.O_RDWR)
+    except OSError:
+        return False
+    try:
+        return not _lock(handle)
+    finally:
+        os.close(handle)
+
+
+def _lock(handle: int) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _make(directory: str) -> str:
+    os.makedirs(directory, mode=0o700, exist_ok=True)
+    return directory

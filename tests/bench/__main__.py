@@ -1,0 +1,60 @@
+# Copyright: (c) 2026, The kvmops.migration authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Benchmarks on the lab, which must be up: all of the table, or those that are named.
+
+Reported, never asserted: machines are noisy, and the median over the runs is the figure.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from tests.lab.paths import LabError, require_root
+
+from . import report
+from .pairs import Load, Pairs
+from .steps import Steps
+
+TINY = ("centos64a", "/vm/centos64-32bit.qcow2")
+BENCHES = {
+    bench.name: bench
+    for bench in (
+        Pairs("tiny", "a guest of 256 MiB that does next to nothing", 10, *TINY),
+        Pairs(
+            "memory",
+            "a guest of 1 GiB that rewrites its memory at 30 % of the speed of the link, a Gigabit Ethernet",
+            10,
+            *("bench", "/vm/bench.qcow2"),
+            Load(memory_mib=1024, link_mib_per_s=112, dirty_mib_per_s=34, over_mib=832),
+        ),
+        Steps("steps", "the steps of moving the tiny guest", 10, *TINY),
+    )
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
+    parser.add_argument("bench", nargs="*", metavar="BENCH", help=f"{', '.join(BENCHES)}; all unless named")
+    parser.add_argument("--runs", type=int, help="how many of each; unless given, as the table has it")
+    parser.add_argument("--write", action="store_true", help="put the report into docs/performance.md")
+    chosen = parser.parse_args()
+    for name in chosen.bench:
+        if name not in BENCHES:
+            parser.error(f"{name}: there are {', '.join(BENCHES)}")
+    try:
+        require_root()
+        parts = {"machine": report.machine()}
+        print(parts["machine"])
+        for bench in (BENCHES[name] for name in chosen.bench or BENCHES):
+            parts[bench.name] = bench.measure(chosen.runs or bench.runs)
+        if chosen.write:
+            report.write(parts)
+    except LabError as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

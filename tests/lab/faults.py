@@ -1,0 +1,118 @@
+# Copyright: (c) 2026, The kvmops.migration authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What may go wrong between lab hosts, made on purpose: a slow link, a dead one, a process that is killed.
+
+Each fault is a context that ends with the fault; `mend` takes away what a test that was killed itself has left.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+from collections.abc import Iterator
+
+from .host import Host
+from .paths import LabError
+
+TABLE = "kvmops_cut"
+# Ports on which the destination takes in memory and disks.
+MIGRATION_PORTS = "49152-49215"
+DAEMON = "libvirtd.service"
+SOCKETS = ("libvirtd.socket", "libvirtd-ro.socket", "libvirtd-admin.socket")
+
+
+def inside(host: str, *command: str) -> subprocess.CompletedProcess[str]:
+    """Run a command on a lab host as its root, past Ansible and ssh: they may be what a fault has hit."""
+    lab_host = Host(host)
+    leader = lab_host.leader()
+    if leader is None:
+        raise LabError(f"host {host} is not up; `make lab` boots the lab")
+    return lab_host.execute(leader, *command)
+
+
+def must(host: str, *command: str) -> str:
+    done = inside(host, *command)
+    if done.returncode:
+        raise LabError(f"{host}: {' '.join(command)} failed ({done.returncode}): {done.stderr.strip()}")
+    return done.stdout
+
+
+@contextlib.contextmanager
+def shaped(mib: int, *hosts: str, network: str = "private") -> Iterator[None]:
+    """Let each of the hosts send no more than that many MiB per second into the network."""
+    device = f"{network}0"
+    try:
+        for host in hosts:
+            # The queue holds a tenth of a second: whatever else goes this way is slow, and not dead.
+            must(
+                host,
+                *("tc", "qdisc", "replace", "dev", device, "root", "tbf"),
+                *("rate", f"{mib}mibps", "burst", "256kb", "latency", "100ms"),
+            )
+        yield
+    finally:
+        for host in hosts:
+            inside(host, "tc", "qdisc", "del", "dev", device, "root")
+
+
+@contextlib.contextmanager
+def cut(*hosts: str, network: str = "private", ports: str = "") -> Iterator[None]:
+    """Let the hosts drop what arrives from the network, or only to and from these TCP ports; nobody is told."""
+    try:
+        for host in hosts:
+            drop(host, network, ports)
+        yield
+    finally:
+        for host in hosts:
+            restore(host)
+
+
+def drop(host: str, network: str = "private", ports: str = "") -> None:
+    device = f'iifname "{network}0"'
+    rules = [f"{device} tcp {side} {ports} drop" for side in ("dport", "sport")] if ports else [f"{device} drop"]
+    lines = "\n".join(("type filter hook input priority -300", *rules))
+    must(host, "nft", f"table inet {TABLE} {{\nchain arriving {{\n{lines}\n}}\n}}")
+
+
+def restore(host: str) -> None:
+    inside(host, "nft", "delete", "table", "inet", TABLE)
+
+
+def kill(host: str, pattern: str) -> None:
+    """End the processes whose command line fits, without giving them a chance to say so."""
+    must(host, "pkill", "-KILL", "-f", pattern)
+
+
+def kill_qemu(host: str, vm: str) -> None:
+    kill(host, f"qemu-system.*guest={vm},")
+
+
+def kill_daemon(host: str) -> None:
+    """The libvirt daemon dies, and systemd starts it again at once."""
+    must(host, "systemctl", "kill", "--kill-who=main", "--signal=KILL", DAEMON)
+
+
+def start_daemon(host: str) -> None:
+    must(host, "systemctl", "reset-failed", DAEMON)
+    must(host, "systemctl", "start", DAEMON)
+
+
+@contextlib.contextmanager
+def no_daemon(host: str) -> Iterator[None]:
+    """The libvirt daemon dies, and nothing starts it again before the context ends."""
+    try:
+        kill_daemon(host)
+        must(host, "systemctl", "stop", DAEMON, *SOCKETS)
+        yield
+    finally:
+        must(host, "systemctl", "start", *SOCKETS)
+        start_daemon(host)
+
+
+def mend(host: str, networks: tuple[str, ...] = ("private",)) -> None:
+    """The host without any of these faults."""
+    restore(host)
+    for network in networks:
+        inside(host, "tc", "qdisc", "del", "dev", f"{network}0", "root")
+    if inside(host, "systemctl", "is-active", "--quiet", DAEMON).returncode:
+        start_daemon(host)
