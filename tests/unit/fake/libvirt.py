@@ -952,7 +952,10 @@ class _Migration:
         if self.flags & VIR_MIGRATE_PERSIST_DEST:
             arriving.persistent = True
             arriving.inactive_xml = self.params.get("persistent_xml") or self.guest.inactive_xml or self.guest.xml
-        if not self.flags & VIR_MIGRATE_OFFLINE:
+        if self.flags & VIR_MIGRATE_OFFLINE:
+            # Nothing runs, so there is only one definition.
+            arriving.xml, arriving.inactive_xml = self.xml, ""
+        else:
             self.guest.state, self.guest.reason = VIR_DOMAIN_PAUSED, VIR_DOMAIN_PAUSED_MIGRATION
             resumed = self.flags & VIR_MIGRATE_POSTCOPY_RESUME
             paused = (self.before[0] == VIR_DOMAIN_PAUSED and not resumed) or self.flags & VIR_MIGRATE_PAUSED
