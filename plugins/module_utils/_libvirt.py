@@ -493,7 +493,13 @@ class Host:
 
     def job_active(self, uuid: str) -> bool:
         """Whether a job such as a migration runs on the domain."""
-        return bool(self._ask(self._domain(uuid).jobInfo)[0] != libvirt.VIR_DOMAIN_JOB_NONE)
+        try:
+            return bool(self._ask(self._domain(uuid).jobInfo)[0] != libvirt.VIR_DOMAIN_JOB_NONE)
+        except LibvirtFailure as error:
+            if error.code != OPERATION_INVALID:
+                raise
+            # It is shut off, where libvirt does not say that there is none.
+            return False
 
     def abort_job(self, uuid: str) -> None:
         self._ask(self._domain(uuid).abortJob)
