@@ -5,17 +5,13 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 from ansible.plugins.action import ActionBase
 
 from ansible_collections.kvmops.migration.plugins.plugin_utils.errand import Errand
-from ansible_collections.kvmops.migration.plugins.plugin_utils.runs import MODULE
+from ansible_collections.kvmops.migration.plugins.plugin_utils.runs import MODULE, Vigil
 from ansible_collections.kvmops.migration.plugins.plugin_utils.sites import Elsewhere, Here
-
-# Seconds between two thoughts of whether it is time to look.
-TICK = 0.05
 
 
 class ActionModule(ActionBase):
@@ -51,7 +47,8 @@ class ActionModule(ActionBase):
 
 def _watched(errand: Errand) -> dict[str, Any]:
     errand.start()
+    vigil = Vigil()
     while errand.result is None:
-        time.sleep(TICK)
+        vigil.wait()
         errand.look()
     return errand.result

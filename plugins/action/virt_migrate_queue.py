@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,9 +15,9 @@ from ansible_collections.kvmops.migration.plugins.module_utils._pure import opti
 from ansible_collections.kvmops.migration.plugins.module_utils._pure.queue import Limits, Queue
 from ansible_collections.kvmops.migration.plugins.module_utils._pure.refusal import Refusal
 from ansible_collections.kvmops.migration.plugins.plugin_utils.errand import Errand
+from ansible_collections.kvmops.migration.plugins.plugin_utils.runs import Vigil
 from ansible_collections.kvmops.migration.plugins.plugin_utils.sites import Elsewhere
 
-TICK = 0.05
 # What a move says besides options of virt_migrate, and what a plan has for a person only.
 OWN = ("source", "dest", "state", "note")
 KNOWN = ("moves", "options", "limits")
@@ -82,6 +81,7 @@ class ActionModule(ActionBase):
         queue = Queue([{**move, "dest": move.get("dest_host") or move.get("dest")} for move in moves], limits)
         results: dict[int, dict[str, Any]] = {}
         errands: dict[int, Errand] = {}
+        vigil = Vigil()
         try:
             while not queue.is_over:
                 for number in queue.begin():
@@ -91,7 +91,7 @@ class ActionModule(ActionBase):
                     results.update(self._advance(number, errands[number]))
                 for number in results:
                     queue.end(number)
-                time.sleep(TICK)
+                vigil.wait()
         finally:
             for errand in errands.values():
                 errand.close()

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import threading
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Callable, Dict, List, Mapping, Sequence, Tuple, TypeVar
 
 from ansible.module_utils.basic import missing_required_lib
@@ -42,6 +42,10 @@ SYSTEM_PYTHONS = ("/usr/bin/python3", "/usr/libexec/platform-python", "/usr/bin/
 STORAGE_VOL_EXIST = 90
 # And for what a domain that does not run cannot do.
 OPERATION_INVALID = 55
+# libvirt's number of a migration that leaves a host, in the statistics of a job.
+MIGRATION_OUT = 5
+# And for an agent in the guest that is not there.
+AGENT_UNRESPONSIVE = 86
 # Since then statistics of a completed job stay for others to read, where that is asked for.
 KEEPS_COMPLETED = (6, 0, 0)
 
@@ -66,6 +70,50 @@ _REASONS = {
 # What of a domain limits its migrations, and how the bindings name it.
 _LIMITS = {"downtime": "MaxDowntime", "bandwidth": "MaxSpeed", "compression_cache": "CompressionCache"}
 LIMITS = tuple(_LIMITS)
+# The first libvirt that can be told to keep the state of a TPM.
+_KEEP_TPM_SINCE = (8, 9, 0)
+
+
+@dataclass(frozen=True)
+class _MomentCalls:
+    """How the bindings name what is done with one kind of them; a constant is empty where there is none."""
+
+    list: str
+    look_up: str
+    create: str
+    topological: str
+    secure: str
+    redefine: str
+    metadata_only: str
+    validate: str = ""
+    current: str = ""
+    is_current: str = ""
+
+
+SNAPSHOT, CHECKPOINT = "snapshot", "checkpoint"
+_MOMENTS = {
+    SNAPSHOT: _MomentCalls(
+        "listAllSnapshots",
+        "snapshotLookupByName",
+        "snapshotCreateXML",
+        "VIR_DOMAIN_SNAPSHOT_LIST_TOPOLOGICAL",
+        "VIR_DOMAIN_SNAPSHOT_XML_SECURE",
+        "VIR_DOMAIN_SNAPSHOT_CREATE_REDEFINE",
+        "VIR_DOMAIN_SNAPSHOT_DELETE_METADATA_ONLY",
+        current="VIR_DOMAIN_SNAPSHOT_CREATE_CURRENT",
+        is_current="isCurrent",
+    ),
+    CHECKPOINT: _MomentCalls(
+        "listAllCheckpoints",
+        "checkpointLookupByName",
+        "checkpointCreateXML",
+        "VIR_DOMAIN_CHECKPOINT_LIST_TOPOLOGICAL",
+        "VIR_DOMAIN_CHECKPOINT_XML_SECURE",
+        "VIR_DOMAIN_CHECKPOINT_CREATE_REDEFINE",
+        "VIR_DOMAIN_CHECKPOINT_DELETE_METADATA_ONLY",
+        validate="VIR_DOMAIN_CHECKPOINT_CREATE_REDEFINE_VALIDATE",
+    ),
+}
 _DIRECTORY_POOLS = ("dir", "fs", "netfs")
 
 
@@ -97,6 +145,16 @@ class Domain:
     active: bool = False
     persistent: bool = False
     autostart: bool = False
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A snapshot or a checkpoint, as libvirt describes it."""
+
+    kind: str
+    name: str
+    xml: str = field(repr=False)
+    current: bool = False
 
 
 @dataclass(frozen=True)
@@ -294,10 +352,12 @@ class Host:
         self._ask(self._connection.defineXML, xml)
 
     def undefine(self, uuid: str) -> None:
-        """Take the definition away; firmware variables stay."""
+        """Take the definition away; what the other host may have on the same storage stays."""
         domain = self._domain(uuid)
+        flags = libvirt.VIR_DOMAIN_UNDEFINE_KEEP_NVRAM
+        flags |= libvirt.VIR_DOMAIN_UNDEFINE_KEEP_TPM if self.libvirt_version >= _KEEP_TPM_SINCE else 0
         try:
-            self._ask(domain.undefineFlags, libvirt.VIR_DOMAIN_UNDEFINE_KEEP_NVRAM)
+            self._ask(domain.undefineFlags, flags)
         except NotFound:
             raise
         except LibvirtFailure as error:
@@ -325,6 +385,54 @@ class Host:
 
     def has_managed_save(self, uuid: str) -> bool:
         return bool(self._ask(self._domain(uuid).hasManagedSaveImage, 0))
+
+    def block_job(self, uuid: str, target: str) -> bool:
+        """Whether a job such as a copy or a commit runs on that disk."""
+        return bool(self._ask(self._domain(uuid).blockJobInfo, target, 0))
+
+    def sync_time(self, uuid: str) -> None:
+        """Let the guest's agent set its clock by its virtual hardware clock."""
+        # The bindings want a time all the same.
+        self._ask(self._domain(uuid).setTime, {"seconds": 0}, libvirt.VIR_DOMAIN_TIME_SYNC)
+
+    # Snapshots and checkpoints, which libvirt calls moments: what it knows of them, and not what the images have
+
+    def moments(self, uuid: str, kind: str) -> List[Moment]:
+        """All of the domain, each after the one that it builds upon; the XML has its secrets."""
+        calls = _MOMENTS[kind]
+        domain = self._domain(uuid)
+        try:
+            found = self._ask(getattr(domain, calls.list), _constant(calls.topological))
+        except LibvirtFailure as error:
+            if error.code != libvirt.VIR_ERR_NO_SUPPORT:
+                raise
+            return []
+        secure = _constant(calls.secure)
+        return [
+            Moment(
+                kind,
+                self._ask(moment.getName),
+                self._ask(moment.getXMLDesc, secure),
+                calls.is_current != "" and bool(self._ask(getattr(moment, calls.is_current))),
+            )
+            for moment in found
+        ]
+
+    def add_moment(self, uuid: str, moment: Moment, validate: bool = False) -> None:
+        """Let libvirt know of a snapshot or checkpoint that the images have; one of that name is described anew.
+
+        `validate` looks whether they do, which libvirt can for the checkpoints of a running domain.
+        """
+        calls = _MOMENTS[moment.kind]
+        flags = _constant(calls.redefine) | (_constant(calls.current) if moment.current else 0)
+        flags |= _constant(calls.validate) if validate else 0
+        self._ask(getattr(self._domain(uuid), calls.create), moment.xml, flags)
+
+    def drop_moment(self, uuid: str, kind: str, name: str) -> None:
+        """Let libvirt forget a snapshot or checkpoint; the images keep it."""
+        calls = _MOMENTS[kind]
+        moment = self._ask(getattr(self._domain(uuid), calls.look_up), name, 0)
+        self._ask(moment.delete, _constant(calls.metadata_only))
 
     # Storage
 
@@ -390,6 +498,12 @@ class Host:
     def abort_job(self, uuid: str) -> None:
         self._ask(self._domain(uuid).abortJob)
 
+    def on_iteration(self, uuid: str, call: Callable[[], None]) -> None:
+        """Call that whenever a migration of the domain begins another pass; it must not ask libvirt anything."""
+        with suppress(LibvirtFailure, AttributeError):
+            event = libvirt.VIR_DOMAIN_EVENT_ID_MIGRATION_ITERATION
+            self._ask(self._connection.domainEventRegisterAny, self._domain(uuid), event, lambda *_: call(), None)
+
     def start_postcopy(self, uuid: str) -> None:
         self._ask(self._domain(uuid).migrateStartPostCopy)
 
@@ -414,6 +528,10 @@ class Host:
             _translated(domain.migrate3, self._partner, dict(params), bits)
         else:
             _translated(domain.migrateToURI3, dest_uri or None, dict(params), bits)
+
+
+def _constant(name: str) -> int:
+    return int(getattr(libvirt, name)) if name else 0
 
 
 def unknown_flags(names: Sequence[str]) -> List[str]:

@@ -17,6 +17,8 @@ description:
     needs; what excludes each other is refused before a connection is used.
   - Whether both hosts share a disk is proven by a probe file, never guessed. A shared disk is never copied;
     a disk that is not shared is copied while the VM runs.
+  - What libvirt keeps beside memory and disks goes along (autostart flag, metadata, changes that wait for the next
+    start, UEFI variables, TPM state, snapshots, checkpoints), or the move is refused with what helps.
   - What happened is decided from the VM's state on both hosts and not from an error code. While one of them
     does not answer, nothing is started, resumed, undefined or deleted.
 author:
@@ -157,9 +159,12 @@ options:
     type: list
     elements: str
   persistent:
-    description: Define the VM persistently at the destination.
+    description:
+      - Define the VM persistently at the destination. By default a VM that is persistent on the source is so at the
+        destination, and a transient one stays transient.
+      - Where the destination has another definition of the VM already, it is replaced (with V(false), it stays), and a
+        warning says so.
     type: bool
-    default: true
   undefine_source:
     description:
       - Take the definition away from the source. With V(false) the VM's autostart flag is cleared there.
@@ -184,7 +189,8 @@ options:
     default: false
   unsafe:
     description:
-      - Skip libvirt's own check of disks and their cache modes.
+      - Skip libvirt's own check of disks and their cache modes, and leave it to libvirt and QEMU whether devices such
+        as those of the host can move.
       - With O(copy_storage=none) also accept disks that are not shared. They are lost unless something else
         carries them over.
     type: bool
@@ -396,6 +402,13 @@ options:
       - For a VM in any other state this changes nothing. Since libvirt 8.5.0.
     type: bool
     default: false
+  sync_time:
+    description:
+      - After a VM has moved while it ran, let its guest agent set its clock, as C(virsh domtime --sync) does. A clock
+        stands still as long as its VM does.
+      - Without a connected agent nothing is done, and an agent that fails is only warned about.
+    type: bool
+    default: true
   wait_for_job:
     description:
       - Whether to wait for the end of a job, such as a migration or a backup, that somebody else has begun with the
@@ -595,6 +608,15 @@ disks:
   returned: when the VM was found
   type: list
   elements: dict
+networks:
+  description:
+    - What each network interface of the source carried while the job went on, the busiest first, each with
+      C(interface), C(tx_bytes) and C(rx_bytes). All traffic of the host counts.
+    - Empty where the module does not run on the source.
+  returned: when the VM was found
+  type: list
+  elements: dict
+  sample: [{"interface": "private0", "tx_bytes": 290456101, "rx_bytes": 1203344}]
 series:
   description:
     - Samples taken while the VM moved, at most 120, each with C(t) (seconds), what is processed and what remains of
@@ -603,8 +625,29 @@ series:
   returned: when the VM was found
   type: list
   elements: dict
+snapshots:
+  description:
+    - Names of the snapshots that go with the VM. They are in its images, so all of them must be shared; what libvirt
+      knows of them is carried over.
+  returned: when the VM was found
+  type: list
+  elements: str
+checkpoints:
+  description: Names of the checkpoints that go with the VM.
+  returned: when the VM was found
+  type: list
+  elements: str
+guest_time:
+  description:
+    - Whether the guest's clock was set after the move (O(sync_time)), V(set), V(no_agent) or V(failed). Null where
+      there was nothing to set.
+  returned: when the VM was found
+  type: str
+  sample: set
 left_behind:
-  description: Images that stay on the source, each with C(host), C(target) and C(path).
+  description:
+    - Files that stay on the source, each with C(host), C(target) and C(path). The target is that of a disk, or V(nvram)
+      for the variables of UEFI firmware.
   returned: when the VM was found
   type: list
   elements: dict

@@ -11,12 +11,13 @@ gone; a controller that is interrupted runs no clean-up of its own.
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ansible.errors import AnsibleConnectionFailure, AnsibleError
+from ansible.errors import AnsibleActionFail, AnsibleConnectionFailure, AnsibleError
 
 from ansible_collections.kvmops.migration.plugins.module_utils._pure.status import Teller
 
@@ -27,6 +28,8 @@ TELL_EVERY = 10.0
 FIRST_LOOK = 0.25
 LAST_LOOK = 1.0
 GROWTH = 1.2
+# Seconds between two thoughts of whether it is time to look.
+TICK = 0.05
 # Seconds that a host may be out of sight before the run is left to itself.
 SIGHT = 60.0
 LOG_LINES = 20
@@ -39,6 +42,22 @@ answer; [ -e "$d/lock" ] || {{ echo gone; exit; }}
 flock -n "$d/lock" true; [ $? = 0 ] || {{ echo alive; cat "$d/status.json"; exit; }}
 answer; echo dead; tail -n 20 "$d/log"
 """
+
+
+class Vigil:
+    """Waits between two looks, for as long as Ansible itself is there.
+
+    Ansible's forks are sessions of their own: when its main process is killed, they go on, and would renew the lease of
+    a run that nobody sees.
+    """
+
+    def __init__(self) -> None:
+        self._parent = os.getppid()
+
+    def wait(self) -> None:
+        time.sleep(TICK)
+        if os.getppid() != self._parent:
+            raise AnsibleActionFail("Ansible's main process is gone: the run goes on without a controller")
 
 
 class Run:

@@ -94,6 +94,8 @@ class Call:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            # A group of its own, to which a test sends what a terminal would.
+            start_new_session=True,
         )
         self._host = host
 

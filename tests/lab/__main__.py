@@ -83,6 +83,7 @@ def guests(_options: argparse.Namespace) -> dict:
         if leader is None:
             raise LabError(f"host {guest['host']} is not up; `make lab` boots the lab")
         options = [f"--{key}={guest[key]}" for key in GUEST_OPTIONS if key in guest]
+        options += ["--agent"] if guest.get("agent") else []
         target = f"/proc/{leader}/root{guest['image']}"
         run(sys.executable, "-m", "tests.lab.guest.build", f"--rootfs={root}", f"--output={target}", *options)
         built.append(f"{guest['host']}:{guest['image']}")

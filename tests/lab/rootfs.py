@@ -52,6 +52,7 @@ PACKAGES = [
     # the guest's kernel and userland come from here too
     "linux-image-cloud-amd64",
     "busybox-static",
+    "qemu-guest-agent",
 ]
 
 # What every host of this lab must have because it is a container or because Ansible must get in. Nothing that a role

@@ -369,7 +369,7 @@ def queue(monkeypatch):
             pass
 
     monkeypatch.setattr(virt_migrate_queue, "Elsewhere", Fake)
-    monkeypatch.setattr(virt_migrate_queue, "TICK", 0)
+    monkeypatch.setattr(runs, "TICK", 0)
 
     def queue(check=False, **args):
         task = mock.MagicMock(args=args, async_val=0, check_mode=check)
@@ -416,3 +416,12 @@ def test_what_a_queue_cannot_do_is_refused_before_anything(queue, args, said):
         queue(**args)
     assert said in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+def test_nobody_watches_for_an_ansible_that_is_gone(monkeypatch):
+    monkeypatch.setattr(runs, "TICK", 0)
+    vigil = runs.Vigil()
+    vigil.wait()
+    monkeypatch.setattr(runs.os, "getppid", lambda: 1)
+    with pytest.raises(AnsibleActionFail, match="main process is gone"):
+        vigil.wait()

@@ -46,7 +46,7 @@ def test_a_domain_is_read():
     assert (vda.source, vda.directory, vda.format, vda.cache) == ("/vm//sub/a b.qcow2", "/vm/sub", "qcow2", "none")
     assert vda.files == ("/vm//sub/a b.qcow2", "/vm/base.qcow2", "/dev/vg/root")
     assert (sda.readonly, sda.source, sda.files) == (True, "", ())
-    assert (sdb.readonly, sdb.optional) == (True, True)
+    assert (sdb.readonly, sdb.startup) == (True, "optional")
     assert (vdb.type, vdb.shareable, vdb.directory) == ("block", True, "")
     assert (vdc.type, vdc.source, vdc.files) == ("network", "pool/c", ())
     assert (vdd.pool, vdd.source) == ("vm", "d")

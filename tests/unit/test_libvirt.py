@@ -116,8 +116,12 @@ def test_the_number_of_another_kind_of_error_is_no_errno(lab, host):
     assert failure.value.errno == 0
 
 
-def test_undefining_keeps_firmware_variables_and_works_where_there_are_no_flags(lab, host, monkeypatch):
+@pytest.mark.parametrize(("version", "keep_tpm"), [(9000000, 64), (8000000, 0)])
+def test_undefining_keeps_state_of_the_firmware_and_works_where_there_are_no_flags(lab, monkeypatch, version, keep_tpm):
     flags = []
+    lab.add()
+    lab.kvm1.version = version
+    host = _libvirt.Host.open("qemu:///system", 5)
 
     def undefine_flags(self, given):
         flags.append(given)
@@ -126,7 +130,7 @@ def test_undefining_keeps_firmware_variables_and_works_where_there_are_no_flags(
     monkeypatch.setattr(fake.virDomain, "undefineFlags", undefine_flags)
     monkeypatch.setattr(fake.virDomain, "undefine", lambda self: lab.kvm1.guests.clear(), raising=False)
     host.undefine(UUID)
-    assert flags == [fake.VIR_DOMAIN_UNDEFINE_KEEP_NVRAM]
+    assert flags == [fake.VIR_DOMAIN_UNDEFINE_KEEP_NVRAM | keep_tpm]
     assert lab.kvm1.guests == {}
 
 

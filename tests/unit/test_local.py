@@ -41,6 +41,22 @@ def left(here, path, **more):
     return {"path": path, "target": "vda", **(here.identity(path) or {}), **more}
 
 
+def test_the_daemons_errors_are_asked_of_the_journal(monkeypatch):
+    asked, answers = [], [0, 1]
+
+    def run_command(command):
+        asked.append(command)
+        return answers.pop(0), "No route to host\nEnd of file\n", ""
+
+    monkeypatch.setattr(local.shutil, "which", lambda name: f"/usr/bin/{name}")
+    assert local.Local(run_command).daemon_errors(1234.5) == ["No route to host", "End of file"]
+    assert local.Local(run_command).daemon_errors(1234.5) == []
+    assert "--since=@1234.500" in asked[0]
+    monkeypatch.setattr(local.shutil, "which", lambda name: None)
+    assert local.Local(run_command).daemon_errors(1234.5) == []
+    assert len(asked) == 2
+
+
 def test_an_image_that_did_not_change_is_known_again(here, image):
     here.leave_behind(UUID, "a", [left(here, image)])
     (entry,) = here.journal()
@@ -237,3 +253,15 @@ class TestCertificates:
             "files": ["client-cert.pem"],
             "verify": False,
         }
+
+
+def test_traffic_is_what_the_interfaces_count(tmp_path, monkeypatch):
+    for name, counters in {"lan0": ("12\n", "34\n"), "lo": ("5\n", "5\n"), "odd0": ("", "1\n")}.items():
+        folder = tmp_path / name / "statistics"
+        folder.mkdir(parents=True)
+        (folder / "tx_bytes").write_text(counters[0])
+        (folder / "rx_bytes").write_text(counters[1])
+    monkeypatch.setattr(local, "NETWORKS", str(tmp_path))
+    assert local.Local(None).traffic() == {"lan0": (12, 34)}
+    monkeypatch.setattr(local, "NETWORKS", str(tmp_path / "none"))
+    assert local.Local(None).traffic() == {}

@@ -106,6 +106,7 @@ TEXTS = [
     (40, "guest_died", "internal error: qemu unexpectedly closed the monitor: 2026-01-01"),
     (41, "no_memory", "unable to map backing store for guest RAM: Cannot allocate memory"),
     (45, "nvram", "Requested operation is not valid: cannot undefine domain with nvram"),
+    (0, "locked_memory", "cannot limit locked memory of process 11031 to 201326592: Operation not permitted"),
     (
         0,
         "pool_missing",
@@ -124,6 +125,12 @@ def test_a_message_leads_to_its_class_and_cure(number, failure_class, text):
 
 def test_an_unknown_message_has_a_class_of_its_own():
     assert messages.look_up("the moon is full").failure_class == "libvirt"
+
+
+def test_the_reason_is_the_last_error_that_is_one():
+    closed = ["migration successfully aborted", "End of file while reading data: : Input/output error"]
+    assert messages.reason(["internal error: an older one", "No route to host", *closed, ""]) == "No route to host"
+    assert messages.reason(closed) == ""
 
 
 def test_every_row_is_reached_by_a_text():

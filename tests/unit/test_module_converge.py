@@ -4,6 +4,9 @@
 
 from __future__ import annotations
 
+import threading
+import time
+
 import pytest
 
 from ansible_collections.kvmops.migration.plugins.module_utils._migrate import job
@@ -327,6 +330,10 @@ def test_a_limit_for_each_gib_counts_memory_and_what_is_allocated_of_copied_disk
     assert 40 <= result.actions[0]["t"] <= 41
 
 
+# Such a device is unplugged for the move.
+STAND_IN = "<teaming type='transient' persistent='ua-net0'/>"
+
+
 @pytest.mark.parametrize(
     ("xml", "reason"),
     [
@@ -338,8 +345,14 @@ def test_a_limit_for_each_gib_counts_memory_and_what_is_allocated_of_copied_disk
             domain_xml().replace("<devices>", "<memoryBacking><source type='file'/></memoryBacking><devices>"),
             "it has its memory in a file",
         ),
-        (domain_xml(disks=[disk_xml(), "<hostdev mode='subsystem' type='pci'/>"]), "it has a device of the host"),
-        (domain_xml(disks=[disk_xml(), "<interface type='hostdev'/>"]), "it has a network device of the host"),
+        (
+            domain_xml(disks=[disk_xml(), f"<hostdev mode='subsystem' type='pci'>{STAND_IN}</hostdev>"]),
+            "it has a device of the host",
+        ),
+        (
+            domain_xml(disks=[disk_xml(), f"<interface type='hostdev'>{STAND_IN}</interface>"]),
+            "it has a network device of the host",
+        ),
     ],
 )
 def test_post_copy_that_is_not_possible_is_refused_or_left_out(lab, copy, xml, reason):
@@ -610,3 +623,25 @@ def test_bad_options_are_refused_before_a_connection_is_used(lab, options, said)
     assert said in result.msg
     assert "\n" not in result.msg
     assert lab.kvm1.calls == []
+
+
+def test_the_job_is_looked_at_when_another_pass_begins(lab, monkeypatch):
+    lab.add()
+    monkeypatch.setattr(job, "FIRST_STEP", 60)
+    lab.world.hold_job()
+    heard = []
+
+    def another_pass():
+        lab.world.held_at.wait(5)
+        while not lab.world.iteration_callbacks:
+            time.sleep(0.01)
+        lab.world.iteration_callbacks[0](2)
+        while "jobStats" not in lab.kvm1.calls:
+            time.sleep(0.01)
+        heard.append(True)
+        lab.world.complete_job()
+
+    threading.Thread(target=another_pass, daemon=True).start()
+    result = lab.move()
+    assert heard
+    assert len(result.series) == 1

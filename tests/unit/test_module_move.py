@@ -202,12 +202,14 @@ def test_the_autostart_flag_comes_along(lab):
     assert lab.kvm2.guests[UUID].autostart
 
 
-def test_a_transient_vm_becomes_persistent_and_nothing_is_undefined(lab):
+@pytest.mark.parametrize(("options", "persistent"), [({}, False), ({"persistent": True}, True)])
+def test_a_transient_vm_stays_so_unless_it_is_said_and_nothing_is_undefined(lab, options, persistent):
     lab.add(persistent=False)
-    result = lab.move()
+    result = lab.move(**options)
     assert result.outcome == "migrated"
     assert "UNDEFINE_SOURCE" not in lab.flags()
-    assert lab.kvm2.guests[UUID].persistent
+    assert ("PERSIST_DEST" in lab.flags()) == persistent
+    assert lab.kvm2.guests[UUID].persistent == persistent
 
 
 def test_options_reach_libvirt(lab):

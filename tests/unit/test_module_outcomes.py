@@ -86,6 +86,33 @@ def test_the_message_gives_class_cure_and_role(lab, message, code, failure_class
     assert message in result.msg
 
 
+OVERWRITTEN = "End of file while reading data: : Input/output error"
+
+
+@pytest.mark.parametrize(
+    ("logged", "failure_class", "said"),
+    [
+        ("unable to connect to server at 'kvm2:49152': No route to host", "port_closed", "No route to host"),
+        ("", "connection_lost", OVERWRITTEN),
+    ],
+)
+def test_a_reason_that_libvirt_has_overwritten_comes_from_its_log(lab, logged, failure_class, said):
+    """So it is with every failure of a peer-to-peer migration over ssh, by libvirt 9.0 at least."""
+    lab.add()
+    lab.daemon_errors = [logged, "migration successfully aborted", OVERWRITTEN]
+    fail_in(lab, "perform", OVERWRITTEN, 38)
+    result = lab.move()
+    assert result.failure_class == failure_class
+    assert said in result.msg
+
+
+def test_a_reason_that_is_there_is_not_looked_for(lab):
+    lab.add()
+    lab.daemon_errors = ["No space left on device"]
+    fail_in(lab, "perform", "End of file while reading data: Host key verification failed.: Input/output error", 38)
+    assert lab.move().failure_class == "host_key"
+
+
 def test_the_text_of_a_clean_abort_is_believed_no_more_than_any_other(lab):
     """Error 93 says that a migration was aborted; the states say that the guest has moved."""
     lab.add()

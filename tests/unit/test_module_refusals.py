@@ -149,10 +149,10 @@ def test_an_offline_move_takes_no_local_disk_along(lab, refused):
 
 def test_an_offline_move_takes_no_firmware_variables_along(lab, refused):
     lab.kvm2.share("/vm", lab.kvm1)
-    for host in (lab.kvm1, lab.kvm2):
-        host.directories["/nvram"] = {}
+    lab.kvm2.directories["/nvram"] = {}
+    lab.kvm1.write("/nvram/a.fd", fake.File("raw"))
     lab.add(state=SHUTOFF, xml=domain_xml(nvram="/nvram/a.fd"))
-    refused("offline_local_disk", "/nvram/a.fd")
+    refused("offline_local_disk", "takes no firmware variables along", "/nvram/a.fd")
 
 
 def test_a_destination_without_the_pool(lab, refused):
@@ -214,7 +214,7 @@ def test_a_stale_copy_of_another_vm(lab, refused, left_behind):
 
 def test_a_stale_copy_that_another_vm_has_as_its_disk_now(lab, refused, left_behind):
     lab.add("kvm1", "b", OTHER, state=SHUTOFF)
-    refused("image_in_use", "as a disk of VM b", force=True, **left_behind)
+    refused("image_in_use", "as a file of VM b", force=True, **left_behind)
 
 
 def test_a_stale_copy_that_somebody_has_open(lab, refused, left_behind):
@@ -462,6 +462,17 @@ def test_a_paused_guest_that_has_run_moves(lab, trace):
 def test_a_newer_qemu_moves_it_asleep(lab):
     lab.kvm1.hypervisor = lab.kvm2.hypervisor = 10000000
     asleep(lab)
+    assert lab.move().outcome == "migrated"
+
+
+def test_firmware_variables_are_a_disk_that_is_not_copied(lab):
+    lab.kvm2.directories["/nvram"] = {}
+    lab.kvm1.write("/nvram/a.fd", fake.File("raw"))
+    guest = lab.add(state=fake.VIR_DOMAIN_PAUSED, cpu_time=0, xml=domain_xml(nvram="/nvram/a.fd"))
+    result = lab.move()
+    assert result.failure_class == "asleep"
+    assert "it has not taken over its firmware variables, /nvram/a.fd" in result.msg
+    guest.cpu_time = 10**9
     assert lab.move().outcome == "migrated"
 
 

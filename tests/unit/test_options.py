@@ -339,7 +339,7 @@ def test_what_is_accepted_is_no_contradiction(values):
     assert not (copying and values["tunnelled"])
     assert not (values["migrate_disks"] and (values["storage"] == "shared" or values["copy_storage"] == "none"))
     assert not (values["copy_storage"] and values["storage"] != "auto")
-    assert values["persistent"] or values["mode"] != "offline"
+    assert values["persistent"] is not False or values["mode"] != "offline"
     assert values["parallel"] or not (values["zerocopy"] or values["parallel_connections"])
     assert not (values["zerocopy"] and (values["compression"] or values["tls"] == "true"))
 

@@ -79,18 +79,12 @@ class Disks:
             replace(plan, dest=self._there(plan.target).source)
             for plan in storage.plan(self._definition, evidence, wish, offline)
         )
-        if offline:
-            self._check_nvram()
-        else:
-            self._check_media()
         self._check_backing(plans)
         copied = [self._there(target) for target in storage.copied(plans)]
         for disk in copied:
             self._check_pool(disk)
         present = [disk for disk in copied if self._dest.host.volume(disk.source) is not None]
-        users = self._users() if present else {}
-        for disk in present:
-            self._check_replaceable(disk, users, facts, force)
+        self.check_replaceable(present, facts, force)
         overlays = tuple(map(self._overlay, copied)) if wish.copy_storage == "inc" else ()
         return Layout(plans, tuple(disk.source for disk in present), overlays)
 
@@ -114,12 +108,13 @@ class Disks:
             return known
         if not storage.writable(disk):
             return Evidence(storage.UNKNOWN, "it is read-only")
-        evidence = self._of_directory(disk.directory, there.directory)
+        evidence = self.of_directory(disk.directory, there.directory)
         if evidence.verdict == storage.SHARED and posixpath.basename(there.source) != posixpath.basename(disk.source):
             return Evidence(storage.NOT_SHARED, f"dest_xml gives it another image, {there.source}")
         return evidence
 
-    def _of_directory(self, directory: str, at_dest: str = "") -> Evidence:
+    def of_directory(self, directory: str, at_dest: str = "") -> Evidence:
+        """Whether both hosts share a directory, found out once."""
         pair = (directory, at_dest or directory)
         if pair not in self._directories:
             self._directories[pair] = compare(self._source, self._dest, *pair, self._run_id)
@@ -185,38 +180,11 @@ class Disks:
                 "restore it from a backup, or correct the VM's definition",
             )
 
-    def _check_nvram(self) -> None:
-        nvram = self._definition.nvram
-        if not nvram:
-            return
-        evidence = self._of_directory(domain_xml.directory(nvram))
-        if evidence.verdict != storage.SHARED:
-            raise Refusal(
-                f"an offline move takes no firmware variables along, and {nvram} is not shared: {evidence.reason}",
-                "offline_local_disk",
-                "start the VM and move it live",
-            )
-
-    def _check_media(self) -> None:
-        """A medium in a read-only drive must be there already: libvirt does not copy it."""
-        for disk in self._arriving.disks:
-            if disk.readonly and disk.type == "file" and disk.source and not disk.optional:
-                pool = self._dest.pool(disk.directory)
-                if pool is None:
-                    continue
-                self._dest.refresh(pool.name)
-                if self._dest.host.volume(disk.source) is None:
-                    raise Refusal(
-                        f"{self._dest.host} has no {disk.source}, the medium in drive {disk.target}",
-                        "image_missing",
-                        f"copy it there, or eject it: virsh change-media {self._definition.name} {disk.target} --eject",
-                    )
-
     def _check_backing(self, plans: Sequence[DiskPlan]) -> None:
         """A disk that is used in place needs every image below it there as well; a copied one is made whole."""
         for disk, plan in zip(self._definition.disks, plans):
             for path in disk.backing if plan.action == storage.USE else ():
-                evidence = self._of_directory(domain_xml.directory(path))
+                evidence = self.of_directory(domain_xml.directory(path))
                 if evidence.verdict == storage.NOT_SHARED:
                     raise Refusal(
                         f"disk {disk.target} is shared, and {path} below it is not: {evidence.reason}",
@@ -228,9 +196,11 @@ class Disks:
         if self._dest.pool(disk.directory) is None:
             raise self._dest.missing(disk.directory)
 
-    def _users(self) -> Dict[str, str]:
-        """By path, another VM on the destination that has it as a disk."""
-        return image_users(self._dest.host, self._definition.uuid)
+    def check_replaceable(self, disks: Sequence[Disk], facts: Mapping[str, Any] | None, force: bool) -> None:
+        """Refuse to replace files that lie at the destination and that nothing accounts for."""
+        users = image_users(self._dest.host, self._definition.uuid) if disks else {}
+        for disk in disks:
+            self._check_replaceable(disk, users, facts, force)
 
     def _check_replaceable(
         self, disk: Disk, users: Mapping[str, str], facts: Mapping[str, Any] | None, force: bool
@@ -238,7 +208,7 @@ class Disks:
         where = f"{disk.source} exists on {self._dest.host}"
         if disk.source in users:
             raise Refusal(
-                f"{where} as a disk of VM {users[disk.source]}", "image_in_use", "move or rename one of the two images"
+                f"{where} as a file of VM {users[disk.source]}", "image_in_use", "move or rename one of the two images"
             )
         entry = self._entry(disk, facts)
         if entry.get("locked"):
@@ -278,15 +248,15 @@ def _why_not(entry: Mapping[str, Any], facts: Mapping[str, Any] | None) -> str:
 
 
 def image_users(host: Host, uuid: str) -> Dict[str, str]:
-    """By path, a VM other than that one on the host that has it as a disk."""
+    """By path, a VM other than that one on the host that has it as a disk or for its firmware."""
     users = {}
     for domain in host.domains():
         if domain.uuid != uuid:
             # A running guest may have other disks now than its definition will give it.
             for inactive in (False, True):
                 with suppress(NotFound):
-                    for disk in domain_xml.parse(host.xml(domain.uuid, inactive=inactive)).disks:
-                        users.update(dict.fromkeys(disk.files, domain.name))
+                    files = domain_xml.parse(host.xml(domain.uuid, inactive=inactive)).files
+                    users.update(dict.fromkeys(files, domain.name))
     return users
 
 

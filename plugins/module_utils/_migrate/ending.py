@@ -10,6 +10,7 @@ next one.
 
 from __future__ import annotations
 
+import time
 from contextlib import suppress
 from typing import Any, Callable, Dict, List, Tuple
 
@@ -18,6 +19,7 @@ from .._pure import jobstats, messages, outcome, storage
 from .._pure import status as statuses
 from .._pure import uri as uris
 from .._pure.refusal import Refusal
+from . import guest, moments
 from . import worker as workers
 from .job import Job
 from .ledger import Image, Ledger
@@ -43,6 +45,7 @@ CURES = {
     " 8.5.0); destroy neither of the two",
     outcome.CRASH: "look at the end of /var/log/libvirt/qemu/{name}.log, then virsh destroy and start the VM",
     outcome.LOST: "restore the definition from a backup; the images are where they were",
+    "guest_died": "look at the end of /var/log/libvirt/qemu/{name}.log on both hosts, and start it again",
     outcome.MIGRATED: "undefine it on the source when it is no longer needed there",
 }
 # Outcomes after which nothing of the run is left to do.
@@ -97,6 +100,7 @@ class Ending:
         self._warn(self.note_left_behind(final=True))
         self._wake(end)
         self._carry_autostart()
+        self._report.warn(*moments.confirm(self._ledger, self._dest))
         self._remove_markers()
         self._refresh_pools()
         if self._ledger.mode != "offline":
@@ -108,6 +112,8 @@ class Ending:
         stays_paused = self._ledger.suspend and end.dest_state == outcome.PAUSED
         if self._ledger.ran and end.dest_state != outcome.RUNNING and not stays_paused:
             self._report.warn(f"{self._ledger.name} ran before the move and is {end.dest_state} on {self._dest} now")
+        if self._ledger.sync_time and end.dest_state == outcome.RUNNING:
+            guest.set_clock(self._ledger, self._report, self._dest)
         self._worker.phase(statuses.FINISHING)
         self._report.finished(changed=True, outcome=outcome.MIGRATED)
         self._conclude(outcome.MIGRATED)
@@ -115,7 +121,7 @@ class Ending:
     def fail(self, job: Job, end: End) -> Refusal:
         """The guest is not at the destination: leave nothing of the run where it is not; the refusal that says so."""
         ledger = self._ledger
-        message = uris.redact(str(job.error)) if job.error else "libvirt reported no error"
+        message = self._message(job)
         known = messages.look_up(message)
         settled = end.row.outcome == outcome.FAILED
         if settled:
@@ -123,6 +129,7 @@ class Ending:
                 self._report.warn(*job.restore(self._source))
             self._warn(self.forget_left_behind())
             self._remove_markers()
+            self._report.warn(*guest.remove_nvram(self._ledger, self._storages()[1]))
             self._refresh_pools()
         self._worker.phase(statuses.FINISHING)
         said = outcome.say(end.row, ledger.name, str(self._source), str(self._dest), end.source_state, end.dest_state)
@@ -131,6 +138,9 @@ class Ending:
         if settled and job.given_up is not None:
             failure_class, reason = job.given_up
             message, cure = f"it was given up: {reason} ({message})", GIVEN_UP_CURES[failure_class]
+        elif settled and ledger.mode != "offline" and end.source_state == outcome.SHUT_OFF:
+            # Whatever libvirt has noticed of it first.
+            failure_class, cure = "guest_died", CURES["guest_died"].format(name=ledger.name)
         elif settled:
             failure_class, cure = known.failure_class, known.cure or cure
         self._report.add(failure_class=failure_class)
@@ -142,6 +152,14 @@ class Ending:
             known.role if settled and job.given_up is None else None,
             outcome=end.row.outcome,
         )
+
+    def _message(self, job: Job) -> str:
+        """What libvirt said about it, or would have said."""
+        said = str(job.error) if job.error else "libvirt reported no error"
+        if messages.is_overwritten(said) and self._local is not None:
+            # The clock and the journal's may differ by a little.
+            said = messages.reason(self._local.daemon_errors(time.time() - job.elapsed() - 0.1)) or said
+        return uris.redact(said)
 
     def _conclude(self, what: str) -> None:
         self._warn(self.record(what))
@@ -162,14 +180,14 @@ class Ending:
         end.dest_state = self._report.result["dest"]["state"] = outcome.RUNNING
 
     def _carry_autostart(self) -> None:
-        if not self._ledger.autostart:
-            return
+        ledger = self._ledger
         try:
-            if self._ledger.persistent:
-                self._dest.set_autostart(self._ledger.uuid, True)
-            if not self._ledger.undefine_source:
+            there = self._dest.find_uuid(ledger.uuid)
+            if ledger.persistent and there is not None and there.persistent and there.autostart != ledger.autostart:
+                self._dest.set_autostart(ledger.uuid, ledger.autostart)
+            if ledger.autostart and not ledger.undefine_source:
                 # Both hosts know the VM: only one of them may start it by itself.
-                self._source.set_autostart(self._ledger.uuid, False)
+                self._source.set_autostart(ledger.uuid, False)
         except LibvirtFailure as error:
             self._report.warn(f"the autostart flag could not be carried over: {error}")
 
@@ -185,12 +203,16 @@ class Ending:
         """libvirt shall know of the images that have come and gone."""
         if not self._ledger.images:
             return
-        source, dest = self._pools or (Storage(host, self._ledger.run, 0.0) for host in self.hosts)
-        source.host, dest.host = self._source, self._dest
+        source, dest = self._storages()
         self._report.warn(
             *source.refresh_those_of([image.source for image in self._ledger.images]),
             *dest.refresh_those_of([image.dest for image in self._ledger.images]),
         )
+
+    def _storages(self) -> Tuple[Storage, Storage]:
+        source, dest = self._pools or (Storage(host, self._ledger.run, 0.0) for host in self.hosts)
+        source.host, dest.host = self._source, self._dest
+        return source, dest
 
     def _add_statistics(self, job: Job) -> None:
         stats = job.last
@@ -212,18 +234,17 @@ class Ending:
 
     def left_behind(self) -> List[Dict[str, Any]]:
         return [
-            {"host": self._source.hostname, "target": image.target, "path": image.source}
-            for image in self._ledger.images
+            {"host": self._source.hostname, "target": image.target, "path": image.source} for image in self._ledger.left
         ]
 
     def note_left_behind(self, final: bool = False) -> str:
         """Write the journal; returns what went wrong."""
-        if not self._ledger.images:
+        if not self._ledger.left:
             return ""
         if self._local is None:
             where = f"the images left on {self._source} are not in its journal: virt_migrate did not run there"
             return where if final else ""
-        noted = [self._entry(image, self._local, final) for image in self._ledger.images]
+        noted = [self._entry(image, self._local, final) for image in self._ledger.left]
         return tried(lambda local: local.leave_behind(self._ledger.uuid, self._ledger.name, noted), self._local)
 
     def _entry(self, image: Image, local: Local, final: bool) -> Dict[str, Any]:
@@ -241,7 +262,7 @@ class Ending:
         }
 
     def forget_left_behind(self) -> str:
-        paths = [image.source for image in self._ledger.images]
+        paths = [image.source for image in self._ledger.left]
         return tried(lambda local: local.forget(self._ledger.uuid, paths), self._local)
 
     def record(self, phase: str) -> str:

@@ -22,20 +22,21 @@ KNOWS_INACTIVE_DISKS = (10, 0, 0)
 AT_REST = 50 * 1000 * 1000
 
 
-def check_asleep(source: Host, place: Place, layout: Layout) -> None:
+def check_asleep(source: Host, place: Place, layout: Layout, nvram: str) -> None:
     """Refuse a guest that came here paused and has stood still since: QEMU dies of handing its disks on, on both hosts.
 
     A QEMU takes over the disks that a guest has brought along when the guest goes on. Those that were copied it has
-    taken over already, to write into them.
+    taken over already, to write into them. The firmware's variables are such a disk to QEMU.
     """
     if place.source_state != outcome.PAUSED or source.hypervisor_version >= KNOWS_INACTIVE_DISKS:
         return
     in_place = [plan.target for plan in layout.plans if plan.source and plan.action != storage.COPY]
-    if in_place and not _has_run(source, place.uuid, in_place):
+    if (in_place or nvram) and not _has_run(source, place.uuid, in_place):
+        what = f"disk {in_place[0]}" if in_place else f"its firmware variables, {nvram}"
         raise Refusal(
             f"VM {place.name} has not run since it came to {source}, where it is paused: QEMU before"
             f" {table.dotted(KNOWS_INACTIVE_DISKS)} dies of moving it, on both hosts, because it has not taken over"
-            f" disk {in_place[0]}",
+            f" {what}",
             "asleep",
             f"let it run for a moment: virsh resume {place.name}, then virsh suspend {place.name}",
         )

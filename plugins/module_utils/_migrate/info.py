@@ -9,7 +9,7 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import Any, Dict, List, Sequence
 
-from .._libvirt import Domain, Host, LibvirtFailure, NotFound
+from .._libvirt import MIGRATION_OUT, Domain, Host, LibvirtFailure, NotFound
 from .._pure import domain_xml
 from .._pure import uri as uris
 from .._pure.refusal import Refusal
@@ -59,6 +59,19 @@ def _host(host: Host) -> Dict[str, str]:
     }
 
 
+def _leaving(host: Host, domain: Domain) -> bool:
+    """Whether a migration away goes on: then a guest that is paused for migration is not one that has yet to run here.
+
+    Where it arrives, libvirt tells nothing of the job.
+    """
+    if domain.reason != "migration":
+        return False
+    try:
+        return host.job_stats(domain.uuid).get("operation") == MIGRATION_OUT
+    except LibvirtFailure:
+        return False
+
+
 def _domain(host: Host, domain: Domain) -> Dict[str, Any]:
     disks: List[Dict[str, Any]] = []
     # A domain can go away while the host is being looked at.
@@ -76,8 +89,7 @@ def _domain(host: Host, domain: Domain) -> Dict[str, Any]:
     return {
         "name": domain.name,
         "uuid": domain.uuid,
-        # Read on its own, a guest that is paused for migration has not begun to run here.
-        "state": state_of(domain, arriving=True),
+        "state": state_of(domain, arriving=not _leaving(host, domain)),
         "persistent": domain.persistent,
         "autostart": domain.autostart,
         "disks": disks,

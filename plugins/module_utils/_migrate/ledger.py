@@ -9,6 +9,10 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Dict, Mapping, Tuple
 
+AROUND = ("agent", "nvram", "new_nvram", "moments", "moments_at_dest_before")
+# Stands where a disk has its target.
+NVRAM = "nvram"
+
 
 @dataclass(frozen=True)
 class Image:
@@ -38,13 +42,21 @@ class Ledger:
     ran: bool = False
     autostart: bool = False
     defined_at_dest_before: bool = False
+    agent: bool = False
     limits: Dict[str, int | None] = field(default_factory=dict)
     # Of what was asked for.
     persistent: bool = True
     undefine_source: bool = True
     suspend: bool = False
+    sync_time: bool = True
     # Of what was done.
     images: Tuple[Image, ...] = ()
+    # The firmware's variables: a file that stays on the source, and one that the destination did not have.
+    nvram: str = ""
+    new_nvram: str = ""
+    # Its snapshots and checkpoints by kind and name, and those that the destination knew before.
+    moments: Tuple[Tuple[str, str], ...] = ()
+    moments_at_dest_before: Tuple[Tuple[str, str], ...] = ()
     suspended: bool = False
 
     def plain(self) -> Dict[str, Any]:
@@ -55,7 +67,19 @@ class Ledger:
         """The ledger that was kept; what a later version of this collection has added is left out."""
         known = {own.name: plain[own.name] for own in fields(cls) if own.name in plain}
         known["images"] = tuple(Image(**image) for image in plain.get("images", ()))
+        for moments in ("moments", "moments_at_dest_before"):
+            known[moments] = tuple((kind, name) for kind, name in plain.get(moments, ()))
         return cls(**known)
+
+    @property
+    def around(self) -> Dict[str, Any]:
+        """What it says of the guest besides its memory and disks."""
+        return {name: getattr(self, name) for name in AROUND}
+
+    @property
+    def left(self) -> Tuple[Image, ...]:
+        """What stays on the source when the guest has left it."""
+        return self.images + ((Image(NVRAM, self.nvram, self.nvram),) if self.nvram else ())
 
     @property
     def made(self) -> Tuple[str, ...]:

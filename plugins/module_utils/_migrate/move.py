@@ -11,17 +11,18 @@ from contextlib import suppress
 from typing import Any, Dict, List, Mapping, Tuple
 
 from .._libvirt import Host, LibvirtFailure, unknown_flags
-from .._pure import certificates, checks, domain_xml, outcome, schedule, storage
+from .._pure import certificates, checks, domain_xml, jobstats, outcome, schedule, storage
 from .._pure import options as table
 from .._pure import status as statuses
 from .._pure import uri as uris
 from .._pure.domain_xml import Definition
 from .._pure.refusal import Refusal
 from .._pure.schedule import Size, Step
+from . import moments, probe
 from . import place as places
-from . import probe
 from .disks import Disks, Layout, remove_images
 from .ending import Ending, tried
+from .guest import Guest
 from .hazards import check_asleep
 from .job import Job, Watch
 from .ledger import Image, Ledger
@@ -45,7 +46,7 @@ class Move:
         self, request: Request, report: Report, source: Host, dest: Host, place: Place, local: Local | None
     ) -> None:
         self._request = request
-        self._options = request.options
+        self._options = {**request.options, "persistent": places.stays_persistent(place, request.options)}
         self._report = report
         self._source = source
         self._dest = dest
@@ -54,6 +55,7 @@ class Move:
         self._definition = Definition(place.name, place.uuid)
         self._source_pools = Storage(source, request.run_id, request.now)
         self._dest_pools = Storage(dest, request.run_id, request.now)
+        self._guest = Guest(self._options, report, self._source_pools, self._dest_pools, place)
 
     def run(self) -> Dict[str, Any]:
         """Check everything, then move; nothing is changed before the last check has passed."""
@@ -62,13 +64,15 @@ class Move:
         self._check_facts()
         layout = self._lay_out(mode)
         self._check_copies(layout)
-        check_asleep(self._source, self._place, layout)
+        check_asleep(self._source, self._place, layout, self._definition.nvram)
         values, steps = self._resolve(mode, layout)
         self._check_versions(values)
         self._describe(mode, layout, values)
         if self._request.check_mode:
             self._report.add(left_behind=self._ending(self._ledger(mode, self._images(layout))).left_behind())
             planned = domain_xml.renamed(before, values["dest_name"] or self._place.name)
+            moved = _moved(layout)
+            planned = domain_xml.repointed(planned, moved) if moved else planned
             return self._report.finished(changed=True, outcome=PLANNED, **self._diff(before, planned))
         watch = self._watch(mode, layout, steps)
         self._move(self._ledger(mode, self._images(layout)), layout, values, watch)
@@ -98,9 +102,11 @@ class Move:
         self._describe("live", layout, values)
         if self._request.check_mode:
             return self._report.finished(changed=True, outcome=PLANNED, **self._diff(before, before))
-        # The images are those of the run that failed.
+        # The images are those of the run that failed, and so is what was noted of the guest.
         earlier = [ledger for ledger in self._request.local.unfinished() if ledger.uuid == self._place.uuid]
         images = tuple(image for ledger in earlier for image in ledger.images)
+        for ledger in earlier:
+            self._guest.noted.update(ledger.around)
         self._move(self._ledger("live", images), layout, values, Watch(can_abort=False))
         for ledger in earlier:
             self._request.local.close_run(ledger.run)
@@ -174,7 +180,9 @@ class Move:
             self._request.run_id,
             self._local,
         )
-        return disks.lay_out(wish, mode == "offline", self._facts, self._options["force"])
+        layout = disks.lay_out(wish, mode == "offline", self._facts, self._options["force"])
+        self._guest.check(mode, definition, given.get("dest_xml", definition), disks, layout, self._facts)
+        return layout
 
     def _check_facts(self) -> None:
         self._facts = self._request.facts
@@ -358,7 +366,9 @@ class Move:
             persistent=options["persistent"],
             undefine_source=options["undefine_source"],
             suspend=options["suspend"],
+            sync_time=options["sync_time"] and mode in table.ACTIVE,
             images=images,
+            **self._guest.noted,
         )
 
     def _ending(self, ledger: Ledger) -> Ending:
@@ -382,7 +392,7 @@ class Move:
         if trouble:
             raise Refusal(trouble, "not_permitted", "run as root (become: true)")
         worker.phase(statuses.JOURNALLED)
-        self._prepare_images(ending, ledger, layout)
+        self._prepare(ending, ledger, layout)
         worker.phase(statuses.PREPARED)
         if values["control"] == "direct":
             self._source.pair_with(self._dest)
@@ -396,6 +406,7 @@ class Move:
             lambda: self._note_suspended(ledger),
         )
         worker.phase(statuses.MOVING)
+        before = self._traffic()
         try:
             job.run("" if values["control"] == "unmanaged" else self._dest.uri, params, table.flags(values))
         except BaseException:
@@ -403,11 +414,15 @@ class Move:
                 # Whoever stopped us did not want the guest to stand still.
                 Settlement(self._source, self._dest, ledger).settle()
             raise
+        self._report.add(networks=jobstats.networks(before, self._traffic()))
         end = ending.settle(job)
         self._source, self._dest = ending.hosts
         if end.row.outcome != outcome.MIGRATED:
             raise ending.fail(job, end)
         ending.succeed(job, end)
+
+    def _traffic(self) -> Dict[str, Tuple[int, int]]:
+        return self._local.traffic() if self._local is not None else {}
 
     def _note(self, ledger: Ledger) -> str:
         """Keep the ledger; returns what went wrong."""
@@ -425,7 +440,7 @@ class Move:
             # Without this they would not stay sparse.
             current = self._options["dest_xml"] or self._source.xml(self._place.uuid, migratable=True, secure=True)
             definitions["destination_xml"] = domain_xml.keep_sparse(current, sparse)
-        moved = {plan.target: plan.dest for plan in layout.plans if plan.dest != plan.source}
+        moved = _moved(layout)
         if moved and mode != "offline" and self._options["persistent"] and not self._options["persistent_xml"]:
             # Else the next start at the destination would look for the images where they were on the source.
             current = self._source.xml(self._place.uuid, inactive=True, secure=True)
@@ -436,12 +451,13 @@ class Move:
         volume = self._source.volume(path)
         return volume is not None and volume.allocation < volume.capacity
 
-    def _prepare_images(self, ending: Ending, ledger: Ledger, layout: Layout) -> None:
-        """Mark what this run makes at the destination, take away what is to be replaced there, and make what libvirt
-        does not make by itself."""
+    def _prepare(self, ending: Ending, ledger: Ledger, layout: Layout) -> None:
+        """Let the destination know the snapshots, mark what this run makes there, take away what is to be replaced, and
+        make what libvirt does not make by itself."""
         made: List[str] = []
-        what = ""
+        what = f"{moments.named(ledger.moments)} of {ledger.name} could not be made known on {self._dest}"
         try:
+            moments.park(ledger, self._source, self._dest)
             # A run that goes on with another one's images has their marks already.
             for image in ledger.images if layout.copied else ():
                 what = f"{image.marker} on {self._dest} could not be made"
@@ -464,6 +480,7 @@ class Move:
                 )
                 made.append(overlay.path)
         except LibvirtFailure as error:
+            self._report.warn(*moments.take_back(ledger, self._source, self._dest))
             self._report.warn(*remove_images(self._dest, self._place.uuid, made))
             for trouble in (ending.forget_left_behind(), ending.record(outcome.FAILED)):
                 self._warn(trouble)
@@ -498,3 +515,8 @@ class Move:
                 },
             ]
         }
+
+
+def _moved(layout: Layout) -> Dict[str, str]:
+    """By target, the path at the destination of disks that lie elsewhere there."""
+    return {plan.target: plan.dest for plan in layout.plans if plan.dest != plan.source}

@@ -122,6 +122,13 @@ def _not_found(source: Host, dest: Host, name: str, dest_name: str) -> Refusal:
     )
 
 
+def stays_persistent(place: Place, options: Mapping[str, Any]) -> bool:
+    """Whether the guest has a definition at the destination: as it is said, else as it is on the source."""
+    if options["persistent"] is not None:
+        return bool(options["persistent"])
+    return place.at_source is None or place.at_source.persistent or options["persistent_xml"] is not None
+
+
 def defined_twice(source: Host, dest: Host, place: Place) -> bool:
     """Whether a guest that is shut off has the same definition on both hosts, as a move that keeps it leaves it."""
     if (place.source_state, place.dest_state) != (outcome.SHUT_OFF, outcome.SHUT_OFF):
@@ -144,7 +151,7 @@ def choose_mode(place: Place, options: Mapping[str, Any]) -> str:
             "wrong_state",
             "shut it down, or use mode: auto",
         )
-    if not active and not options["persistent"]:
+    if not active and options["persistent"] is False:
         raise Refusal(
             f"persistent: false was said, and VM {place.name} is shut off: it cannot be without a definition",
             "wrong_state",

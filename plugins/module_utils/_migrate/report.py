@@ -81,7 +81,11 @@ class Report:
             actions=[],
             memory={},
             disks=[],
+            networks=[],
             left_behind=[],
+            snapshots=[],
+            checkpoints=[],
+            guest_time=None,
             series=[],
         )
 

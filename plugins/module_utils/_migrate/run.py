@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from typing import Any, Dict, List
 
-from .._libvirt import Host, LibvirtFailure
+from .._libvirt import MIGRATION_OUT, Host, LibvirtFailure
 from .._pure import checks, outcome
 from .._pure import uri as uris
 from .._pure.refusal import Refusal
@@ -26,8 +26,6 @@ from .settle import Settlement
 JOB_STEP = 1.0
 # Seconds that a run which was asked to end gets for it, and a job that was aborted.
 END_PATIENCE = 120.0
-# libvirt's number of a migration that leaves a host, in the statistics of a job.
-MIGRATION_OUT = 5
 
 
 def run(request: Request) -> Dict[str, Any]:
@@ -143,7 +141,8 @@ def _settle_earlier(request: Request, report: Report, source: Host, dest: Host, 
         return report.finished(outcome=ALREADY_THERE)
     if request.check_mode:
         return report.finished(changed=True, outcome=PLANNED)
-    ledger = Ledger(name=place.name, uuid=place.uuid, persistent=request.options["persistent"])
+    persistent = places.stays_persistent(place, request.options)
+    ledger = Ledger(name=place.name, uuid=place.uuid, persistent=persistent)
     end = Settlement(source, dest, ledger).settle()
     report.note_end(end)
     return report.finished(changed=True, outcome=end.row.outcome)

@@ -13,7 +13,7 @@ from typing import Callable, List, Tuple
 
 from .._libvirt import Domain, Host, LibvirtFailure
 from .._pure import domain_xml, outcome
-from . import disks
+from . import disks, moments
 from .ledger import Ledger
 from .place import state_of
 
@@ -80,10 +80,14 @@ class Settlement:
         self._ledger = ledger
         self._done: List[str] = []
         self._warnings: List[str] = []
+        self._given_back = True
 
     def settle(self) -> End:
         """Where the guest is, after everything that may safely be done about it."""
         source, dest, row = self._at_rest()
+        if row.outcome == outcome.FAILED:
+            what = f"giving {moments.named(self._ledger.moments)} back to {self.source.host}"
+            self._given_back = self._try(self._give_back, what)
         # One action can make the next one possible, and each is done once at most.
         for _turn in outcome.GUARDS:
             action = next((action for action in row.actions if self._wanted(action)), None)
@@ -114,7 +118,10 @@ class Settlement:
         wanted = {
             outcome.UNDEFINE_SOURCE: ledger.undefine_source,
             outcome.RESUME_SOURCE: ledger.ran,
-            outcome.REMOVE_DEST_DEFINITION: not ledger.defined_at_dest_before and not self._has_left(),
+            # Not while only that one knows the snapshots.
+            outcome.REMOVE_DEST_DEFINITION: self._given_back
+            and not ledger.defined_at_dest_before
+            and not self._has_left(),
             outcome.REMOVE_DEST_IMAGES: bool(ledger.made) and not self._has_left(),
         }
         return wanted[action] and action not in self._done
@@ -139,11 +146,16 @@ class Settlement:
         }
         self._try(acts[action], action)
 
-    def _try(self, act: Callable[[], None], what: str) -> None:
+    def _try(self, act: Callable[[], None], what: str) -> bool:
         try:
             act()
         except LibvirtFailure as error:
             self._warnings.append(f"{what} failed: {error}")
+            return False
+        return True
+
+    def _give_back(self) -> None:
+        moments.give_back(self._ledger, self.source.host, self.dest.host)
 
     def _undefine_source(self) -> None:
         # The definition must not be lost with the last host that has it.

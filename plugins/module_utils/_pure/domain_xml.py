@@ -60,7 +60,8 @@ class Disk:
     cache: str = ""
     readonly: bool = False
     shareable: bool = False
-    optional: bool = False
+    # What happens without its source: mandatory, requisite or optional.
+    startup: str = "mandatory"
     backing: Tuple[str, ...] = ()
     # Format of the nearest of them.
     backing_format: str = ""
@@ -91,6 +92,12 @@ class Definition:
     # What it has that post-copy cannot serve page by page, in words.
     not_on_demand: str = ""
 
+    @property
+    def files(self) -> Tuple[str, ...]:
+        """Every path that QEMU opens for its disks and its firmware."""
+        own = (self.nvram,) if self.nvram else ()
+        return own + tuple(path for disk in self.disks for path in disk.files)
+
     def disk(self, target: str) -> Disk | None:
         return next((disk for disk in self.disks if disk.target == target), None)
 
@@ -103,7 +110,7 @@ def parse(text: str) -> Definition:
         uuid=root.findtext("uuid", "").strip().lower(),
         memory=_memory(root.find("memory")),
         disks=tuple(_disk(node) for node in root.findall("devices/disk")),
-        nvram=(root.findtext("os/nvram") or "").strip(),
+        nvram=_nvram(root),
         hard_limit=root.find("memtune/hard_limit") is not None,
         not_on_demand=next((what for path, what in _NOT_ON_DEMAND.items() if root.find(path) is not None), ""),
     )
@@ -153,6 +160,18 @@ def _root(
     return root
 
 
+def _nvram(root: ET.Element) -> str:
+    """The file of the firmware's variables; empty where there is none, or where they are not in a file."""
+    store = root.find("os/varstore")
+    if store is not None:
+        return store.get("path", "")
+    node = root.find("os/nvram")
+    source = root.find("os/nvram/source")
+    if node is None or node.get("type", "file") != "file":
+        return ""
+    return source.get("file", "") if source is not None else (node.text or "").strip()
+
+
 def _memory(node: ET.Element | None) -> int:
     if node is None or not (node.text or "").strip().isdigit():
         return 0
@@ -175,7 +194,7 @@ def _disk(node: ET.Element) -> Disk:
         cache="" if driver is None else driver.get("cache", ""),
         readonly=node.find("readonly") is not None or device == "cdrom",
         shareable=node.find("shareable") is not None,
-        optional=source is not None and source.get("startupPolicy", "mandatory") != "mandatory",
+        startup="mandatory" if source is None else source.get("startupPolicy", "mandatory"),
         backing=_backing(node),
         backing_format=_backing_format(node),
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Pattern
+from typing import Pattern, Sequence
 
 
 @dataclass(frozen=True)
@@ -173,6 +173,12 @@ TABLE = (
         "free memory (or huge pages) on the destination",
     ),
     _known(
+        r"cannot limit locked memory",
+        "locked_memory",
+        "let libvirt's daemon raise the limit of locked memory (LimitMEMLOCK, CAP_SYS_RESOURCE), or leave zerocopy and"
+        " rdma_pin_all out",
+    ),
+    _known(
         r"cannot undefine domain with nvram|domain is not transient",
         "nvram",
         "undefine it with --keep-nvram on the host that it has left",
@@ -191,7 +197,22 @@ TABLE = (
 )
 UNKNOWN = _known(r"", "libvirt", "")
 
+# What comes back from a peer-to-peer migration over ssh whatever went wrong: libvirt closes its connection to the
+# destination then, and the end of that overwrites the reason. Only the source daemon's own log has it.
+_OVERWRITTEN = re.compile(r"end of file while reading data: : ", re.IGNORECASE)
+_NO_REASON = re.compile(r"end of file while reading data|migration successfully aborted", re.IGNORECASE)
+
 
 def look_up(text: str) -> Known:
     """What is known of a message; for one that is in no row, the class `libvirt` without a cure."""
     return next((known for known in TABLE if known.pattern.search(text)), UNKNOWN)
+
+
+def is_overwritten(text: str) -> bool:
+    """Whether a message says only that another one is lost."""
+    return _OVERWRITTEN.search(text) is not None
+
+
+def reason(logged: Sequence[str]) -> str:
+    """The last error in a daemon's log that is the reason for others, or nothing."""
+    return next((line for line in reversed(logged) if line and not _NO_REASON.search(line)), "")

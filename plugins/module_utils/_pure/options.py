@@ -297,7 +297,6 @@ OPTIONS = (
     Option(
         "persistent",
         type="bool",
-        default=True,
         flags=((True, ("PERSIST_DEST",)),),
         since=(0, 7, 3),
         clashes=(
@@ -630,6 +629,7 @@ OPTIONS = (
             Clash((True,), "tunnelled", (True,), "libvirt's own connection goes one way only", _LEAVE_ONE),
         ),
     ),
+    Option("sync_time", type="bool", default=True, modes=ACTIVE),
     Option("wait_for_job", type="bool", default=False),
     Option("on_controller_loss", default="continue", choices=("continue", "cancel")),
     Option("progress", type="bool", default=True),

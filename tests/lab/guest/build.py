@@ -28,6 +28,8 @@ from . import initramfs
 
 HERE = Path(__file__).resolve().parent
 SOURCES = (HERE / "build.py", HERE / "initramfs.py", HERE / "init", HERE / "witness.c")
+# UEFI runs no program without this ending.
+KERNEL = "linux.efi"
 BOOT_CODE = Path("/usr/lib/syslinux/mbr/mbr.bin")
 
 MIB = 1 << 20
@@ -63,6 +65,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--dirty", type=_rate, default=0, help="MiB of memory to dirty per second from boot on")
     parser.add_argument("--write", type=_rate, default=0, help="MiB to write to the disk per second from boot on")
     parser.add_argument("--interval", type=_rate, default=100, help="milliseconds between two records")
+    parser.add_argument("--agent", action="store_true", help="let QEMU's guest agent run in it")
     parser.add_argument("--cache", type=Path, default=CACHE)
     options = parser.parse_args()
     if not NAME.fullmatch(options.name):
@@ -95,9 +98,11 @@ def build(options: argparse.Namespace) -> None:
         with _scratch(options.cache) as scratch:
             disk = scratch / "disk.raw"
             run("cp", "--sparse=always", "--reflink=auto", base, disk)
-            entry = scratch / "syslinux.cfg"
-            entry.write_text(boot_entry(options), encoding="ascii")
-            _to_boot_partition(disk, entry)
+            # One for each firmware: which one boots it is the domain's to say.
+            for name, text in (("syslinux.cfg", bios_entry(options)), ("startup.nsh", uefi_entry(options))):
+                entry = scratch / name
+                entry.write_text(text, encoding="ascii", newline="")
+                _to_boot_partition(disk, entry)
             partial = options.output.with_name(f".{options.output.name}.{os.getpid()}.tmp")
             try:
                 run("qemu-img", "convert", "-f", "raw", "-O", "qcow2", disk, partial)
@@ -106,7 +111,25 @@ def build(options: argparse.Namespace) -> None:
                 partial.unlink(missing_ok=True)
 
 
-def boot_entry(options: argparse.Namespace) -> str:
+def bios_entry(options: argparse.Namespace) -> str:
+    """What SYSLINUX reads."""
+    return (
+        "DEFAULT linux\nPROMPT 0\nNOESCAPE 1\nLABEL linux\n"
+        f"KERNEL {KERNEL}\nINITRD {','.join(initrds(options))}\nAPPEND {kernel_arguments(options)}\n"
+    )
+
+
+def uefi_entry(options: argparse.Namespace) -> str:
+    """What the shell of UEFI firmware runs when it finds nothing else to boot; the kernel is a program to it."""
+    loaded = " ".join(f"initrd=\\{name}" for name in initrds(options))
+    return f"@echo -off\r\nfs0:\r\n{KERNEL} {loaded} {kernel_arguments(options)}\r\n"
+
+
+def initrds(options: argparse.Namespace) -> list[str]:
+    return ["initrd", "agent"] if options.agent else ["initrd"]
+
+
+def kernel_arguments(options: argparse.Namespace) -> str:
     words = {
         "name": options.name,
         "address": options.address,
@@ -115,11 +138,7 @@ def boot_entry(options: argparse.Namespace) -> str:
         "dirty": options.dirty,
         "write": options.write,
     }
-    arguments = " ".join(f"kvmops.{key}={value}" for key, value in words.items() if value)
-    return (
-        "DEFAULT linux\nPROMPT 0\nNOESCAPE 1\nLABEL linux\n"
-        f"KERNEL vmlinuz\nINITRD initrd\nAPPEND {KERNEL_ARGUMENTS} {arguments}\n"
-    )
+    return " ".join([KERNEL_ARGUMENTS, *(f"kvmops.{key}={value}" for key, value in words.items() if value)])
 
 
 @contextlib.contextmanager
@@ -147,9 +166,12 @@ def _base(rootfs: Path, cache: Path) -> Path:
         raise LabError(f"--rootfs {rootfs}: no bin/busybox there; the package busybox-static brings it")
     if not BOOT_CODE.is_file():
         raise LabError(f"{BOOT_CODE} is missing: install the packages syslinux and syslinux-common")
-    modules = initramfs.modules(_modules_folder(rootfs, release))
+    folder = _modules_folder(rootfs, release)
+    modules = initramfs.modules(folder)
+    agent = initramfs.agent_files(rootfs)
+    agent_modules = initramfs.modules(folder, initramfs.AGENT_MODULES, ())
     recipe = hashlib.sha256()
-    for path in (*SOURCES, BOOT_CODE, kernel, busybox, *modules):
+    for path in (*SOURCES, BOOT_CODE, kernel, busybox, *modules, *(rootfs / path for path in agent), *agent_modules):
         recipe.update(hashlib.sha256(path.read_bytes()).digest())
     base = cache / f"guest-{recipe.hexdigest()[:16]}.raw"
     if base.is_file():
@@ -160,8 +182,10 @@ def _base(rootfs: Path, cache: Path) -> Path:
         run("gcc", "-static", "-O2", "-s", "-std=gnu17", "-pthread", "-o", witness, HERE / "witness.c")
         initrd = scratch / "initrd"
         initrd.write_bytes(initramfs.build(busybox, HERE / "init", witness, modules))
+        agent_initrd = scratch / "agent"
+        agent_initrd.write_bytes(initramfs.build_agent(rootfs, agent, agent_modules))
         disk = scratch / "disk.raw"
-        _assemble(disk, kernel, initrd)
+        _assemble(disk, {KERNEL: kernel, "initrd": initrd, "agent": agent_initrd})
         for outdated in cache.glob("guest-*.raw"):
             outdated.unlink()
         disk.replace(base)
@@ -182,10 +206,10 @@ def _modules_folder(rootfs: Path, release: str) -> Path:
     raise LabError(f"--rootfs {rootfs}: kernel {release} has no folder of modules")
 
 
-def _assemble(disk: Path, kernel: Path, initrd: Path) -> None:
-    """MBR, a FAT partition for the boot loader and the kernel, an ext4 partition for the records."""
+def _assemble(disk: Path, files: dict[str, Path]) -> None:
+    """MBR, a FAT partition for the boot loader and these files, an ext4 partition for the records."""
     # Room for the boot loader's own files and the file system's tables.
-    boot_mib = -(-(kernel.stat().st_size + initrd.stat().st_size) // MIB) + 3
+    boot_mib = -(-sum(path.stat().st_size for path in files.values()) // MIB) + 3
     data_start = BOOT_START + boot_mib * MIB
     data_size = DISK_MIB * MIB - data_start
     with disk.open("wb") as handle:
@@ -201,8 +225,8 @@ def _assemble(disk: Path, kernel: Path, initrd: Path) -> None:
         *("--offset", str(start), disk, str(boot_mib * 1024)),
     )
     run("syslinux", "--offset", str(BOOT_START), "--install", disk)
-    _to_boot_partition(disk, kernel, "vmlinuz")
-    _to_boot_partition(disk, initrd, "initrd")
+    for name, path in files.items():
+        _to_boot_partition(disk, path, name)
     # Few inodes and a small journal: both would be written in full in time, and the image would grow by them.
     run(
         *("mkfs.ext4", "-q", "-L", LABEL, "-U", str(uuid.uuid5(uuid.NAMESPACE_DNS, LABEL)), "-m", "0", "-N", "128"),

@@ -6,9 +6,11 @@ from __future__ import annotations
 
 import gzip
 import lzma
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
-from ..paths import LabError
+from ..paths import LabError, run
 
 # Without the required ones there is no disk or no network. The others are a shutdown button and a checksum that ext4
 # asks for by name at run time, which modules.dep does not tell; a kernel may do without them.
@@ -17,7 +19,12 @@ WELCOME = ("crc32c_generic", "button", "evdev")
 APPLETS = ("sh", "mount", "insmod", "hostname", "ip", "arping", "findfs", "sleep", "cat")
 
 
-def modules(folder: Path) -> list[Path]:
+# What only a guest with an agent needs.
+AGENT = Path("usr/sbin/qemu-ga")
+AGENT_MODULES = ("virtio_console",)
+
+
+def modules(folder: Path, required: Sequence[str] = REQUIRED, welcome: Sequence[str] = WELCOME) -> list[Path]:
     """The files to load, dependencies first; what the kernel has built in needs no file."""
     try:
         listing = (folder / "modules.dep").read_text(encoding="ascii")
@@ -37,10 +44,10 @@ def modules(folder: Path) -> list[Path]:
                 add(needed)
             ordered.append(path)
 
-    for name in (*WELCOME[:1], *REQUIRED, *WELCOME[1:]):
+    for name in (*welcome[:1], *required, *welcome[1:]):
         if name in files:
             add(files[name])
-        elif name in REQUIRED and name not in present:
+        elif name in required and name not in present:
             raise LabError(f"kernel {folder.name} has no module {name}, which the guest needs")
     return [folder / path for path in ordered]
 
@@ -91,11 +98,38 @@ def build(busybox: Path, init: Path, witness: Path, files: list[Path]) -> bytes:
     archive.file("bin/busybox", busybox.read_bytes(), 0o755)
     for applet in APPLETS:
         archive.link(f"bin/{applet}", "busybox")
+    _add_modules(archive, files, "order")
+    return archive.compressed()
+
+
+def _add_modules(archive: Archive, files: list[Path], order: str) -> None:
     names = []
     for path in files:
         # busybox's insmod wants them plain.
         data = lzma.decompress(path.read_bytes()) if path.suffix == ".xz" else path.read_bytes()
         names.append(path.name.removesuffix(".xz"))
         archive.file(f"modules/{names[-1]}", data)
-    archive.file("modules/order", "".join(f"{name}\n" for name in names).encode())
+    archive.file(f"modules/{order}", "".join(f"{name}\n" for name in names).encode())
+
+
+def agent_files(rootfs: Path) -> list[Path]:
+    """The guest agent and every library that it needs, by their paths in the root file system."""
+    if not (rootfs / AGENT).is_file():
+        raise LabError(f"--rootfs {rootfs}: no {AGENT} there; the package qemu-guest-agent brings it")
+    said = run("chroot", rootfs, "ldd", f"/{AGENT}")
+    return [AGENT, *(Path(path.lstrip("/")) for path in re.findall(r"(/\S+) \(0x", said))]
+
+
+def build_agent(rootfs: Path, programs: list[Path], files: list[Path]) -> bytes:
+    """An archive to be unpacked over the first one, for a guest that has an agent."""
+    archive = Archive()
+    for folder in dict.fromkeys(parent for path in programs for parent in reversed(path.parents) if parent.name):
+        archive.folder(str(folder))
+    for path in programs:
+        archive.file(str(path), (rootfs / path).read_bytes(), 0o755)
+    # By which the agent sets the clock.
+    archive.folder("sbin")
+    archive.link("sbin/hwclock", "/bin/busybox")
+    archive.folder("run")
+    _add_modules(archive, files, "agent")
     return archive.compressed()

@@ -50,11 +50,14 @@ class Lab:
         self._capsys = capsys
         self.unreadable = {}
         self.locked = set()
+        # What the daemon on the module's host has logged as errors.
+        self.daemon_errors = []
         # By host, what of certificates is there.
         self.certificates = {}
         monkeypatch.setattr(local.Local, "identity", lambda _, path: self.identity(self.world.local, path))
         monkeypatch.setattr(local.Local, "locked", lambda _, path: path in self.locked)
         monkeypatch.setattr(local.Local, "check_image", lambda _, path, image: self.check_image(path))
+        monkeypatch.setattr(local.Local, "daemon_errors", lambda _, since: list(self.daemon_errors))
         monkeypatch.setattr(AnsibleModule, "warn", lambda _, text, **more: self.warnings.append(text))
         monkeypatch.setattr(local.Local, "certificates", lambda _: self.certificates.get(self.world.local, NO_TLS))
         self.on("kvm1")

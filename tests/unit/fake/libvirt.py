@@ -15,6 +15,9 @@ import xml.etree.ElementTree as ET
 from dataclasses import dataclass, field
 from typing import Callable
 
+from fake.around import *  # noqa: F403 - its constants are libvirt's too
+from fake.around import Around, AroundDomain
+
 VIR_ERR_INTERNAL_ERROR = 1
 VIR_ERR_NO_SUPPORT = 3
 VIR_ERR_NO_CONNECT = 5
@@ -56,6 +59,7 @@ VIR_DOMAIN_XML_INACTIVE = 2
 VIR_DOMAIN_XML_MIGRATABLE = 8
 VIR_DOMAIN_UNDEFINE_KEEP_NVRAM = 8
 
+VIR_DOMAIN_EVENT_ID_MIGRATION_ITERATION = 20
 VIR_DOMAIN_JOB_NONE = 0
 VIR_DOMAIN_JOB_UNBOUNDED = 2
 VIR_DOMAIN_JOB_COMPLETED = 3
@@ -155,6 +159,7 @@ class Guest:
     inactive_xml: str = ""
     autostart: bool = False
     managed_save: bool = False
+    around: Around = field(default_factory=Around)
     # Nanoseconds that it has run on this host, and its reads and writes of every disk.
     cpu_time: int = 10**10
     requests: int = 0
@@ -166,6 +171,10 @@ class Guest:
     @property
     def active(self) -> bool:
         return self.state != VIR_DOMAIN_SHUTOFF
+
+    @property
+    def nvram(self) -> str:
+        return ET.fromstring(self.xml).findtext("os/nvram", "")
 
     def disks(self) -> list[tuple[str, str, bool]]:
         found = []
@@ -254,6 +263,8 @@ class World:
         self.script: Callable[[str, FakeHost, FakeHost, Guest], None] = lambda phase, source, dest, guest: None
         self.migrations: list[dict] = []
         self.limits_set: list[tuple[str, int]] = []
+        # Who wants to hear that another pass over a guest's memory has begun.
+        self.iteration_callbacks: list = []
         self.overwritten: list[str] = []
         self.stats: dict = {
             "type": VIR_DOMAIN_JOB_UNBOUNDED,
@@ -354,6 +365,12 @@ class _Object:
 
 
 class virConnect(_Object):  # noqa: N801
+    def domainEventRegisterAny(self, domain, event, callback, opaque):  # noqa: N802
+        self._host.called("domainEventRegisterAny")
+        if event == VIR_DOMAIN_EVENT_ID_MIGRATION_ITERATION:
+            self._host.world.iteration_callbacks.append(lambda number: callback(self, domain, number, opaque))
+        return 0
+
     def setKeepAlive(self, interval, count):  # noqa: N802
         return 0
 
@@ -509,10 +526,21 @@ class virStorageVol(_Object):  # noqa: N801
         self._pool.listed.pop(self._name, None)
 
 
-class virDomain(_Object):  # noqa: N801
+class virDomain(_Object, AroundDomain):  # noqa: N801
     def __init__(self, host, uuid):
         super().__init__(host)
-        self._uuid = uuid
+        self._uuid = self.uuid = uuid
+
+    @property
+    def around(self) -> Around:
+        return self._guest.around
+
+    def called(self, what: str) -> None:
+        self._host.called(what)
+
+    @staticmethod
+    def fail(message: str, code: int) -> None:
+        raise libvirtError(message, code)
 
     @property
     def _guest(self) -> Guest:
@@ -565,6 +593,7 @@ class virDomain(_Object):  # noqa: N801
 
     def undefineFlags(self, flags):  # noqa: N802
         self._host.called("undefine")
+        self.check_undefine(flags)
         guest = self._guest
         if guest.active:
             guest.persistent = False
@@ -753,11 +782,15 @@ class _Migration:
         if arriving is not None and arriving.reason == VIR_DOMAIN_PAUSED_MIGRATION:
             if arriving.persistent:
                 arriving.state, arriving.reason = VIR_DOMAIN_SHUTOFF, 1
+                arriving.xml, arriving.inactive_xml = arriving.inactive_xml, ""
             else:
                 del self.dest.guests[self.guest.uuid]
 
     def _check(self) -> None:
         guest, flags = self.guest, self.flags
+        if guest.around.snapshots:
+            message = f"cannot migrate domain with {len(guest.around.snapshots)} snapshots"
+            raise libvirtError(f"Requested operation is not valid: {message}", VIR_ERR_OPERATION_INVALID)
         for other in self.dest.guests.values():
             if other.name == self.name and other.uuid != guest.uuid:
                 raise libvirtError(f"domain '{self.name}' already exists with uuid {other.uuid}", 9)
@@ -783,6 +816,9 @@ class _Migration:
             elif path and not readonly and not self._safe(path):
                 message = "Unsafe migration: Migration without shared storage is unsafe"
                 raise libvirtError(message, VIR_ERR_MIGRATE_UNSAFE)
+        if self.guest.nvram and self.dest.file(self.guest.nvram) is None:
+            # Made of the firmware's template, and left there by a migration that fails.
+            self.dest.write(self.guest.nvram, File("raw", 540672, 540672, "template"))
         if self.guest.uuid not in self.dest.guests:
             self.dest.guests[self.guest.uuid] = Guest(
                 self.name,
@@ -796,6 +832,7 @@ class _Migration:
         else:
             arriving = self.dest.guests[self.guest.uuid]
             arriving.state, arriving.reason = VIR_DOMAIN_PAUSED, VIR_DOMAIN_PAUSED_MIGRATION
+            arriving.inactive_xml, arriving.xml = arriving.inactive_xml or arriving.xml, self.xml
 
     def _safe(self, path: str) -> bool:
         return bool(self.flags & VIR_MIGRATE_UNSAFE) or posixpath.dirname(path) in self.source.shared_types
@@ -828,13 +865,17 @@ class _Migration:
         if arriving is None:
             arriving = Guest(self.name, self.guest.uuid, self.xml, persistent=False)
             self.dest.guests[self.guest.uuid] = arriving
-        arriving.persistent = arriving.persistent or bool(self.flags & VIR_MIGRATE_PERSIST_DEST)
+        if self.flags & VIR_MIGRATE_PERSIST_DEST:
+            arriving.persistent = True
+            arriving.inactive_xml = self.params.get("persistent_xml") or self.guest.inactive_xml or self.guest.xml
         if not self.flags & VIR_MIGRATE_OFFLINE:
             self.guest.state, self.guest.reason = VIR_DOMAIN_PAUSED, VIR_DOMAIN_PAUSED_MIGRATION
             resumed = self.flags & VIR_MIGRATE_POSTCOPY_RESUME
             paused = (self.before[0] == VIR_DOMAIN_PAUSED and not resumed) or self.flags & VIR_MIGRATE_PAUSED
             arriving.state = VIR_DOMAIN_PAUSED if paused else VIR_DOMAIN_RUNNING
             arriving.reason = VIR_DOMAIN_PAUSED_USER if paused else VIR_DOMAIN_RUNNING_MIGRATED
+            if self.guest.nvram and self.source.file(self.guest.nvram) is not None:
+                self.dest.file(self.guest.nvram).content = self.source.file(self.guest.nvram).content
             # The destination knows nothing of the disks: the source drives their copy.
             memory = {key: value for key, value in self.world.stats.items() if not key.startswith("disk_")}
             arriving.completed = {**memory, "type": VIR_DOMAIN_JOB_COMPLETED, "downtime": 94, "setup_time": 3}
