@@ -594,7 +594,7 @@ duration_s:
 memory:
   description:
     - Statistics of the memory transfer, with C(bytes), C(iterations), C(dirty_rate) and C(throughput)
-      (bytes per second).
+      (bytes per second), and C(throttle), the percent by which the VM was slowed down.
   returned: when the VM was found
   type: dict
 disk:

@@ -46,10 +46,13 @@ def test_the_daemons_errors_are_asked_of_the_journal(monkeypatch):
 
     def run_command(command):
         asked.append(command)
-        return answers.pop(0), "No route to host\nEnd of file\n", ""
+        return answers.pop(0), journal, ""
+
+    entries = [{"MESSAGE": "No route\nto host"}, {"MESSAGE": [255, 10]}, {"MESSAGE": "End of file"}]
+    journal = "".join(json.dumps({"__REALTIME_TIMESTAMP": "1500000", **entry}) + "\n" for entry in entries)
 
     monkeypatch.setattr(local.shutil, "which", lambda name: f"/usr/bin/{name}")
-    assert local.Local(run_command).daemon_errors(1234.5) == ["No route to host", "End of file"]
+    assert local.Local(run_command).daemon_errors(1234.5) == [(1.5, "No route\nto host"), (1.5, "End of file")]
     assert local.Local(run_command).daemon_errors(1234.5) == []
     assert "--since=@1234.500" in asked[0]
     monkeypatch.setattr(local.shutil, "which", lambda name: None)

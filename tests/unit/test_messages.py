@@ -40,10 +40,14 @@ def test_an_unknown_message_has_a_class_of_its_own():
     assert messages.look_up("the moon is full").failure_class == "libvirt"
 
 
-def test_the_reason_is_the_last_error_that_is_one():
-    closed = ["migration successfully aborted", "End of file while reading data: : Input/output error"]
-    assert messages.reason(["internal error: an older one", "No route to host", *closed, ""]) == "No route to host"
-    assert messages.reason(closed) == ""
+def test_the_reason_is_the_first_error_of_the_last_burst():
+    closed = [
+        (102.1, "migration successfully aborted"),
+        (102.2, "End of file while reading data: : Input/output error"),
+    ]
+    found = [(100.0, "operation aborted: canceled by client"), (101.0, "qemu unexpectedly closed the monitor")]
+    assert messages.reason([(1.0, "an older one"), *found, *closed]) == "operation aborted: canceled by client"
+    assert messages.reason(closed) == messages.reason([]) == ""
 
 
 def test_every_row_is_reached_by_a_text():

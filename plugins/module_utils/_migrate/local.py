@@ -11,6 +11,7 @@ record among the runs afterwards: one JSON file per run. Nothing in them is secr
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -87,13 +88,19 @@ class Local:
 
     # Logs
 
-    def daemon_errors(self, since: float) -> List[str]:
-        """What libvirt's daemon has logged as errors here from that moment on, as seconds since the epoch."""
-        command = ["journalctl", "--quiet", "--no-pager", "--output=cat", "--priority=err", f"--since=@{since:.3f}"]
+    def daemon_errors(self, since: float) -> List[Tuple[float, str]]:
+        """What libvirt's daemon has logged as errors here from that moment on; times are seconds since the epoch."""
+        command = ["journalctl", "--quiet", "--no-pager", "--output=json", "--priority=err", f"--since=@{since:.3f}"]
         if shutil.which(command[0]) is None:
             return []
         status, output, _errors = self._run_command([*command, "_COMM=libvirtd", "+", "_COMM=virtqemud"])
-        return output.splitlines() if status == 0 else []
+        entries = [json.loads(line) for line in output.splitlines()] if status == 0 else []
+        # What is no text comes as a list of bytes.
+        return [
+            (int(entry["__REALTIME_TIMESTAMP"]) / 10**6, entry["MESSAGE"])
+            for entry in entries
+            if isinstance(entry.get("MESSAGE"), str)
+        ]
 
     # Networks
 

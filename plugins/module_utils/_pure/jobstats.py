@@ -18,6 +18,7 @@ MEMORY = (
     ("constant_pages", "memory_constant"),
     ("normal_bytes", "memory_normal_bytes"),
     ("postcopy_requests", "memory_postcopy_requests"),
+    ("throttle", "auto_converge_throttle"),
 )
 DISK = (
     ("bytes", "disk_processed"),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
-from typing import Pattern, Sequence
+from typing import Pattern, Sequence, Tuple
 
 
 @dataclass(frozen=True)
@@ -392,6 +392,8 @@ UNKNOWN = _known(r"", "libvirt", "")
 # What comes back from a peer-to-peer migration over ssh whatever went wrong: libvirt closes its connection to the
 # destination then, and the end of that overwrites the reason. Only the source daemon's own log has it.
 _OVERWRITTEN = re.compile(r"end of file while reading data: : ", re.IGNORECASE)
+# Seconds within which one failure is logged by all that it concerns.
+_BURST = 5.0
 _NO_REASON = re.compile(r"end of file while reading data|migration successfully aborted", re.IGNORECASE)
 
 
@@ -418,6 +420,7 @@ def is_overwritten(text: str) -> bool:
     return _OVERWRITTEN.search(text) is not None
 
 
-def reason(logged: Sequence[str]) -> str:
-    """The last error in a daemon's log that is the reason for others, or nothing."""
-    return next((line for line in reversed(logged) if line and not _NO_REASON.search(line)), "")
+def reason(logged: Sequence[Tuple[float, str]]) -> str:
+    """The error in a daemon's log, with times in seconds, of which the last ones are consequences; or nothing."""
+    end = max((seconds for seconds, _text in logged), default=0.0)
+    return next((text for seconds, text in logged if end - seconds <= _BURST and not _NO_REASON.search(text)), "")
