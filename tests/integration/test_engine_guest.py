@@ -18,6 +18,7 @@ from tests.lab.paths import STATE
 
 from .conftest import PLAYBOOKS, REPOSITORY, plain_environment
 from .engine import HYPERVISORS, Answer, Call, Guest, other, virt_migrate, wait_for, without_records
+from .test_engine_killed import comes_to, held, kill_worker, recover
 
 pytestmark = pytest.mark.usefixtures("mended", "guests")
 
@@ -290,20 +291,39 @@ def current(name: str, host: str) -> str:
     return faults.must(host, "virsh", "snapshot-current", name, "--name").strip()
 
 
-def test_c1_29_a_failed_move_gives_the_snapshots_back():
-    source = SPOKEN.home()
-    dest = other(source)
-    for name in ("first", "second"):
-        SPOKEN.virsh(source, "snapshot-create-as", name)
-    before = moments(source, "spoken")
+@pytest.fixture
+def history() -> str:
+    """The host on which SPOKEN is, with two snapshots."""
+    host = SPOKEN.home()
+    for name in {"first", "second"} - set(moments(host, "spoken")):
+        SPOKEN.virsh(host, "snapshot-create-as", name)
+    return host
+
+
+def test_c1_29_a_failed_move_gives_the_snapshots_back(history):
+    source, dest = history, other(history)
+    before = moments(source, "spoken"), current("spoken", source)
     call = Call(source, {"name": "spoken", "dest_host": dest, "tls": "false", "bandwidth": 1})
     SPOKEN.moves_from(source)
-    assert (moments(source, "spoken"), moments(dest, "spoken")) == ({}, before)
+    assert (moments(source, "spoken"), moments(dest, "spoken")) == ({}, before[0])
     SPOKEN.virsh(source, "domjobabort")
     call.answer().failed()
     SPOKEN.lives(source)
-    assert moments(source, "spoken") == before
-    assert current("spoken", source) == "second"
+    assert (moments(source, "spoken"), current("spoken", source)) == before
+
+
+def test_c1_29_a_killed_run_gives_the_snapshots_back(history):
+    source, dest = history, other(history)
+    before = moments(source, "spoken"), current("spoken", source)
+    with held(source, "moving"):
+        call = Call(source, {"name": "spoken", "dest_host": dest, "tls": "false"})
+        status = comes_to(SPOKEN, source, "moving")
+        assert (moments(source, "spoken"), moments(dest, "spoken")) == ({}, before[0])
+        kill_worker(source, dest, status, call)
+        assert call.answer().rc != 0
+    recover()
+    SPOKEN.lives(source)
+    assert (moments(source, "spoken"), current("spoken", source)) == before
 
 
 def test_c1_29_snapshots_of_a_local_disk_are_refused(footprint):
