@@ -493,10 +493,22 @@ class Host:
 
     def job_active(self, uuid: str) -> bool:
         """Whether a job such as a migration runs on the domain."""
-        return bool(self._ask(self._domain(uuid).jobInfo)[0] != libvirt.VIR_DOMAIN_JOB_NONE)
+        try:
+            return bool(self._ask(self._domain(uuid).jobInfo)[0] != libvirt.VIR_DOMAIN_JOB_NONE)
+        except LibvirtFailure as error:
+            if error.code != OPERATION_INVALID:
+                raise
+            # It is shut off, where libvirt does not say that there is none.
+            return False
 
     def abort_job(self, uuid: str) -> None:
         self._ask(self._domain(uuid).abortJob)
+
+    def on_iteration(self, uuid: str, call: Callable[[], None]) -> None:
+        """Call that whenever a migration of the domain begins another pass; it must not ask libvirt anything."""
+        with suppress(LibvirtFailure, AttributeError):
+            event = libvirt.VIR_DOMAIN_EVENT_ID_MIGRATION_ITERATION
+            self._ask(self._connection.domainEventRegisterAny, self._domain(uuid), event, lambda *_: call(), None)
 
     def start_postcopy(self, uuid: str) -> None:
         self._ask(self._domain(uuid).migrateStartPostCopy)

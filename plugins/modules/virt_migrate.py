@@ -594,7 +594,7 @@ duration_s:
 memory:
   description:
     - Statistics of the memory transfer, with C(bytes), C(iterations), C(dirty_rate) and C(throughput)
-      (bytes per second).
+      (bytes per second), and C(throttle), the percent by which the VM was slowed down.
   returned: when the VM was found
   type: dict
 disk:
@@ -608,6 +608,15 @@ disks:
   returned: when the VM was found
   type: list
   elements: dict
+networks:
+  description:
+    - What each network interface of the source carried while the job went on, the busiest first, each with
+      C(interface), C(tx_bytes) and C(rx_bytes). All traffic of the host counts.
+    - Empty where the module does not run on the source.
+  returned: when the VM was found
+  type: list
+  elements: dict
+  sample: [{"interface": "private0", "tx_bytes": 290456101, "rx_bytes": 1203344}]
 series:
   description:
     - Samples taken while the VM moved, at most 120, each with C(t) (seconds), what is processed and what remains of

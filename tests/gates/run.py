@@ -43,8 +43,9 @@ LINT = (
     # The longest first: the short ones fit beside them.
     Check(
         "antsibull-docs",
-        # References may lead to this collection and its dependencies only, and those are all looked up.
-        "antsibull-docs lint-collection-docs --plugin-docs --validate-collection-refs dependent"
+        # References may lead to this collection and its dependencies only, and those are all looked up. What it keeps a
+        # log in is the home directory.
+        'HOME="$CACHE" antsibull-docs lint-collection-docs --plugin-docs --validate-collection-refs dependent'
         " --disallow-unknown-collection-refs --skip-rstcheck .",
     ),
     # It would look for collections in the home directory first, and an installed release would be judged by.

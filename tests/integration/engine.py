@@ -73,11 +73,13 @@ class Answer:
         assert self.rc == 0, self.out
         return self
 
-    def failed(self, outcome: str = "failed") -> Answer:
+    def failed(self, *failure_classes: str, outcome: str = "failed") -> Answer:
+        """It was said what went wrong (in one of these classes, if any are named) and what helps."""
         assert self.rc != 0, self.out
         assert self.result.get("outcome") == outcome, self.out
         assert "Traceback" not in self.out
-        assert self.result["failure_class"], self.out
+        assert self.result["failure_class"] in (failure_classes or (self.result["failure_class"],)), self.out
+        assert self.result["cure"], self.out
         return self
 
 
@@ -223,6 +225,23 @@ class Guest:
         """Wait until its memory travels."""
         wait_for(lambda: "Memory remaining" in self.job(host), seconds, f"a migration of {self.name}")
 
+    def copies_from(self, host: str, seconds: float = 60) -> None:
+        """Wait until its disk travels."""
+        wait_for(lambda: "File processed" in self.job(host), seconds, f"a copy of the disk of {self.name}")
+
+    def becomes(self, host: str, state: str, seconds: float = 60) -> None:
+        look = ("virsh", "domstate", self.name)
+        wait_for(lambda: faults.inside(host, *look).stdout.strip() == state, seconds, f"{self.name} {state} on {host}")
+
+    def is_said_to_be(self, host: str, state: str, reason: str, seconds: float = 60) -> None:
+        """Wait until libvirt says so, reason included."""
+
+        def said() -> bool:
+            seen = self.look().get(host)
+            return seen is not None and (seen.state, seen.reason) == (state, reason)
+
+        wait_for(said, seconds, f"{self.name} {state} ({reason}) on {host}")
+
     # What a test wants
 
     def virsh(self, host: str, command: str, *arguments: str) -> str:
@@ -239,7 +258,9 @@ class Guest:
         try:
             yield
         finally:
-            self.tell("dirty 0")
+            # Unless the test has taken the guest's life.
+            if [seen.state for seen in self.look().values()].count("running") == 1:
+                self.tell("dirty 0")
 
     def bring(self, host: str = "", shape: str = "running, persistent", elsewhere: str = "") -> str:
         """Put it on that host (or leave it where it is) in that shape, whatever an earlier test has left.

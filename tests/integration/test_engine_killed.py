@@ -274,11 +274,15 @@ def test_several_vms_move_at_a_time_and_no_more_than_permitted(inventory):
         assert f"{guest.name}: moved live, labkvm1 -> labkvm2" in run.out
 
 
-def test_the_outage_is_measured_from_a_third_host():
+def test_the_outage_is_measured_from_a_third_host_and_the_network_that_carried_it():
+    """The private network carries the stream, and not the one that the controller uses."""
     source = SHARED.bring(shape="running, persistent")
     options = {"outage_address": "192.168.1.102", "outage_from": "labstor1", "tls": "false"}
     answer = Call(source, {"name": "shared", "dest_host": other(source), **options}).answer().ok()
     outage = answer["outage"]
     assert outage["replies"] > 10, outage
     assert 0 < outage["longest_ms"] < 20000, outage
+    busiest = answer["networks"][0]
+    assert busiest["interface"] == "private0", answer["networks"]
+    assert busiest["tx_bytes"] > 0.9 * answer["memory"]["bytes"]
     assert faults.inside("labstor1", "pgrep", "-x", "ping").stdout == ""

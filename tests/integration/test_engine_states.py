@@ -94,7 +94,7 @@ def test_c1_14_a_guest_that_runs_does_not_move_as_a_definition(footprint):
     """It would be defined at both hosts and run on one of them."""
     source = SHARED.bring()
     before = footprint()
-    answer = virt_migrate(source, name="shared", dest_host=other(source), mode="offline").failed("refused")
+    answer = virt_migrate(source, name="shared", dest_host=other(source), mode="offline").failed(outcome="refused")
     assert "mode: offline was said, and VM shared is running" in answer["msg"]
     assert footprint() == before
 
@@ -102,7 +102,7 @@ def test_c1_14_a_guest_that_runs_does_not_move_as_a_definition(footprint):
 def test_c1_15_no_definition_moves_without_being_defined(footprint):
     source = SHARED.bring(shape="shut off, persistent")
     before = footprint()
-    answer = virt_migrate(source, name="shared", dest_host=other(source), persistent=False).failed("refused")
+    answer = virt_migrate(source, name="shared", dest_host=other(source), persistent=False).failed(outcome="refused")
     assert "persistent: false" in answer["msg"]
     assert footprint() == before
 
@@ -112,7 +112,7 @@ def test_c1_27_a_saved_state_is_not_left_behind(footprint):
     SHARED.virsh(source, "managedsave")
     try:
         before = footprint()
-        answer = virt_migrate(source, name="shared", dest_host=other(source)).failed("refused")
+        answer = virt_migrate(source, name="shared", dest_host=other(source)).failed(outcome="refused")
         assert answer["failure_class"] == "managed_save"
         assert footprint() == before
     finally:
@@ -198,7 +198,7 @@ def test_c1_22_a_guest_is_left_paused_and_must_run_before_it_can_move_on():
     virt_migrate(source, name="shared", dest_host=dest, suspend=True).ok()
     SHARED.lives(dest, "paused, persistent")
     # QEMU 7.2 dies on both hosts of a guest that moves on without having run.
-    answer = virt_migrate(dest, name="shared", dest_host=source).failed("refused")
+    answer = virt_migrate(dest, name="shared", dest_host=source).failed(outcome="refused")
     assert answer["failure_class"] == "asleep"
     SHARED.lives(dest, "paused, persistent")
     SHARED.virsh(dest, "resume")

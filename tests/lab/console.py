@@ -20,6 +20,6 @@ def tell(host: str, vm: str, command: str) -> None:
         f"echo '{command}' >&3; "
         "for turn in $(seq 100); do "
         f"tail -c +$size {log(vm)} | grep -aq 'kvmops: ok {command}' && exit 0; sleep 0.1; done; "
-        f"echo '{vm} does not answer' >&2; exit 1"
+        f"tail -c +$size {log(vm)} | grep -a 'kvmops: refused {command}' >&2 || echo '{vm} does not answer' >&2; exit 1"
     )
     must(host, "bash", "-c", script)

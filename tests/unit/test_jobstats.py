@@ -51,3 +51,12 @@ def test_a_series_is_bounded_and_in_order_and_keeps_its_first_point(count, limit
     assert times[:1] == ([0] if count else [])
     if count >= 2 * limit:
         assert times[-1] >= count / 2
+
+
+def test_networks_are_those_that_carried_something_the_busiest_first():
+    before = {"lan0": (10, 10), "private0": (5, 5), "idle0": (1, 1), "gone0": (3, 3)}
+    after = {"lan0": (12, 13), "private0": (905, 25), "idle0": (1, 1), "new0": (9, 9)}
+    assert jobstats.networks(before, after) == [
+        {"interface": "private0", "tx_bytes": 900, "rx_bytes": 20},
+        {"interface": "lan0", "tx_bytes": 2, "rx_bytes": 3},
+    ]

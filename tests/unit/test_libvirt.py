@@ -57,6 +57,16 @@ def test_statistics_of_a_completed_job_stay_for_others_where_libvirt_can_keep_th
     assert ("downtime" in lab.kvm1.guests[UUID].completed) is stays
 
 
+def test_a_domain_that_is_shut_off_has_no_job(lab, host):
+    lab.kvm1.guests[UUID].job = {"type": fake.VIR_DOMAIN_JOB_UNBOUNDED}
+    assert host.job_active(UUID)
+    lab.kvm1.guests[UUID].state = fake.VIR_DOMAIN_SHUTOFF
+    assert not host.job_active(UUID)
+    lab.world.faults["kvm1", "jobInfo"] = fake.libvirtError("Timed out during operation", 68)
+    with pytest.raises(_libvirt.LibvirtFailure):
+        host.job_active(UUID)
+
+
 def test_an_answer_that_does_not_come_is_not_waited_for(lab, host):
     lab.kvm1.answers.clear()
     began = time.monotonic()
@@ -143,7 +153,7 @@ def test_undefining_what_fails_otherwise_is_not_tried_with_less_care(lab, host):
 
 def test_a_definition_with_the_same_uuid_is_replaced(lab, host):
     host.define(domain_xml(nvram="/x"))
-    assert "<nvram>" in host.xml(UUID)
+    assert "<nvram>" in host.xml(UUID, inactive=True)
 
 
 def test_bindings_that_do_not_know_a_flag_are_found():

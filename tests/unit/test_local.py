@@ -46,10 +46,13 @@ def test_the_daemons_errors_are_asked_of_the_journal(monkeypatch):
 
     def run_command(command):
         asked.append(command)
-        return answers.pop(0), "No route to host\nEnd of file\n", ""
+        return answers.pop(0), journal, ""
+
+    entries = [{"MESSAGE": "No route\nto host"}, {"MESSAGE": [255, 10]}, {"MESSAGE": "End of file"}]
+    journal = "".join(json.dumps({"__REALTIME_TIMESTAMP": "1500000", **entry}) + "\n" for entry in entries)
 
     monkeypatch.setattr(local.shutil, "which", lambda name: f"/usr/bin/{name}")
-    assert local.Local(run_command).daemon_errors(1234.5) == ["No route to host", "End of file"]
+    assert local.Local(run_command).daemon_errors(1234.5) == [(1.5, "No route\nto host"), (1.5, "End of file")]
     assert local.Local(run_command).daemon_errors(1234.5) == []
     assert "--since=@1234.500" in asked[0]
     monkeypatch.setattr(local.shutil, "which", lambda name: None)
@@ -253,3 +256,15 @@ class TestCertificates:
             "files": ["client-cert.pem"],
             "verify": False,
         }
+
+
+def test_traffic_is_what_the_interfaces_count(tmp_path, monkeypatch):
+    for name, counters in {"lan0": ("12\n", "34\n"), "lo": ("5\n", "5\n"), "odd0": ("", "1\n")}.items():
+        folder = tmp_path / name / "statistics"
+        folder.mkdir(parents=True)
+        (folder / "tx_bytes").write_text(counters[0])
+        (folder / "rx_bytes").write_text(counters[1])
+    monkeypatch.setattr(local, "NETWORKS", str(tmp_path))
+    assert local.Local(None).traffic() == {"lan0": (12, 34)}
+    monkeypatch.setattr(local, "NETWORKS", str(tmp_path / "none"))
+    assert local.Local(None).traffic() == {}

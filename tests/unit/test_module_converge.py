@@ -4,6 +4,9 @@
 
 from __future__ import annotations
 
+import threading
+import time
+
 import pytest
 
 from ansible_collections.kvmops.migration.plugins.module_utils._migrate import job
@@ -620,3 +623,25 @@ def test_bad_options_are_refused_before_a_connection_is_used(lab, options, said)
     assert said in result.msg
     assert "\n" not in result.msg
     assert lab.kvm1.calls == []
+
+
+def test_the_job_is_looked_at_when_another_pass_begins(lab, monkeypatch):
+    lab.add()
+    monkeypatch.setattr(job, "FIRST_STEP", 60)
+    lab.world.hold_job()
+    heard = []
+
+    def another_pass():
+        lab.world.held_at.wait(5)
+        while not lab.world.iteration_callbacks:
+            time.sleep(0.01)
+        lab.world.iteration_callbacks[0](2)
+        while "jobStats" not in lab.kvm1.calls:
+            time.sleep(0.01)
+        heard.append(True)
+        lab.world.complete_job()
+
+    threading.Thread(target=another_pass, daemon=True).start()
+    result = lab.move()
+    assert heard
+    assert len(result.series) == 1

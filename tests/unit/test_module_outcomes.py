@@ -99,7 +99,8 @@ OVERWRITTEN = "End of file while reading data: : Input/output error"
 def test_a_reason_that_libvirt_has_overwritten_comes_from_its_log(lab, logged, failure_class, said):
     """So it is with every failure of a peer-to-peer migration over ssh, by libvirt 9.0 at least."""
     lab.add()
-    lab.daemon_errors = [logged, "migration successfully aborted", OVERWRITTEN]
+    lab.daemon_errors = [(1.0, logged)] if logged else []
+    lab.daemon_errors += [(2.0, "migration successfully aborted"), (2.1, OVERWRITTEN)]
     fail_in(lab, "perform", OVERWRITTEN, 38)
     result = lab.move()
     assert result.failure_class == failure_class
@@ -108,7 +109,7 @@ def test_a_reason_that_libvirt_has_overwritten_comes_from_its_log(lab, logged, f
 
 def test_a_reason_that_is_there_is_not_looked_for(lab):
     lab.add()
-    lab.daemon_errors = ["No space left on device"]
+    lab.daemon_errors = [(1.0, "No space left on device")]
     fail_in(lab, "perform", "End of file while reading data: Host key verification failed.: Input/output error", 38)
     assert lab.move().failure_class == "host_key"
 

@@ -68,6 +68,8 @@ class Job:
         self._note_suspended = note_suspended
         self._watcher: Host | None = None
         self._done = threading.Event()
+        # The job is over, or another pass has begun: time to look.
+        self._wake = threading.Event()
         self._series = jobstats.Series()
         self._began = now()
         self._missed = 0
@@ -108,7 +110,7 @@ class Job:
             self._do(action, "not_converged")
         threading.Thread(target=self._migrate, args=(dest_uri, params, flags), daemon=True).start()
         try:
-            self._watch(self._done.wait)
+            self._watch(self._is_done)
         except BaseException:
             # Nobody would see how it ends: do not let the guest go on behind the back of whoever stopped us.
             with suppress(LibvirtFailure):
@@ -123,12 +125,10 @@ class Job:
         self._watch(self._is_over)
 
     def _is_over(self, seconds: float) -> bool:
-        if self._done.wait(seconds):
+        if self._is_done(seconds):
             return True
         try:
-            if self._watcher is None:
-                self._watcher = self._open_watcher()
-            if not self._watcher.job_active(self._uuid):
+            if not self._open().job_active(self._uuid):
                 self._done.set()
         except NotFound:
             self._done.set()
@@ -138,6 +138,18 @@ class Job:
             if self._missed > TOLERATED:
                 self._done.set()
         return self._done.is_set()
+
+    def _is_done(self, seconds: float) -> bool:
+        self._wake.wait(seconds)
+        self._wake.clear()
+        return self._done.is_set()
+
+    def _open(self) -> Host:
+        """The connection that watches; it hears of each pass over the guest's memory."""
+        if self._watcher is None:
+            self._watcher = self._open_watcher()
+            self._watcher.on_iteration(self._uuid, self._wake.set)
+        return self._watcher
 
     def restore(self, host: Host) -> List[str]:
         """Give a guest that stays on the source its limits of before back; returns what went wrong."""
@@ -152,13 +164,14 @@ class Job:
             self.error = LibvirtFailure(f"the bindings failed: {error}")
         finally:
             self._done.set()
+            self._wake.set()
 
     def _watch(self, is_over: Callable[[float], bool]) -> None:
         step = FIRST_STEP
         try:
             if self._watch_over.statistics:
                 with suppress(LibvirtFailure):
-                    self._watcher = self._open_watcher()
+                    self._open()
             while not is_over(step):
                 if self._watch_over.statistics:
                     self._look()
@@ -174,9 +187,7 @@ class Job:
 
     def _look(self) -> None:
         try:
-            if self._watcher is None:
-                self._watcher = self._open_watcher()
-            stats = self._watcher.job_stats(self._uuid)
+            stats = self._open().job_stats(self._uuid)
         except LibvirtFailure as error:
             self._miss(error)
             return

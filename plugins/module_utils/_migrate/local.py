@@ -15,16 +15,17 @@ import json
 import os
 import re
 import shutil
-import tempfile
 from contextlib import suppress
 from typing import Any, Callable, Dict, List, Mapping, Sequence, Tuple
 
 from .._pure import certificates
 from .._pure.refusal import Refusal
+from . import jsonfile
 from .ledger import Ledger
 
 STATE_DIRECTORY = "/var/lib/kvmops-migration"
 KEPT_RUNS = 100
+NETWORKS = "/sys/class/net"
 # Status, output and errors of a command, as of AnsibleModule.run_command.
 RunCommand = Callable[[List[str]], Tuple[int, str, str]]
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -87,13 +88,30 @@ class Local:
 
     # Logs
 
-    def daemon_errors(self, since: float) -> List[str]:
-        """What libvirt's daemon has logged as errors here from that moment on, as seconds since the epoch."""
-        command = ["journalctl", "--quiet", "--no-pager", "--output=cat", "--priority=err", f"--since=@{since:.3f}"]
+    def daemon_errors(self, since: float) -> List[Tuple[float, str]]:
+        """What libvirt's daemon has logged as errors here from that moment on; times are seconds since the epoch."""
+        command = ["journalctl", "--quiet", "--no-pager", "--output=json", "--priority=err", f"--since=@{since:.3f}"]
         if shutil.which(command[0]) is None:
             return []
         status, output, _errors = self._run_command([*command, "_COMM=libvirtd", "+", "_COMM=virtqemud"])
-        return output.splitlines() if status == 0 else []
+        entries = [json.loads(line) for line in output.splitlines()] if status == 0 else []
+        # What is no text comes as a list of bytes.
+        return [
+            (int(entry["__REALTIME_TIMESTAMP"]) / 10**6, entry["MESSAGE"])
+            for entry in entries
+            if isinstance(entry.get("MESSAGE"), str)
+        ]
+
+    # Networks
+
+    def traffic(self) -> Dict[str, Tuple[int, int]]:
+        """Bytes that each network interface has sent and received; loopback is none."""
+        found = {}
+        for name in sorted(os.listdir(NETWORKS)) if os.path.isdir(NETWORKS) else ():
+            counters = [_text(os.path.join(NETWORKS, name, "statistics", f"{way}_bytes")) for way in ("tx", "rx")]
+            if name != "lo" and all(counter.strip().isdigit() for counter in counters):
+                found[name] = (int(counters[0]), int(counters[1]))
+        return found
 
     # Certificates
 
@@ -132,7 +150,7 @@ class Local:
         paths = {image["path"] for image in images}
         earlier = (_read(path) or {}).get("images", [])
         kept = [image for image in earlier if image["path"] not in paths and os.path.exists(image["path"])]
-        _write(path, {"version": 1, "uuid": uuid, "name": name, "images": [*kept, *images]})
+        jsonfile.store(path, {"version": 1, "uuid": uuid, "name": name, "images": [*kept, *images]}, lasting=True)
 
     def forget(self, uuid: str, paths: Sequence[str]) -> None:
         """Take images out of the journal: the VM did not leave them after all."""
@@ -142,7 +160,7 @@ class Local:
             return
         record["images"] = [image for image in record["images"] if image["path"] not in paths]
         if record["images"]:
-            _write(path, record)
+            jsonfile.store(path, record, lasting=True)
         else:
             os.unlink(path)
 
@@ -150,7 +168,7 @@ class Local:
 
     def open_run(self, ledger: Ledger) -> None:
         """Note what a run is about to change, or what has changed about that."""
-        _write(os.path.join(self._unfinished, f"{ledger.run}.json"), ledger.plain())
+        jsonfile.store(os.path.join(self._unfinished, f"{ledger.run}.json"), ledger.plain(), lasting=True)
 
     def close_run(self, run_id: str) -> None:
         """The run is settled: nothing of it is left to do."""
@@ -160,14 +178,14 @@ class Local:
 
     def unfinished(self) -> List[Ledger]:
         """The runs that were not settled, the oldest first."""
-        found = [_json(os.path.join(self._unfinished, name)) for name in sorted(_names(self._unfinished))]
+        found = [jsonfile.load(os.path.join(self._unfinished, name)) for name in sorted(_names(self._unfinished))]
         return [Ledger.read(plain) for plain in found if plain and plain.get("run") and plain.get("uuid")]
 
     # Records of runs
 
     def record_run(self, run_id: str, record: Mapping[str, Any]) -> None:
         """Keep the record of a run, and only the newest of all records."""
-        _write(os.path.join(self._runs, f"{run_id}.json"), record)
+        jsonfile.store(os.path.join(self._runs, f"{run_id}.json"), record, lasting=True)
         for name in sorted(_names(self._runs))[:-KEPT_RUNS]:
             with suppress(FileNotFoundError):
                 os.unlink(os.path.join(self._runs, name))
@@ -198,36 +216,9 @@ def _names(directory: str) -> List[str]:
 
 def _read(path: str) -> Dict[str, Any] | None:
     """A record, or None for one that is not there or not ours: half a file must not stop a run."""
-    record = _json(path) or {}
+    record = jsonfile.load(path) or {}
     try:
         good = all(isinstance(image["path"], str) for image in record["images"])
         return record if good and _UUID.fullmatch(record["uuid"]) and record["name"] else None
     except (KeyError, TypeError):
         return None
-
-
-def _json(path: str) -> Dict[str, Any] | None:
-    try:
-        with open(path, encoding="utf-8") as stream:
-            found = json.load(stream)
-    except (OSError, ValueError):
-        return None
-    return found if isinstance(found, dict) else None
-
-
-def _write(path: str, record: Mapping[str, Any]) -> None:
-    """Whole or not at all, also across a power cut."""
-    directory = os.path.dirname(path)
-    os.makedirs(directory, mode=0o700, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=directory, prefix=".new-")
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-            json.dump(record, stream, indent=1, sort_keys=True)
-            stream.write("\n")
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        with suppress(FileNotFoundError):
-            os.unlink(temporary)
-        raise

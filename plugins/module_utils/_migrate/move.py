@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import Any, Dict, List, Mapping, Tuple
 
 from .._libvirt import Host, LibvirtFailure, unknown_flags
-from .._pure import certificates, checks, domain_xml, outcome, schedule, storage
+from .._pure import certificates, checks, domain_xml, jobstats, outcome, schedule, storage
 from .._pure import options as table
 from .._pure import status as statuses
 from .._pure import uri as uris
@@ -71,6 +71,8 @@ class Move:
         if self._request.check_mode:
             self._report.add(left_behind=self._ending(self._ledger(mode, self._images(layout))).left_behind())
             planned = domain_xml.renamed(before, values["dest_name"] or self._place.name)
+            moved = _moved(layout)
+            planned = domain_xml.repointed(planned, moved) if moved else planned
             return self._report.finished(changed=True, outcome=PLANNED, **self._diff(before, planned))
         watch = self._watch(mode, layout, steps)
         self._move(self._ledger(mode, self._images(layout)), layout, values, watch)
@@ -404,6 +406,7 @@ class Move:
             lambda: self._note_suspended(ledger),
         )
         worker.phase(statuses.MOVING)
+        before = self._traffic()
         try:
             job.run("" if values["control"] == "unmanaged" else self._dest.uri, params, table.flags(values))
         except BaseException:
@@ -411,11 +414,15 @@ class Move:
                 # Whoever stopped us did not want the guest to stand still.
                 Settlement(self._source, self._dest, ledger).settle()
             raise
+        self._report.add(networks=jobstats.networks(before, self._traffic()))
         end = ending.settle(job)
         self._source, self._dest = ending.hosts
         if end.row.outcome != outcome.MIGRATED:
             raise ending.fail(job, end)
         ending.succeed(job, end)
+
+    def _traffic(self) -> Dict[str, Tuple[int, int]]:
+        return self._local.traffic() if self._local is not None else {}
 
     def _note(self, ledger: Ledger) -> str:
         """Keep the ledger; returns what went wrong."""
@@ -433,7 +440,7 @@ class Move:
             # Without this they would not stay sparse.
             current = self._options["dest_xml"] or self._source.xml(self._place.uuid, migratable=True, secure=True)
             definitions["destination_xml"] = domain_xml.keep_sparse(current, sparse)
-        moved = {plan.target: plan.dest for plan in layout.plans if plan.dest != plan.source}
+        moved = _moved(layout)
         if moved and mode != "offline" and self._options["persistent"] and not self._options["persistent_xml"]:
             # Else the next start at the destination would look for the images where they were on the source.
             current = self._source.xml(self._place.uuid, inactive=True, secure=True)
@@ -478,7 +485,8 @@ class Move:
             for trouble in (ending.forget_left_behind(), ending.record(outcome.FAILED)):
                 self._warn(trouble)
             self._request.local.close_run(ledger.run)
-            raise places.refusal(error, what, outcome=outcome.FAILED) from error
+            known_as = places.names(self._place.name, self._source, self._dest)
+            raise places.refusal(error, what, known_as, outcome=outcome.FAILED) from error
 
     def _open_watcher(self) -> Host:
         return Host.open(self._options["uri"], self._options["connect_timeout"], patience=WATCH_PATIENCE)
@@ -508,3 +516,8 @@ class Move:
                 },
             ]
         }
+
+
+def _moved(layout: Layout) -> Dict[str, str]:
+    """By target, the path at the destination of disks that lie elsewhere there."""
+    return {plan.target: plan.dest for plan in layout.plans if plan.dest != plan.source}

@@ -81,6 +81,7 @@ class Report:
             actions=[],
             memory={},
             disks=[],
+            networks=[],
             left_behind=[],
             snapshots=[],
             checkpoints=[],

@@ -12,11 +12,9 @@ alive. A process that is killed loses its locks; what it was about is in the jou
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import shutil
 import signal
-import tempfile
 import time
 import traceback
 from contextlib import suppress
@@ -24,6 +22,7 @@ from typing import Any, Callable, Dict, List, Mapping, Tuple
 from urllib.parse import quote
 
 from .._pure import status as statuses
+from . import jsonfile
 
 RUN_DIRECTORY = "/run/kvmops-migration"
 # Seconds after which a controller that renews no lease counts as gone.
@@ -77,7 +76,9 @@ class Worker:
         if not _lock(handle):
             run = os.read(handle, 200).decode()
             os.close(handle)
-            raise Held(_load(os.path.join(RUN_DIRECTORY, run, "status.json")) or {"run": run, "name": self._name})
+            raise Held(
+                jsonfile.load(os.path.join(RUN_DIRECTORY, run, "status.json")) or {"run": run, "name": self._name}
+            )
         os.ftruncate(handle, 0)
         os.write(handle, self._status["run"].encode())
         _make(self._folder)
@@ -132,7 +133,7 @@ class Worker:
 
     def answer(self, result: Mapping[str, Any]) -> None:
         """Leave the answer for the controller that watches."""
-        _store(os.path.join(self._folder, "result.json"), result)
+        jsonfile.store(os.path.join(self._folder, "result.json"), result, lasting=False)
 
     def leave(self) -> None:
         """Nobody needs the folder any more."""
@@ -152,7 +153,8 @@ class Worker:
         if self.seen:
             with suppress(OSError):
                 status = {**self._status, "controller": self._controller()}
-                _store(os.path.join(self._folder, "status.json"), {**status, "line": statuses.line(status)})
+                told = {**status, "line": statuses.line(status)}
+                jsonfile.store(os.path.join(self._folder, "status.json"), told, lasting=False)
 
     def phase(self, name: str) -> None:
         """A step of the run begins. A file hold/PHASE keeps it waiting there, so that tests can kill what they like."""
@@ -209,7 +211,7 @@ def wait_for(run_id: str, seconds: float) -> Dict[str, Any] | None:
     deadline = time.monotonic() + seconds
     while _alive(folder) and time.monotonic() < deadline:
         time.sleep(0.2)
-    return _load(os.path.join(folder, "result.json"))
+    return jsonfile.load(os.path.join(folder, "result.json"))
 
 
 def prune() -> None:
@@ -227,7 +229,7 @@ def _folders() -> List[Tuple[str, Dict[str, Any] | None]]:
         return []
     folders = [os.path.join(RUN_DIRECTORY, name) for name in names]
     return [
-        (folder, _load(os.path.join(folder, "status.json")))
+        (folder, jsonfile.load(os.path.join(folder, "status.json")))
         for folder in folders
         if os.path.exists(os.path.join(folder, "lock"))
     ]
@@ -256,20 +258,3 @@ def _lock(handle: int) -> bool:
 def _make(directory: str) -> str:
     os.makedirs(directory, mode=0o700, exist_ok=True)
     return directory
-
-
-def _load(path: str) -> Dict[str, Any] | None:
-    try:
-        with open(path, encoding="utf-8") as stream:
-            found = json.load(stream)
-    except (OSError, ValueError):
-        return None
-    return found if isinstance(found, dict) else None
-
-
-def _store(path: str, content: Mapping[str, Any]) -> None:
-    """Whole or not at all; on volatile storage nothing has to outlive a power cut."""
-    descriptor, temporary = tempfile.mkstemp(dir=os.path.dirname(path), prefix=".new-")
-    with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-        json.dump(content, stream)
-    os.replace(temporary, path)

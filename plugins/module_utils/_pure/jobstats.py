@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, Mapping
+from typing import Any, Dict, List, Mapping, Tuple
 
 # Ours, and libvirt's; each exists in libvirt 9.0 and may be missing in an answer.
 MEMORY = (
@@ -18,6 +18,7 @@ MEMORY = (
     ("constant_pages", "memory_constant"),
     ("normal_bytes", "memory_normal_bytes"),
     ("postcopy_requests", "memory_postcopy_requests"),
+    ("throttle", "auto_converge_throttle"),
 )
 DISK = (
     ("bytes", "disk_processed"),
@@ -62,6 +63,16 @@ def sample(stats: Mapping[str, Any], seconds: float) -> Dict[str, Any]:
         "throughput": stats.get("memory_bps", 0),
         "dirty_rate": dirty_rate(stats) or 0,
     }
+
+
+def networks(before: Mapping[str, Tuple[int, int]], after: Mapping[str, Tuple[int, int]]) -> List[Dict[str, Any]]:
+    """What each network interface has carried between two looks at its counters, the busiest first."""
+    carried = [
+        {"interface": name, "tx_bytes": after[name][0] - sent, "rx_bytes": after[name][1] - received}
+        for name, (sent, received) in before.items()
+        if name in after and after[name] != (sent, received)
+    ]
+    return sorted(carried, key=lambda one: -(int(one["tx_bytes"]) + int(one["rx_bytes"])))
 
 
 class Series:

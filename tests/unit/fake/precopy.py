@@ -99,7 +99,7 @@ class PreCopy:
     def tick(self, world, guest) -> dict:
         """A step inside the fake libvirt: what was done there counts, and the end of the copy ends the job."""
         self.downtime = guest.limits["MaxDowntime"]
-        self.suspended = guest.state == 3 and guest.reason == 1
+        self.suspended = guest.state == 3 and guest.reason in (1, 2)
         self.postcopy = guest.state == 3 and guest.reason == 12
         self.auto_converge = bool(world.migrations[-1]["flags"] & 8192)
         stats = self.advance()
