@@ -253,7 +253,9 @@ class Source:
 
     def shell(self, command):
         self.scripts.append(command)
-        look = self.looks.pop(0) if self.looks else ""
+        if not self.looks:
+            return ""
+        look = self.looks.pop(0)
         if isinstance(look, str):
             return look
         raise look
