@@ -315,7 +315,7 @@ def test_the_bare_module_answers_an_ad_hoc_call():
 # --- last: the witnesses of everything above
 
 
-def test_no_record_was_lost_torn_or_written_twice(hypervisors):
+def test_c7_109_no_record_was_lost_torn_or_written_twice(hypervisors):
     """The guest's own records: what its consoles printed against what is on its disk."""
     done = subprocess.run(
         [sys.executable, "-m", "tests.lab", "witness", VM],

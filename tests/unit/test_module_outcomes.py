@@ -150,6 +150,22 @@ def test_c4_91_a_paused_source_is_resumed_when_the_guest_ran(lab):
     assert lab.kvm2.file(IMAGE) is None
 
 
+def test_c3_80_a_disk_that_fails_on_the_way_ends_the_move_where_that_was_said(lab):
+    lab.add()
+
+    def fail(source, dest, guest):
+        guest.state, guest.reason = PAUSED, fake.VIR_DOMAIN_PAUSED_IOERROR
+
+    fail_in(lab, "perform", "operation failed: job 'migration out' failed due to I/O error", then=fail)
+    result = lab.move(abort_on_error=True)
+    assert "ABORT_ON_ERROR" in lab.flags()
+    assert (result.outcome, result.failure_class) == ("failed", "disk_error")
+    assert UUID in lab.kvm1.guests
+    assert UUID not in lab.kvm2.guests
+    assert lab.kvm1.file(IMAGE).content == "a v1"
+    assert lab.kvm2.file(IMAGE) is None
+
+
 def test_a_guest_that_was_paused_is_not_resumed(lab):
     lab.add(state=PAUSED)
     fail_in(lab, "perform")
