@@ -195,7 +195,7 @@ class TestBindings:
         monkeypatch.setattr(_libvirt.respawn, "respawn_module", respawned.append)
         return respawned
 
-    def test_the_systems_python_is_used_where_it_has_them(self, missing, monkeypatch):
+    def test_c8_126_the_systems_python_is_used_where_it_has_them(self, missing, monkeypatch):
         monkeypatch.setattr(_libvirt.respawn, "has_respawned", lambda: False)
         monkeypatch.setattr(_libvirt.respawn, "probe_interpreters_for_module", lambda paths, name: paths[0])
         with pytest.raises(Refusal):
@@ -204,7 +204,7 @@ class TestBindings:
         assert missing == ["/usr/bin/python3"]
 
     @pytest.mark.parametrize("again", [True, False])
-    def test_the_package_is_named_where_no_python_has_them(self, missing, monkeypatch, again):
+    def test_c8_126_the_package_is_named_where_no_python_has_them(self, missing, monkeypatch, again):
         monkeypatch.setattr(_libvirt.respawn, "has_respawned", lambda: again)
         monkeypatch.setattr(_libvirt.respawn, "probe_interpreters_for_module", lambda paths, name: None)
         with pytest.raises(Refusal, match="cure: install the package python3-libvirt") as refused:

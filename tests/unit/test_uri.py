@@ -48,7 +48,7 @@ def test_what_goes_together_comes_apart_again(made):
 
 
 @given(uris())
-def test_a_password_is_hidden_wherever_it_stands(made):
+def test_c8_124_a_password_is_hidden_wherever_it_stands(made):
     text = f"failed: {made} said no"
     hidden = uri.redact(text)
     if made.password:
@@ -65,7 +65,7 @@ PIECES = st.sampled_from([*_WORDS.split(), "\n", " ", "\u2028", "\ud800"])
 
 
 @given(st.sampled_from(sorted(uri.TRANSPORTS)), st.sampled_from(["root", ""]), PASSWORD, st.sampled_from(["", ":22"]))
-def test_no_password_is_told_however_it_is_written(transport, user, password, port):
+def test_c8_124_no_password_is_told_however_it_is_written(transport, user, password, port):
     text = f"qemu+{transport}://{user}:{password}@h{port}/sistem"
     with pytest.raises(Refusal) as refused:
         uri.parse(text, "dest_uri")
@@ -148,7 +148,7 @@ def test_the_forms_of_the_deck(text, local, host, transport):
         ("qemu+ext://h/system", "add ?command="),
     ],
 )
-def test_what_is_wrong_is_named(text, says):
+def test_c2_31_what_is_wrong_is_named(text, says):
     with pytest.raises(Refusal, match="uri: ") as refused:
         uri.parse(text)
     assert says in refused.value.message

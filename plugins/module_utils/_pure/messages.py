@@ -323,6 +323,11 @@ TABLE = (
         " {dest} says more",
     ),
     _known(
+        r"failed due to i/o error|cannot migrate domain with i/o error",
+        "disk_error",
+        "mend the storage of {name} on {source}, where its disks cannot be read or written, and run again",
+    ),
+    _known(
         r"domain is not running|qemu unexpectedly closed the monitor|guest unexpectedly quit",
         "guest_died",
         _LOGS,
