@@ -87,7 +87,7 @@ def machine() -> str:
         ["git", "describe", "--always", "--dirty"], cwd=REPOSITORY, text=True, capture_output=True, check=False
     ).stdout.strip()
     guests = "KVM" if accelerated else "TCG"
-    hardware = f"{os.cpu_count()} cores ({model}), {gib:.0f} GiB, Linux {platform.release().partition("-")[0]}"
+    hardware = f"{os.cpu_count()} cores ({model}), {gib:.0f} GiB, Linux {platform.release().partition('-')[0]}"
     return f"{hardware}; guests on {guests}; commit {commit}."
 
 

@@ -48,7 +48,7 @@ def refused(lab, failure_class, *texts, **options):
 def test_c2_57_all_devices_that_stay_are_named_before_anything_moves(lab, check):
     devices = [disk_xml(), "<hostdev mode='subsystem' type='pci'/>", "<shmem name='m' role='peer'/>"]
     lab.add(xml=domain_xml(disks=devices))
-    result = refused(lab, "host_device", "a PCI device of the host and memory that it shares", check=check)
+    result = refused(lab, "device", "a PCI device of the host and memory that it shares", check=check)
     assert "virsh detach-device" in result.cure
     assert "role='master'" in result.cure
 
