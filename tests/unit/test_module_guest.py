@@ -486,10 +486,17 @@ def test_c1_29_snapshots_of_a_transient_vm_would_die_with_it(history):
     refused(history, "snapshots", "one persistent definition")
 
 
-def test_a_libvirt_without_checkpoints_is_asked_for_none(shared):
+@pytest.mark.parametrize("call", ["listAllSnapshots", "listAllCheckpoints", "blockJobInfo"])
+@pytest.mark.parametrize("code", [fake.VIR_ERR_NO_SUPPORT, fake.VIR_ERR_INTERNAL_ERROR])
+def test_what_a_hypervisor_does_not_have_is_not_in_the_way(shared, call, code):
     shared.add()
-    shared.world.faults["kvm1", "listAllCheckpoints"] = fake.libvirtError("not supported", fake.VIR_ERR_NO_SUPPORT)
-    assert shared.move().checkpoints == []
+    shared.world.faults["kvm1", call] = fake.libvirtError("this function is not supported", code)
+    assert shared.move().outcome == ("migrated" if code == fake.VIR_ERR_NO_SUPPORT else "refused")
+
+
+def test_what_qemu_cannot_move_is_nothing_to_another_hypervisor(lab):
+    lab.add(xml=domain_xml(disks=[disk_xml(), "<hostdev mode='subsystem' type='pci'/>"]))
+    assert lab.move(uri="xen:///system", dest_uri="xen+ssh://root@kvm2/system").outcome == "migrated"
 
 
 # --- runs that are killed

@@ -15,6 +15,7 @@ from typing import Any, Dict, List, Mapping, Sequence, Set
 from .._libvirt import AGENT_UNRESPONSIVE, CHECKPOINT, Host, LibvirtFailure, Moment
 from .._pure import domain_xml, guest, storage
 from .._pure import options as table
+from .._pure import uri as uris
 from .._pure.domain_xml import Definition, Disk
 from .._pure.refusal import Refusal
 from . import moments
@@ -75,6 +76,8 @@ class Guest:
 
     def _check_parts(self, text: str) -> None:
         host = self._source.host
+        if uris.parse(host.uri).driver != "qemu":
+            return
         found = list(guest.parts(text, host.libvirt_version, host.hypervisor_version))
         for part in found:
             if part.warning:
