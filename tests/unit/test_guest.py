@@ -134,3 +134,16 @@ def test_the_files_of_a_snapshot_are_what_going_back_to_it_needs():
         "/vm/base.qcow2",
         "/vm/other.qcow2",
     ]
+
+
+@pytest.mark.parametrize(
+    ("variables", "files"),
+    [
+        ("<nvram template='/usr/x.fd' format='qcow2'>/nvram/a.qcow2</nvram>", ["/nvram/a.qcow2"]),
+        ("<nvram type='file' format='qcow2'>\n<source file='/nvram/a.qcow2'/>\n</nvram>", ["/nvram/a.qcow2"]),
+        ("<nvram template='/usr/x.fd'>/nvram/a.fd</nvram>", []),
+    ],
+)
+def test_firmware_variables_with_snapshots_of_their_own_are_such_files(variables, files):
+    text = f"<domainsnapshot><name>s1</name><domain><os>{variables}</os></domain></domainsnapshot>"
+    assert guest.moment_files(text) == files

@@ -181,8 +181,17 @@ def moment_files(text: str) -> List[str]:
     files: Dict[str, None] = {}
     for path in _MOMENT_FILES:
         files.update(dict.fromkeys(node.get("file", "") for node in root.findall(path)))
+    # In this format they have snapshots of their own, and QEMU brings the present ones only.
+    files.update(dict.fromkeys((node.text or "").strip() for node in root.findall(_QCOW2_VARIABLES)))
     return [path for path in files if path]
 
 
 _DISK = "devices/disk[@device='disk']//source"
-_MOMENT_FILES = ("memory", "disks/disk/source", f"domain/{_DISK}", f"inactiveDomain/{_DISK}")
+_MOMENT_FILES = (
+    "memory",
+    "disks/disk/source",
+    f"domain/{_DISK}",
+    f"inactiveDomain/{_DISK}",
+    "domain/os/nvram[@format='qcow2']/source",
+)
+_QCOW2_VARIABLES = "domain/os/nvram[@format='qcow2']"
