@@ -283,9 +283,9 @@ class Host:
 
     def _ask(self, call: Callable[..., T], *args: Any, patience: float | None = None) -> T:
         if self.lost:
-            raise NoAnswer(f"{self.uri} does not answer")
+            raise NoAnswer(f"{uris.redact(self.uri)} does not answer")
         try:
-            return bounded(lambda: _translated(call, *args), patience or self._patience, self.uri)
+            return bounded(lambda: _translated(call, *args), patience or self._patience, uris.redact(self.uri))
         except NoAnswer:
             self.lost = True
             raise

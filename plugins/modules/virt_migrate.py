@@ -309,7 +309,7 @@ options:
         O(policy_steps), and each of the following is no more than that.
       - V(none) waits.
       - V(minimal_downtime) slows the VM down (as O(auto_converge)), permits it to be stopped for 50, 75 and 100 % of
-        O(max_downtime) after 4, 6 and 8 stalled passes, and gives up after 20 of them, 150 s for each GiB or 150 s
+        O(max_downtime) after 4, 6 and 8 stalled passes, and gives up after 40 of them, 150 s for each GiB or 150 s
         without progress.
       - V(must_complete) permits 50 and 100 % of O(max_downtime) after 1 and 2 stalled passes; after 3 of them or
         100 s for each GiB it goes over to post-copy, and after 6 of them or 120 s for each GiB it stops the

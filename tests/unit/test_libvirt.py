@@ -57,6 +57,15 @@ def test_statistics_of_a_completed_job_stay_for_others_where_libvirt_can_keep_th
     assert ("downtime" in lab.kvm1.guests[UUID].completed) is stays
 
 
+def test_a_host_that_does_not_answer_is_named_without_its_password(lab):
+    host = _libvirt.Host.open("qemu+ssh://root:s3cret@kvm2/system", 5, patience=0.2)
+    lab.kvm2.answers.clear()
+    for _turn in range(2):
+        with pytest.raises(_libvirt.NoAnswer) as silent:
+            host.find("a")
+        assert "root:***@kvm2" in str(silent.value)
+
+
 def test_a_domain_that_is_shut_off_has_no_job(lab, host):
     lab.kvm1.guests[UUID].job = {"type": fake.VIR_DOMAIN_JOB_UNBOUNDED}
     assert host.job_active(UUID)

@@ -12,7 +12,7 @@ import pytest
 from ansible_collections.kvmops.migration.plugins.module_utils._migrate import job
 from fake import libvirt as fake
 from fake.lab import IMAGE, UUID, disk_xml, domain_xml
-from fake.precopy import MIB, PreCopy
+from fake.precopy import MIB, PreCopy, Scripted
 
 RUNNING, PAUSED = fake.VIR_DOMAIN_RUNNING, fake.VIR_DOMAIN_PAUSED
 BUSY = fake.libvirtError("Timed out during operation: cannot acquire state change lock", 68)
@@ -494,6 +494,27 @@ def test_a_step_that_libvirt_refuses_is_told_and_the_policy_goes_on(lab, copy):
     errors = [action["error"] for action in result.actions if "error" in action]
     assert errors
     assert set(errors) == {"internal error: Postcopy is not supported"}
+
+
+def test_c4_92_progress_goes_on_whatever_libvirt_tells(lab):
+    lab.kvm2.share("/vm", lab.kvm1)
+    lab.add()
+    lab.world.hold_job()
+    lab.world.model = Scripted(
+        {"memory_total": 0, "memory_remaining": 0, "memory_processed": 0},
+        {"memory_total": 1024 * MIB, "memory_remaining": 2048 * MIB},
+        {"memory_remaining": 10 * MIB, "memory_iteration": 2, "memory_processed": 1014 * MIB},
+        {"memory_remaining": 1000 * MIB, "memory_iteration": 3},
+        {"memory_total": 0, "memory_remaining": 5},
+        {"memory_total": 1, "memory_remaining": 0, "memory_iteration": 0, "memory_processed": 0},
+        {"memory_total": 2**63, "memory_remaining": 2**63 - 1, "disk_total": 5, "disk_remaining": 9},
+    )
+    result = lab.move()
+    assert lab.world.model.told == []
+    percents = [point["percent"] for point in result.series]
+    assert percents == sorted(percents)
+    assert 90 < percents[-1] <= 99
+    assert result.progress["percent"] == 100
 
 
 def test_a_series_tells_how_far_it_was(lab, copy):

@@ -8,6 +8,7 @@ import json
 
 import pytest
 
+from ansible_collections.kvmops.migration.plugins.module_utils import _libvirt
 from fake import libvirt as fake
 from fake.lab import IMAGE, UUID, disk_xml, domain_xml
 
@@ -123,4 +124,29 @@ def test_two_definitions_with_different_passwords_are_not_the_same(lab, guarded,
     result = guarded.move(undefine_source=False)
     assert result.changed == (there != SECRET)
     assert all(SECRET in xml for xml in at_dest(lab))
+    assert not guarded.tells(result)
+
+
+@pytest.mark.parametrize("silent", [True, False])
+@pytest.mark.parametrize("control", ["p2p", "direct"])
+def test_c8_124_the_password_of_a_uri_is_told_nowhere(guarded, monkeypatch, silent, control):
+    """Neither when all goes well, nor in what is said of a host that does not answer any more."""
+    monkeypatch.setattr(_libvirt.Host.open.__func__, "__defaults__", (False, 0.2))
+
+    def script(phase, source, dest, guest):
+        if phase == "perform" and silent:
+            dest.answers.clear()
+            raise fake.libvirtError(f"unable to connect to 'qemu+ssh://root:{SECRET}@kvm2/system'", 38)
+
+    guarded.world.script = script
+    result = guarded.move(dest_uri=f"qemu+ssh://root:{SECRET}@kvm2/system", control=control)
+    assert result.outcome == ("undetermined" if silent else "migrated")
+    assert guarded.world.migrations
+    assert not guarded.tells(result)
+
+
+@pytest.mark.parametrize("uri", ["qemu+ssh://root:a/b?{}@kvm2/system", "qemu+ssh://root:{}#@kvm2/system"])
+def test_c8_124_what_is_no_uri_tells_no_password_either(guarded, uri):
+    result = guarded.move(dest_uri=uri.format(SECRET))
+    assert result.failure_class == "bad_option"
     assert not guarded.tells(result)

@@ -95,6 +95,9 @@ def _ramp(*points: Tuple[int, int]) -> Tuple[Step, ...]:
     return tuple(Step(STALLED_ITERATIONS, at, RAISE_DOWNTIME, percent=percent) for at, percent in points)
 
 
+# Passes after which slowing the guest down has had its chance: QEMU does it in steps of two passes, and a guest that
+# has idle time feels only the last ones.
+THROTTLED = 40
 NONE = "none"
 POLICIES: Dict[str, Tuple[Step, ...]] = {
     NONE: (),
@@ -102,7 +105,7 @@ POLICIES: Dict[str, Tuple[Step, ...]] = {
     "minimal_downtime": (
         Step(START, 0, AUTO_CONVERGE),
         *_ramp((4, 50), (6, 75), (8, 100)),
-        Step(STALLED_ITERATIONS, 20, ABORT),
+        Step(STALLED_ITERATIONS, THROTTLED, ABORT),
         Step(SECONDS_PER_GIB, 150, ABORT),
         Step(NO_PROGRESS, 150, ABORT),
     ),
@@ -117,7 +120,7 @@ POLICIES: Dict[str, Tuple[Step, ...]] = {
     # Neither stopped for longer than QEMU's own limit, nor handed over half.
     "never_pause": (
         Step(START, 0, AUTO_CONVERGE),
-        Step(STALLED_ITERATIONS, 20, ABORT),
+        Step(STALLED_ITERATIONS, THROTTLED, ABORT),
         Step(SECONDS_PER_GIB, 150, ABORT),
         Step(NO_PROGRESS, 150, ABORT),
     ),

@@ -15,8 +15,11 @@ import xml.etree.ElementTree as ET
 from dataclasses import dataclass, field
 from typing import Callable
 
-from fake.around import *  # noqa: F403 - its constants are libvirt's too
+from fake import around
 from fake.around import Around, AroundDomain
+
+# Its constants are libvirt's, too.
+globals().update({name: value for name, value in vars(around).items() if name.startswith("VIR_")})
 
 VIR_ERR_INTERNAL_ERROR = 1
 VIR_ERR_NO_SUPPORT = 3
@@ -307,8 +310,6 @@ class World:
         self.model = None
         # Errors of the next calls for statistics, None for one that goes well.
         self.stats_faults: list[Exception | None] = []
-        # What the next calls for statistics show; the last one stays.
-        self.stats_script: list[dict] = []
 
     def __getitem__(self, name: str) -> FakeHost:
         return self.hosts[name]
@@ -736,8 +737,6 @@ class virDomain(_Object, AroundDomain):  # noqa: N801
         self._check_job()
         if guest.job and world.model is not None:
             guest.job.update(world.model.tick(world, guest))
-        if guest.job and world.stats_script:
-            guest.job.update(world.stats_script.pop(0))
         return dict(guest.job) or {"type": VIR_DOMAIN_JOB_NONE}
 
     def abortJob(self):  # noqa: N802
