@@ -33,10 +33,11 @@ JOB = "in the job"
 def statuses(host: str) -> list[dict]:
     """The runs whose folders are there."""
     said = faults.inside(host, "sh", "-c", f"cat {RUNS}/*/status.json 2>/dev/null").stdout
-    decoder, found, at = json.JSONDecoder(), [], 0
-    while at < len(said):
-        status, at = decoder.raw_decode(said, at)
+    decoder, found = json.JSONDecoder(), []
+    while said.strip():
+        status, end = decoder.raw_decode(said.lstrip())
         found.append(status)
+        said = said.lstrip()[end:]
     return found
 
 
