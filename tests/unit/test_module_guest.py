@@ -268,7 +268,7 @@ def test_c2_58_a_medium_that_the_destination_has_not_is_found_without_a_pool(lab
 def test_c2_59_a_read_only_disk_must_be_there(shared, state):
     shared.kvm1.write(ISO, fake.File("iso"))
     shared.add(state=state, xml=domain_xml(disks=[disk_xml(), cdrom(device="disk")]))
-    refused(shared, "image_missing", f"kvm2 has no {ISO}")
+    assert refused(shared, "image_missing", f"kvm2 has no {ISO}").cure == "copy it there"
     shared.kvm2.write(ISO, fake.File("iso"))
     assert shared.move().outcome == "migrated"
 
