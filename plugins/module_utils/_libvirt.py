@@ -387,8 +387,13 @@ class Host:
         return bool(self._ask(self._domain(uuid).hasManagedSaveImage, 0))
 
     def block_job(self, uuid: str, target: str) -> bool:
-        """Whether a job such as a copy or a commit runs on that disk."""
-        return bool(self._ask(self._domain(uuid).blockJobInfo, target, 0))
+        """Whether a job such as a copy or a commit runs on that disk; not every hypervisor has such jobs."""
+        try:
+            return bool(self._ask(self._domain(uuid).blockJobInfo, target, 0))
+        except LibvirtFailure as error:
+            if error.code != libvirt.VIR_ERR_NO_SUPPORT:
+                raise
+            return False
 
     def sync_time(self, uuid: str) -> None:
         """Let the guest's agent set its clock by its virtual hardware clock."""

@@ -379,7 +379,7 @@ def test_c1_25_the_clock_is_right_after_the_move():
 def test_c2_57_memory_that_others_share_is_refused(footprint):
     shmem = "<shmem name='kvmops' role='peer'><model type='ivshmem-plain'/><size unit='M'>4</size></shmem>"
     with small(devices=shmem) as source:
-        refused("small", source, "shared_memory", footprint, "memory that it shares with others")
+        refused("small", source, "device", footprint, "memory that it shares with others")
         # Who insists is answered by libvirt itself, and nothing has moved.
         answer = move("small", source, unsafe=True).failed()
         assert "cannot migrate domain" in answer["msg"]

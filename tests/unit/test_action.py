@@ -53,8 +53,9 @@ def run(monkeypatch):
         if group:
             variables["migration_hosts_group"] = group
         here = Site(on, asked, dict)
-        reach = lambda host: Site(host, asked, lambda: run.facts())  # noqa: E731
-        given = errand.Errand(here, {"name": "a", **args}, variables, reach).arguments()
+        given = errand.Errand(
+            here, {"name": "a", **args}, variables, lambda host: Site(host, asked, run.facts)
+        ).arguments()
         return SimpleNamespace(given=given, warnings=warnings, asked=asked)
 
     run.facts = lambda: FACTS
@@ -252,10 +253,12 @@ class Source:
 
     def shell(self, command):
         self.scripts.append(command)
-        look = self.looks.pop(0) if self.looks else ""
-        if isinstance(look, Exception):
-            raise look
-        return look
+        if not self.looks:
+            return ""
+        look = self.looks.pop(0)
+        if isinstance(look, str):
+            return look
+        raise look
 
     def reset(self):
         self.resets += 1

@@ -280,6 +280,11 @@ TABLE = (
         "upgrade swtpm on both hosts to 0.8.0 and start {name} anew; where it is that new, upgrade libvirt to 12.0.0",
     ),
     _known(
+        r"bitmap '[^']*' doesn't satisfy the constraints",
+        "stale_image",
+        "let {dest} not cache what it knows of files of that file system (GlusterFS: performance.stat-prefetch off)",
+    ),
+    _known(
         r"already (?:exists|defined) with uuid",
         "foreign_vm",
         "rename or undefine one of the two VMs: {dest} has another one of that name",

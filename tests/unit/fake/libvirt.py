@@ -15,8 +15,11 @@ import xml.etree.ElementTree as ET
 from dataclasses import dataclass, field
 from typing import Callable
 
-from fake.around import *  # noqa: F403 - its constants are libvirt's too
+from fake import around
 from fake.around import Around, AroundDomain
+
+# Its constants are libvirt's, too.
+globals().update({name: value for name, value in vars(around).items() if name.startswith("VIR_")})
 
 VIR_ERR_INTERNAL_ERROR = 1
 VIR_ERR_NO_SUPPORT = 3
