@@ -77,6 +77,13 @@ def test_whoever_is_not_reached_is_named(lab):
     assert lab.info(uri="qemu+ssh://root@kvm2/system").role == "ssh_trust"
 
 
+def test_whoever_does_not_answer_is_named(lab):
+    lab.kvm2.answers.clear()
+    result = lab.move(connect_timeout=1)
+    assert (result.failure_class, result.role) == ("unreachable", "firewall")
+    assert result.cure == "let kvm2 be reached: check its address, its network and its firewall"
+
+
 def test_a_warning_about_what_could_not_be_done_afterwards_has_its_cure(lab, monkeypatch):
     (message,) = (message for message in MESSAGES if message.at == "undefine")
     arrange(lab, message, monkeypatch)

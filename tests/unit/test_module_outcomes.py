@@ -497,7 +497,7 @@ def test_a_source_that_takes_no_second_connection_can_still_be_left(lab, monkeyp
 
     monkeypatch.setattr(fake, "open", one_only)
     assert lab.move().outcome == "migrated"
-    assert len(opened) == 2
+    assert len(opened) >= 2
 
 
 def test_an_offline_move_that_fails_half_way_is_undone(lab):

@@ -143,7 +143,7 @@ class Ending:
             # Whatever libvirt has noticed of it first.
             failure_class, cure = "guest_died", CURES["guest_died"].format(name=ledger.name)
         elif settled:
-            failure_class, cure = known.failure_class, known.cure or cure
+            failure_class, cure = known.failure_class, known.cure
         self._report.add(failure_class=failure_class)
         self._conclude(end.row.outcome)
         return Refusal(

@@ -46,7 +46,7 @@ _IMAGE = (
     r"(?:cannot access (?:storage|backing) file|failed to open file|could not open) '(?P<path>[^']*)'"
     r"(?: of storage file '[^']*')?(?: \(as (?P<who>uid:\d+, gid:\d+)\))?"
 )
-_NO_WAY = r"(?:no route to host|connection timed out|network is unreachable)"
+_NO_WAY = r"(?:no route to host|connection timed out|network is unreachable|did not answer within|does not answer)"
 _SERVER = r"connect to (?:server at|host) '?(?P<host>[^\s']+?)(?::[\w-]+'| port \d+)"
 
 # The first row that fits counts, so the narrow ones stand before the wide ones.
@@ -356,7 +356,7 @@ TABLE = (
         "libvirt_host",
     ),
     _known(
-        r"connect to server at '\S*:(?:49\d{3})'.*(?:no route to host|timed out|refused)",
+        r"connect to (?:server at )?'\S*:49\d{3}'.*(?:no route to host|timed out|refused)",
         "port_closed",
         _PORTS,
         "firewall",
@@ -397,7 +397,11 @@ TABLE = (
     ),
     _known(r"job: unexpectedly failed|job '[^']*' (?:unexpectedly )?failed", "job_failed", _LOGS),
 )
-UNKNOWN = _known(r"", "libvirt", "")
+UNKNOWN = _known(
+    r"",
+    "libvirt",
+    "look for more in the log of the libvirt daemon (journalctl -u libvirtd -u virtqemud) on {source} and on {dest}",
+)
 
 # What comes back from a peer-to-peer migration over ssh whatever went wrong: libvirt closes its connection to the
 # destination then, and the end of that overwrites the reason. Only the source daemon's own log has it.
@@ -408,16 +412,14 @@ _NO_REASON = re.compile(r"end of file while reading data|migration successfully 
 
 
 def look_up(text: str, **names: str) -> Known:
-    """What is known of a message; for one that is in no row, the class `libvirt` without a cure.
+    """What is known of a message; for one that is in no row, the class `libvirt` and where to look.
 
     `names` are those of UNNAMED that the caller knows: the VM, its two hosts, and the host that the message is about.
     """
-    for known in TABLE:
-        match = known.pattern.search(text)
-        if match:
-            caught = {group: value for group, value in match.groupdict().items() if value}
-            return replace(known, cure=filled(known.cure, **{**names, **caught}))
-    return UNKNOWN
+    tried = ((known, known.pattern.search(text)) for known in (*TABLE, UNKNOWN))
+    known, match = next((known, match) for known, match in tried if match)
+    caught = {group: value for group, value in match.groupdict().items() if value}
+    return replace(known, cure=filled(known.cure, **{**names, **caught}))
 
 
 def filled(cure: str, **names: str) -> str:
