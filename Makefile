@@ -61,27 +61,27 @@ sanity: packages venv ## ansible-test sanity on the built collection
 molecule: rootfs ## all scenarios on the lab (as root); S=default runs one
 	@$(IN_VENV) molecule test $(if $(S),-s $(S),--all)
 
-test: root setup ## everything that must pass, quick checks first
+test: root packages venv ## everything that must pass, quick checks first
 	@$(IN_VENV) python $(GATES)/run.py test
 
-test-full: root setup ## test, then the demo
+test-full: root packages venv ## test, then the demo
 	@$(IN_VENV) python $(GATES)/run.py full
 
 .PHONY: rootfs lab lab-down demo bench
 # Before molecule, which would keep to itself how far this is.
-rootfs: root setup
+rootfs: root packages venv
 	@$(IN_VENV) python -m tests.lab build >/dev/null
 
 lab: rootfs ## boot the lab (as root): labkvm1, labkvm2, labstor1 and the guests
 	@$(IN_VENV) molecule create -s default
 
-lab-down: root setup ## take the lab down and leave nothing of it
+lab-down: root packages venv ## take the lab down and leave nothing of it
 	@$(IN_VENV) molecule destroy -s default
 
-demo: root setup ## migrate a running guest before your eyes (as root)
+demo: root packages venv ## migrate a running guest before your eyes (as root)
 	@$(IN_VENV) python -m tests.lab.demo
 
-bench: root setup ## measure virt_migrate against bare virsh (as root, lab up); B='memory --runs 4'
+bench: root packages venv ## measure virt_migrate against bare virsh (as root, lab up); B='memory --runs 4'
 	@$(IN_VENV) python -m tests.bench $(B)
 
 .PHONY: clean

@@ -34,6 +34,10 @@ options:
   limits:
     description: How many moves may go on at a time, as O(kvmops.migration.virt_migrate_queue#module:limits).
     type: dict
+  options:
+    description: Options of M(kvmops.migration.virt_migrate) that every VM gets; an unknown one is an error.
+    type: dict
+    default: {}
   at_once:
     description: Whether whoever moves them keeps the limits, so that one group has them all.
     type: bool

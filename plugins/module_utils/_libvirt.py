@@ -283,9 +283,9 @@ class Host:
 
     def _ask(self, call: Callable[..., T], *args: Any, patience: float | None = None) -> T:
         if self.lost:
-            raise NoAnswer(f"{self.uri} does not answer")
+            raise NoAnswer(f"{uris.redact(self.uri)} does not answer")
         try:
-            return bounded(lambda: _translated(call, *args), patience or self._patience, self.uri)
+            return bounded(lambda: _translated(call, *args), patience or self._patience, uris.redact(self.uri))
         except NoAnswer:
             self.lost = True
             raise
@@ -387,8 +387,13 @@ class Host:
         return bool(self._ask(self._domain(uuid).hasManagedSaveImage, 0))
 
     def block_job(self, uuid: str, target: str) -> bool:
-        """Whether a job such as a copy or a commit runs on that disk."""
-        return bool(self._ask(self._domain(uuid).blockJobInfo, target, 0))
+        """Whether a job such as a copy or a commit runs on that disk; not every hypervisor has such jobs."""
+        try:
+            return bool(self._ask(self._domain(uuid).blockJobInfo, target, 0))
+        except LibvirtFailure as error:
+            if error.code != libvirt.VIR_ERR_NO_SUPPORT:
+                raise
+            return False
 
     def sync_time(self, uuid: str) -> None:
         """Let the guest's agent set its clock by its virtual hardware clock."""
@@ -493,7 +498,13 @@ class Host:
 
     def job_active(self, uuid: str) -> bool:
         """Whether a job such as a migration runs on the domain."""
-        return bool(self._ask(self._domain(uuid).jobInfo)[0] != libvirt.VIR_DOMAIN_JOB_NONE)
+        try:
+            return bool(self._ask(self._domain(uuid).jobInfo)[0] != libvirt.VIR_DOMAIN_JOB_NONE)
+        except LibvirtFailure as error:
+            if error.code != OPERATION_INVALID:
+                raise
+            # It is shut off, where libvirt does not say that there is none.
+            return False
 
     def abort_job(self, uuid: str) -> None:
         self._ask(self._domain(uuid).abortJob)

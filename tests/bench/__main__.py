@@ -44,12 +44,14 @@ def main() -> int:
             parser.error(f"{name}: there are {', '.join(BENCHES)}")
     try:
         require_root()
-        parts = {"machine": report.machine()}
-        print(parts["machine"])
-        for bench in (BENCHES[name] for name in chosen.bench or BENCHES):
-            parts[bench.name] = bench.measure(chosen.runs or bench.runs)
-        if chosen.write:
-            report.write(parts)
+        print(report.machine())
+        wanted = chosen.bench or list(BENCHES)
+        for name in wanted if chosen.write else ():
+            report.around(name)
+        for name in wanted:
+            part = BENCHES[name].measure(chosen.runs or BENCHES[name].runs)
+            if chosen.write:
+                report.write(name, part)
     except LabError as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1

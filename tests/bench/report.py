@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import platform
@@ -53,6 +54,7 @@ class Report:
             (
                 f"{self.about[0].upper()}{self.about[1:]}; {len(self.rows)} runs on {self.began}, load {loads}.",
                 f"`make bench B='{self.name} --runs {len(self.rows)}'` measures {command}.",
+                machine(),
                 "",
                 *lines,
                 *("| " + " | ".join(cells) + " |" for cells in table),
@@ -74,6 +76,7 @@ class Report:
         print(f"{first:>14}  {line}", flush=True)
 
 
+@functools.cache
 def machine() -> str:
     """Where the figures come from: without it they mean nothing."""
     cpus = Path("/proc/cpuinfo").read_text(encoding="ascii")
@@ -84,18 +87,21 @@ def machine() -> str:
         ["git", "describe", "--always", "--dirty"], cwd=REPOSITORY, text=True, capture_output=True, check=False
     ).stdout.strip()
     guests = "KVM" if accelerated else "TCG"
-    hardware = f"{os.cpu_count()} cores ({model}), {gib:.0f} GiB, Linux {platform.release()}"
+    hardware = f"{os.cpu_count()} cores ({model}), {gib:.0f} GiB, Linux {platform.release().partition('-')[0]}"
     return f"{hardware}; guests on {guests}; commit {commit}."
 
 
-def write(parts: dict[str, str]) -> None:
-    """Each part replaces the one between its marks on the page."""
-    text = PAGE.read_text(encoding="utf-8")
-    for name, part in parts.items():
-        begin, end = f"<!-- {name} -->\n", f"\n<!-- end of {name} -->"
-        before, _begin, rest = text.partition(begin)
-        _old, found, after = rest.partition(end)
-        if not found:
-            raise LabError(f"{PAGE} has no marks for {name}")
-        text = f"{before}{begin}{part}{end}{after}"
-    PAGE.write_text(text, encoding="utf-8")
+def write(name: str, part: str) -> None:
+    """Put the part of that name between its marks on the page."""
+    before, after = around(name)
+    PAGE.write_text(f"{before}{part}{after}", encoding="utf-8")
+
+
+def around(name: str) -> tuple[str, str]:
+    """The page before and after the part of that name, with its marks."""
+    begin, end = f"<!-- {name} -->\n\n", f"\n\n<!-- end of {name} -->"
+    before, _begin, rest = PAGE.read_text(encoding="utf-8").partition(begin)
+    _part, found, after = rest.partition(end)
+    if not found:
+        raise LabError(f"{PAGE} has no marks for {name}")
+    return before + begin, end + after

@@ -20,13 +20,15 @@ from .report import Report
 LOOK = 0.005  # seconds between two looks
 RUNS = "run/kvmops-migration/*"
 COMMAND, ANSWERED, RETURNED = "command", "answered", "returned"
-# Each step, and the phases of which one says that it is over: the short ones may come and go unseen.
+PHASES = ("checking", "journalled", "prepared", "moving", "moved", "settled", "finishing")
+ORDER = (COMMAND, *PHASES, ANSWERED, RETURNED)
+# Each step, and what ends it.
 STEPS = (
-    ("start s", ("checking",)),
-    ("checks s", ("moving",)),
-    ("job s", ("moved", "settled", "finishing", ANSWERED)),
-    ("settling s", (ANSWERED,)),
-    ("answer s", (RETURNED,)),
+    ("start s", "checking"),
+    ("checks s", "moving"),
+    ("job s", "moved"),
+    ("settling s", ANSWERED),
+    ("answer s", RETURNED),
 )
 
 
@@ -41,7 +43,7 @@ class Steps:
     image: str
 
     def measure(self, runs: int) -> str:
-        report = Report(self.name, self.about, [column for column, _phases in STEPS])
+        report = Report(self.name, self.about, [column for column, _end in STEPS])
         for _number in range(runs):
             time.sleep(SETTLE)
             report.add(self._steps())
@@ -54,9 +56,8 @@ class Steps:
         by_module(self.vm, self.image, ())
         observer.saw(RETURNED)
         observer.join()
-        seen = observer.seen
-        ends = [min(seen[phase] for phase in phases if phase in seen) for _column, phases in STEPS]
-        return [end - begin for begin, end in zip([seen[COMMAND], *ends], ends)]
+        times = [observer.reached(COMMAND), *(observer.reached(end) for _column, end in STEPS)]
+        return [end - begin for begin, end in zip(times, times[1:])]
 
 
 class Observer(threading.Thread):
@@ -69,6 +70,10 @@ class Observer(threading.Thread):
 
     def saw(self, phase: str) -> None:
         self.seen.setdefault(phase, time.monotonic())
+
+    def reached(self, phase: str) -> float:
+        """When this phase began, or the next one that was seen: short ones may come and go between two looks."""
+        return min(self.seen[later] for later in ORDER[ORDER.index(phase) :] if later in self.seen)
 
     def run(self) -> None:
         while RETURNED not in self.seen:

@@ -22,7 +22,7 @@ logged() {
     # A descriptor on which nothing ever comes: waiting for it needs no process that could outlive this one.
     exec {clock}<> <(:)
     while ! read -rt 20 -u "$clock" && kill -0 $$ 2>/dev/null; do
-        say "  ...   $(tail -c 400 "$log" | tr '\r' '\n' | grep -v '^ *$' | tail -n 1 | cut -c 1-100)"
+        say "  ...   $(tail -c 400 "$log" | tr '\r' '\n' | grep -av '^ *$' | tail -n 1 | cut -c 1-100)"
     done &
     note=$!
     "$@" >>"$log" 2>&1 </dev/null || status=$?

@@ -43,8 +43,9 @@ LINT = (
     # The longest first: the short ones fit beside them.
     Check(
         "antsibull-docs",
-        # References may lead to this collection and its dependencies only, and those are all looked up.
-        "antsibull-docs lint-collection-docs --plugin-docs --validate-collection-refs dependent"
+        # References may lead to this collection and its dependencies only, and those are all looked up. What it keeps a
+        # log in is the home directory.
+        'HOME="$CACHE" antsibull-docs lint-collection-docs --plugin-docs --validate-collection-refs dependent'
         " --disallow-unknown-collection-refs --skip-rstcheck .",
     ),
     # It would look for collections in the home directory first, and an installed release would be judged by.
@@ -60,6 +61,7 @@ LINT = (
         needs="shellcheck",
     ),
     Check("argument-specs", "python tests/gates/argument_specs.py"),
+    Check("behaviours", "python tests/gates/behaviours.py --check"),
     # Of what runs on hosts; the documented minimum is in tests/config.yml too.
     Check("python-3.8", "vermin --target=3.8- --no-tips --violations plugins/modules plugins/module_utils"),
     Check("ruff-check", "ruff check ."),

@@ -22,7 +22,7 @@ if [ ! -e "$venv/.complete" ]; then
     # The ansible package has tens of thousands of files: only what we use of it is compiled.
     make_venv() {
         "$python" -m venv "$venv" || return
-        "$venv/bin/python" -m pip install --no-compile --disable-pip-version-check --no-input -r "$requirements" || return
+        "$venv/bin/python" -m pip install --no-compile --disable-pip-version-check --no-input --progress-bar off -r "$requirements" || return
         "$venv/bin/python" -m pip check || return
         # Some packages carry templates named .py that no interpreter compiles.
         "$venv/bin/python" -m compileall -q -j 0 -x 'ansible_collections/(?!ansible/posix/|community/(general|libvirt)/)' "$venv/lib" || :

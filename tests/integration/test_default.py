@@ -74,7 +74,7 @@ def test_every_run_left_its_record(hypervisors):
 # --- good use
 
 
-def test_check_mode_announces_the_move_and_makes_none(migrate, footprint, home):
+def test_c1_19_check_mode_announces_the_move_and_makes_none(migrate, footprint, home):
     before = footprint()
     run = migrate("-e", f"vm={VM}", "-e", "dest=labkvm1", "--check", "--diff")
     assert run.rc == 0, run.out
@@ -84,7 +84,7 @@ def test_check_mode_announces_the_move_and_makes_none(migrate, footprint, home):
     assert home(VM) == {"labkvm2": "running"}
 
 
-def test_there_and_back_five_times_leaves_nothing(migrate, footprint, home):
+def test_c1_23_there_and_back_five_times_leaves_nothing(migrate, footprint, home):
     """Source images are kept on purpose and listed; all else is as it was when the guest is back."""
     before = footprint()
     for _turn in range(5):
@@ -109,7 +109,7 @@ def differences(before: dict[str, list[str]], after: dict[str, list[str]]) -> li
     ]
 
 
-def test_a_list_of_hosts_takes_the_one_it_lives_on(migrate, home):
+def test_c1_16_a_list_of_hosts_takes_the_one_it_lives_on(migrate, home):
     run = migrate("-e", f"vm={VM}", "-e", "dest=labkvm1,labkvm2")
     assert (run.rc, run.changed) == (0, 0), run.out
     assert home(VM) == {"labkvm2": "running"}
@@ -139,7 +139,7 @@ def wait_for(condition, seconds: float = 60) -> None:
         time.sleep(0.5)
 
 
-def test_a_killed_module_leaves_one_running_vm_that_can_come_home(migrate, hypervisors, home):
+def test_c3_75_a_killed_module_leaves_one_running_vm_that_can_come_home(migrate, hypervisors, home):
     source = hypervisors["labkvm2"]
     slow = json.dumps({"migrate_options": {"bandwidth": 60}})
     arguments = ["ansible-playbook", "migrate.yml", "-e", f"vm={VM}", "-e", "dest=labkvm1", "-e", slow]
@@ -278,7 +278,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_bad_input_gets_one_line_and_changes_nothing(case, migrate, hypervisors, footprint):
+def test_c2_46_c8_126_bad_input_gets_one_line_and_changes_nothing(case, migrate, hypervisors, footprint):
     condition, arguments, expected = BAD[case]
     with condition(hypervisors):
         before = footprint()
@@ -290,7 +290,7 @@ def test_bad_input_gets_one_line_and_changes_nothing(case, migrate, hypervisors,
     assert differences(before, after) == []
 
 
-def test_one_host_under_two_names_is_refused(migrate, footprint, tmp_path):
+def test_c2_36_one_host_under_two_names_is_refused(migrate, footprint, tmp_path):
     (tmp_path / "alias.json").write_text(json.dumps(ONE_HOST_TWO_NAMES), encoding="ascii")
     before = footprint()
     run = migrate("-i", "inventory", "-i", str(tmp_path / "alias.json"), "-e", f"vm={VM}", "-e", "dest=alias")
@@ -315,7 +315,7 @@ def test_the_bare_module_answers_an_ad_hoc_call():
 # --- last: the witnesses of everything above
 
 
-def test_no_record_was_lost_torn_or_written_twice(hypervisors):
+def test_c7_109_no_record_was_lost_torn_or_written_twice(hypervisors):
     """The guest's own records: what its consoles printed against what is on its disk."""
     done = subprocess.run(
         [sys.executable, "-m", "tests.lab", "witness", VM],

@@ -17,6 +17,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 PLAYBOOKS = REPOSITORY / "playbooks"
 HYPERVISORS = ("labkvm1", "labkvm2")
 VM = "centos64a"
+PATIENCE = 20
 RECORD = re.compile(r"kvmops: record (\S+) (\d+)")
 
 BEGAN = time.monotonic()
@@ -40,6 +41,18 @@ def shell(command: str, folder: Path = PLAYBOOKS) -> str:
     return "".join(lines)
 
 
+def last_record(host: Host, leader: int) -> tuple[str, str]:
+    """Boot id and number of the last record that the guest has printed there; it may have come just now."""
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        log = host.execute(leader, "tail", "-c", "4000", f"/var/log/libvirt/qemu/{VM}.serial.log").stdout
+        found: list[tuple[str, str]] = RECORD.findall(log)
+        if found:
+            return found[-1]
+        time.sleep(0.1)
+    raise LabError(f"{VM} runs on {host.name} and has written no record within {PATIENCE} s")
+
+
 def where() -> tuple[str, str, int]:
     """Show what both hypervisors and the guest's own console say; return host, boot id and last record."""
     running = None
@@ -52,8 +65,7 @@ def where() -> tuple[str, str, int]:
         state = asked.stdout.strip() if asked.returncode == 0 else "not defined"
         said = ""
         if state == "running":
-            log = host.execute(leader, "tail", "-c", "4000", f"/var/log/libvirt/qemu/{VM}.serial.log").stdout
-            boot, record = RECORD.findall(log)[-1]
+            boot, record = last_record(host, leader)
             said = f"  boot id {boot}, last record on its disk {record}"
             running = (name, boot, int(record))
         print(f"  {name}: {VM} is {state}{said}")

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -76,6 +77,12 @@ def mirror() -> str:
     return os.environ.get("KVMOPS_LAB_MIRROR", "")
 
 
+def proxies() -> list[str]:
+    """The way to it that apt of this machine takes, as mmdebstrap does not look for it."""
+    settings = run("apt-config", "dump", "--no-empty", "Acquire").splitlines()
+    return [f"--aptopt={line}" for line in settings if re.match(r"Acquire::https?::(\S+::)?Proxy ", line)]
+
+
 def path() -> Path:
     return CACHE / f"rootfs-{recipe_hash()}"
 
@@ -94,7 +101,8 @@ def build() -> Path:
     # Under a temporary name until complete: a build that was killed never looks finished.
     temporary = Path(tempfile.mkdtemp(prefix=f"{root.name}.tmp", dir=CACHE))
     tree = temporary / "root"
-    command = [*SHUT_IN, "mmdebstrap", "--variant=minbase", f"--include={','.join(PACKAGES)}", SUITE, str(tree)]
+    options = ["--variant=minbase", f"--include={','.join(PACKAGES)}", *proxies()]
+    command = [*SHUT_IN, "mmdebstrap", *options, SUITE, str(tree)]
     if mirror():
         command.append(mirror())
     _run_with_progress(command)

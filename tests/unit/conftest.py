@@ -11,6 +11,11 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# A machine that does other things meanwhile is no error.
+settings.register_profile("unit", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("unit")
 
 HERE = Path(__file__).resolve().parent
 _TREE = Path(tempfile.mkdtemp(prefix="kvmops-unit-"))

@@ -53,8 +53,9 @@ def run(monkeypatch):
         if group:
             variables["migration_hosts_group"] = group
         here = Site(on, asked, dict)
-        reach = lambda host: Site(host, asked, lambda: run.facts())  # noqa: E731
-        given = errand.Errand(here, {"name": "a", **args}, variables, reach).arguments()
+        given = errand.Errand(
+            here, {"name": "a", **args}, variables, lambda host: Site(host, asked, run.facts)
+        ).arguments()
         return SimpleNamespace(given=given, warnings=warnings, asked=asked)
 
     run.facts = lambda: FACTS
@@ -252,10 +253,12 @@ class Source:
 
     def shell(self, command):
         self.scripts.append(command)
-        look = self.looks.pop(0) if self.looks else ""
-        if isinstance(look, Exception):
-            raise look
-        return look
+        if not self.looks:
+            return ""
+        look = self.looks.pop(0)
+        if isinstance(look, str):
+            return look
+        raise look
 
     def reset(self):
         self.resets += 1
@@ -319,7 +322,7 @@ def test_a_joined_run_whose_answer_is_gone_is_asked_for_again(watch):
 
 
 @pytest.mark.parametrize("end", ["dead\nlast words", "gone\n"])
-def test_a_killed_run_is_undetermined_and_says_what_helps(watch, end):
+def test_c3_75_a_killed_run_is_undetermined_and_says_what_helps(watch, end):
     result, _told = watch(Source(MOVING, end))
     assert result["failed"]
     assert result["outcome"] == "undetermined"
@@ -335,7 +338,7 @@ def test_a_host_out_of_sight_for_a_while_is_not_lost(watch):
     assert [line for line in told if "out of sight" in line] == ["a: kvm1 is out of sight, the run goes on there"]
 
 
-def test_one_out_of_sight_for_good_leaves_the_run_to_itself(watch):
+def test_c3_75_one_out_of_sight_for_good_leaves_the_run_to_itself(watch):
     result, _told = watch(Source(MOVING, *[AnsibleConnectionFailure("no route")] * 200))
     assert result["outcome"] == "undetermined"
     assert "kvm1 cannot be reached: no route" in result["msg"]
@@ -384,7 +387,7 @@ def move(name, **more):
     return {"name": name, "source": "kvm1", "dest_host": "kvm2", **more}
 
 
-def test_a_queue_moves_all_and_one_that_fails_keeps_no_other(queue):
+def test_c8_120_a_queue_moves_all_and_one_that_fails_keeps_no_other(queue):
     result, asked = queue(moves=[move("a"), move("bad"), move("no"), move("b", mode="live")], options={"tls": "false"})
     assert [name for _host, name in [(host, args["name"]) for host, args in asked]] == ["a", "bad", "no", "b"]
     assert all(host == "kvm1" and args["tls"] == "false" for host, args in asked)

@@ -57,6 +57,25 @@ def test_statistics_of_a_completed_job_stay_for_others_where_libvirt_can_keep_th
     assert ("downtime" in lab.kvm1.guests[UUID].completed) is stays
 
 
+def test_a_host_that_does_not_answer_is_named_without_its_password(lab):
+    host = _libvirt.Host.open("qemu+ssh://root:s3cret@kvm2/system", 5, patience=0.2)
+    lab.kvm2.answers.clear()
+    for _turn in range(2):
+        with pytest.raises(_libvirt.NoAnswer) as silent:
+            host.find("a")
+        assert "root:***@kvm2" in str(silent.value)
+
+
+def test_a_domain_that_is_shut_off_has_no_job(lab, host):
+    lab.kvm1.guests[UUID].job = {"type": fake.VIR_DOMAIN_JOB_UNBOUNDED}
+    assert host.job_active(UUID)
+    lab.kvm1.guests[UUID].state = fake.VIR_DOMAIN_SHUTOFF
+    assert not host.job_active(UUID)
+    lab.world.faults["kvm1", "jobInfo"] = fake.libvirtError("Timed out during operation", 68)
+    with pytest.raises(_libvirt.LibvirtFailure):
+        host.job_active(UUID)
+
+
 def test_an_answer_that_does_not_come_is_not_waited_for(lab, host):
     lab.kvm1.answers.clear()
     began = time.monotonic()
@@ -143,7 +162,7 @@ def test_undefining_what_fails_otherwise_is_not_tried_with_less_care(lab, host):
 
 def test_a_definition_with_the_same_uuid_is_replaced(lab, host):
     host.define(domain_xml(nvram="/x"))
-    assert "<nvram>" in host.xml(UUID)
+    assert "<nvram>" in host.xml(UUID, inactive=True)
 
 
 def test_bindings_that_do_not_know_a_flag_are_found():
@@ -176,7 +195,7 @@ class TestBindings:
         monkeypatch.setattr(_libvirt.respawn, "respawn_module", respawned.append)
         return respawned
 
-    def test_the_systems_python_is_used_where_it_has_them(self, missing, monkeypatch):
+    def test_c8_126_the_systems_python_is_used_where_it_has_them(self, missing, monkeypatch):
         monkeypatch.setattr(_libvirt.respawn, "has_respawned", lambda: False)
         monkeypatch.setattr(_libvirt.respawn, "probe_interpreters_for_module", lambda paths, name: paths[0])
         with pytest.raises(Refusal):
@@ -185,7 +204,7 @@ class TestBindings:
         assert missing == ["/usr/bin/python3"]
 
     @pytest.mark.parametrize("again", [True, False])
-    def test_the_package_is_named_where_no_python_has_them(self, missing, monkeypatch, again):
+    def test_c8_126_the_package_is_named_where_no_python_has_them(self, missing, monkeypatch, again):
         monkeypatch.setattr(_libvirt.respawn, "has_respawned", lambda: again)
         monkeypatch.setattr(_libvirt.respawn, "probe_interpreters_for_module", lambda paths, name: None)
         with pytest.raises(Refusal, match="cure: install the package python3-libvirt") as refused:

@@ -12,7 +12,7 @@ import pytest
 from ansible_collections.kvmops.migration.plugins.module_utils._migrate import job
 from fake import libvirt as fake
 from fake.lab import IMAGE, UUID, disk_xml, domain_xml
-from fake.precopy import MIB, PreCopy
+from fake.precopy import MIB, PreCopy, Scripted
 
 RUNNING, PAUSED = fake.VIR_DOMAIN_RUNNING, fake.VIR_DOMAIN_PAUSED
 BUSY = fake.libvirtError("Timed out during operation: cannot acquire state change lock", 68)
@@ -49,8 +49,7 @@ BEFORE = {"MaxDowntime": 300, "MaxSpeed": 8796093022207, "CompressionCache": 1}
 
 
 @pytest.mark.parametrize("policy", ["none", "minimal_downtime", "must_complete", "never_pause"])
-def test_a_guest_that_converges_moves_without_help(lab, copy, policy):
-    """Behaviour 84."""
+def test_c4_84_a_guest_that_converges_moves_without_help(lab, copy, policy):
     copy(dirty=10 * MIB)
     result = lab.move(policy=policy)
     assert result.outcome == "migrated"
@@ -62,7 +61,7 @@ def test_a_guest_that_converges_moves_without_help(lab, copy, policy):
     assert ("AUTO_CONVERGE" in lab.flags()) == (policy in ("minimal_downtime", "never_pause"))
 
 
-def test_must_complete_ends_in_post_copy(lab, copy):
+def test_c4_86_87_must_complete_ends_in_post_copy(lab, copy):
     copy(**FAST)
     result = lab.move(policy="must_complete", max_downtime=1000)
     assert result.outcome == "migrated"
@@ -74,7 +73,7 @@ def test_must_complete_ends_in_post_copy(lab, copy):
     assert lab.record()[0]["actions"] == result.actions
 
 
-def test_minimal_downtime_slows_the_guest_down(lab, copy):
+def test_c4_86_minimal_downtime_slows_the_guest_down(lab, copy):
     model = copy(**FAST)
     result = lab.move(policy="minimal_downtime")
     assert result.outcome == "migrated"
@@ -110,8 +109,7 @@ def test_what_does_not_converge_is_left_alone_when_nothing_was_said(lab, copy):
     assert result.actions == []
 
 
-def test_a_timeout_aborts_and_the_limits_of_before_are_back(lab, copy):
-    """Behaviour 85."""
+def test_c4_85_a_timeout_aborts_and_the_limits_of_before_are_back(lab, copy):
     copy(**FAST)
     result = lab.move(timeout=60, max_downtime=900)
     assert result.outcome == "failed"
@@ -124,7 +122,7 @@ def test_a_timeout_aborts_and_the_limits_of_before_are_back(lab, copy):
     assert result.progress["percent"] <= 99
 
 
-def test_every_limit_that_was_changed_is_restored(lab, copy):
+def test_c4_85_every_limit_that_was_changed_is_restored(lab, copy):
     copy(**FAST)
     limits(lab)["CompressionCache"] = 64 * MIB
 
@@ -194,8 +192,7 @@ def test_a_source_that_does_not_tell_its_limits_can_be_left(lab, copy):
     assert result.downtime_limit_ms is None
 
 
-def test_a_timeout_suspends_and_the_guest_runs_at_the_destination(lab, copy):
-    """Behaviour 86."""
+def test_c4_86_a_timeout_suspends_and_the_guest_runs_at_the_destination(lab, copy):
     copy(**FAST)
     result = lab.move(timeout=60, timeout_action="suspend")
     assert result.outcome == "migrated"
@@ -238,8 +235,7 @@ def test_a_guest_that_shall_stay_paused_is_not_resumed(lab, copy):
     assert lab.where() == (None, PAUSED)
 
 
-def test_a_guest_that_was_suspended_runs_again_when_the_move_fails(lab, copy):
-    """Behaviour 91."""
+def test_c4_91_a_guest_that_was_suspended_runs_again_when_the_move_fails(lab, copy):
     copy(**FAST)
 
     def lose(phase, source, dest, guest):
@@ -253,8 +249,7 @@ def test_a_guest_that_was_suspended_runs_again_when_the_move_fails(lab, copy):
     assert lab.where() == (RUNNING, None)
 
 
-def test_a_guest_that_was_suspended_runs_again_when_the_module_is_stopped(lab, copy, monkeypatch):
-    """Behaviour 98."""
+def test_c5_98_a_guest_that_was_suspended_runs_again_when_the_module_is_stopped(lab, copy, monkeypatch):
     copy(**FAST, links={62: 0})
     take = job.Job._take
 
@@ -285,7 +280,7 @@ def test_whoever_stops_the_module_finds_the_limits_of_before(lab, copy, monkeypa
     assert lab.where() == (RUNNING, None)
 
 
-def test_a_timeout_hands_over(lab, copy):
+def test_c4_86_a_timeout_hands_over(lab, copy):
     copy(**FAST)
     result = lab.move(timeout=60, timeout_action="postcopy", postcopy=True, postcopy_bandwidth=50)
     assert result.outcome == "migrated"
@@ -294,7 +289,7 @@ def test_a_timeout_hands_over(lab, copy):
     assert "POSTCOPY" in lab.flags()
 
 
-def test_post_copy_follows_the_first_pass(lab, copy):
+def test_c6_99_post_copy_follows_the_first_pass(lab, copy):
     copy(**FAST)
     result = lab.move(postcopy=True, postcopy_after_precopy=True)
     assert done(result) == [("postcopy", None)]
@@ -316,8 +311,8 @@ def test_auto_converge_and_its_tuning_reach_libvirt(lab, copy):
     assert lab.params() == {"auto_converge.initial": 30, "auto_converge.increment": 15}
 
 
-def test_a_limit_for_each_gib_counts_memory_and_what_is_allocated_of_copied_disks(lab, copy):
-    """Behaviour 89: the image has 2 GiB, of which 1 GiB is allocated."""
+def test_c4_89_a_limit_for_each_gib_counts_memory_and_what_is_allocated_of_copied_disks(lab, copy):
+    """The image has 2 GiB, of which 1 GiB is allocated."""
     copy(dirty=10 * MIB, link=MIB)
     lab.kvm1.directories["/local"] = {"b.qcow2": fake.File(capacity=2 << 30, allocation=1 << 30)}
     lab.kvm2.directories["/local"] = {}
@@ -355,8 +350,7 @@ STAND_IN = "<teaming type='transient' persistent='ua-net0'/>"
         ),
     ],
 )
-def test_post_copy_that_is_not_possible_is_refused_or_left_out(lab, copy, xml, reason):
-    """Behaviours 63, 104."""
+def test_c2_63_c6_104_post_copy_that_is_not_possible_is_refused_or_left_out(lab, copy, xml, reason):
     copy(xml=xml, **FAST)
     own = [{"when": "elapsed", "at": 5, "do": "postcopy"}]
     for asked in ({"postcopy": True}, {"policy_steps": own}):
@@ -371,7 +365,7 @@ def test_post_copy_that_is_not_possible_is_refused_or_left_out(lab, copy, xml, r
     assert reason in result.warnings[0]
 
 
-def test_post_copy_over_parallel_connections_needs_a_newer_qemu(lab, copy):
+def test_c2_63_post_copy_over_parallel_connections_needs_a_newer_qemu(lab, copy):
     copy(**FAST)
     refused = lab.move(postcopy=True, parallel=True)
     assert "parallel needs QEMU 10.1.0 for it; kvm1 has 7.2.0" in refused.msg
@@ -386,8 +380,8 @@ def test_a_policy_whose_post_copy_excludes_another_option_goes_without(lab, copy
 
 
 @pytest.mark.parametrize("how", ["paused", "nonlive"])
-def test_a_guest_that_stands_still_needs_no_help(lab, copy, how):
-    """Behaviour 104: post-copy is not armed."""
+def test_c6_104_a_guest_that_stands_still_needs_no_help(lab, copy, how):
+    """Post-copy is not armed."""
     copy(dirty=0, link=10 * MIB)
     if how == "paused":
         lab.kvm1.guests[UUID].state = PAUSED
@@ -418,8 +412,7 @@ def test_a_definition_has_no_statistics_and_is_not_watched(lab):
     assert lab.flags() & {"POSTCOPY", "AUTO_CONVERGE"} == set()
 
 
-def test_five_failing_calls_for_statistics_are_tolerated(lab, copy):
-    """Behaviour 83."""
+def test_c3_83_five_failing_calls_for_statistics_are_tolerated(lab, copy):
     copy(dirty=10 * MIB)
     lab.world.stats_faults = [None, *[BUSY] * 5, None, *[BUSY] * 5]
     result = lab.move()
@@ -427,8 +420,7 @@ def test_five_failing_calls_for_statistics_are_tolerated(lab, copy):
     assert result.actions == []
 
 
-def test_the_sixth_failing_call_ends_the_job(lab, copy):
-    """Behaviour 83."""
+def test_c3_83_the_sixth_failing_call_ends_the_job(lab, copy):
     copy(dirty=10 * MIB)
     lab.world.stats_faults = [None, *[BUSY] * 6]
     result = lab.move(policy="must_complete")
@@ -467,8 +459,7 @@ def test_a_guest_that_has_left_is_not_missed(lab, copy):
     assert model.done
 
 
-def test_a_job_in_post_copy_is_not_aborted(lab, copy):
-    """Behaviour 103."""
+def test_c6_103_a_job_in_post_copy_is_not_aborted(lab, copy):
     model = copy(**FAST)
     advance = model.advance
 
@@ -496,7 +487,28 @@ def test_a_step_that_libvirt_refuses_is_told_and_the_policy_goes_on(lab, copy):
     assert set(errors) == {"internal error: Postcopy is not supported"}
 
 
-def test_a_series_tells_how_far_it_was(lab, copy):
+def test_c4_92_progress_goes_on_whatever_libvirt_tells(lab):
+    lab.kvm2.share("/vm", lab.kvm1)
+    lab.add()
+    lab.world.hold_job()
+    lab.world.model = Scripted(
+        {"memory_total": 0, "memory_remaining": 0, "memory_processed": 0},
+        {"memory_total": 1024 * MIB, "memory_remaining": 2048 * MIB},
+        {"memory_remaining": 10 * MIB, "memory_iteration": 2, "memory_processed": 1014 * MIB},
+        {"memory_remaining": 1000 * MIB, "memory_iteration": 3},
+        {"memory_total": 0, "memory_remaining": 5},
+        {"memory_total": 1, "memory_remaining": 0, "memory_iteration": 0, "memory_processed": 0},
+        {"memory_total": 2**63, "memory_remaining": 2**63 - 1, "disk_total": 5, "disk_remaining": 9},
+    )
+    result = lab.move()
+    assert lab.world.model.told == []
+    percents = [point["percent"] for point in result.series]
+    assert percents == sorted(percents)
+    assert 90 < percents[-1] <= 99
+    assert result.progress["percent"] == 100
+
+
+def test_c4_92_a_series_tells_how_far_it_was(lab, copy):
     copy(dirty=10 * MIB)
     result = lab.move()
     percents = [point["percent"] for point in result.series]
@@ -526,8 +538,7 @@ def fail_postcopy(lab, copy):
     return result
 
 
-def test_a_failed_post_copy_is_left_as_it_is_and_can_be_resumed(lab, copy):
-    """Behaviours 100, 102."""
+def test_c6_100_102_a_failed_post_copy_is_left_as_it_is_and_can_be_resumed(lab, copy):
     failed = fail_postcopy(lab, copy)
     assert failed.outcome == "postcopy_failed"
     assert "postcopy_resume: true" in failed.cure
@@ -551,7 +562,7 @@ def test_a_failed_post_copy_is_left_as_it_is_and_can_be_resumed(lab, copy):
     assert not lab.move(postcopy_resume=True).changed
 
 
-def test_a_resume_that_fails_can_be_tried_again(lab, copy):
+def test_c6_102_a_resume_that_fails_can_be_tried_again(lab, copy):
     fail_postcopy(lab, copy)
 
     def lose(phase, source, dest, guest):

@@ -49,7 +49,7 @@ def test_the_result_has_the_statistics_of_the_job(lab):
     assert result.duration_s >= 0
 
 
-def test_a_sparse_image_stays_sparse_and_the_definition_stays_as_it_was(lab):
+def test_c7_108_a_sparse_image_stays_sparse_and_the_definition_stays_as_it_was(lab):
     lab.add(xml=domain_xml(disks=[disk_xml(), disk_xml("vdb", "/vm/b.qcow2")]))
     lab.kvm1.write("/vm/b.qcow2", fake.File(allocation=2 << 30))
     lab.move()
@@ -57,7 +57,7 @@ def test_a_sparse_image_stays_sparse_and_the_definition_stays_as_it_was(lab):
     assert lab.kvm2.guests[UUID].inactive_xml == domain_xml(disks=[disk_xml(), disk_xml("vdb", "/vm/b.qcow2")])
 
 
-def test_a_second_run_changes_nothing(lab):
+def test_c1_16_a_second_run_changes_nothing(lab):
     lab.add()
     lab.move()
     calls = len(lab.world.migrations)
@@ -67,7 +67,7 @@ def test_a_second_run_changes_nothing(lab):
     assert len(lab.world.migrations) == calls
 
 
-def test_check_mode_says_what_would_happen_and_changes_nothing(lab):
+def test_c1_19_check_mode_says_what_would_happen_and_changes_nothing(lab):
     lab.add()
     before = (dict(lab.kvm1.directories["/vm"]), dict(lab.kvm2.directories["/vm"]))
     result = lab.move(check=True)
@@ -83,7 +83,7 @@ def test_check_mode_says_what_would_happen_and_changes_nothing(lab):
     assert lab.journal_file() is None
 
 
-def test_check_mode_keeps_an_image_that_would_be_replaced(lab):
+def test_c1_19_check_mode_keeps_an_image_that_would_be_replaced(lab):
     lab.add()
     lab.kvm2.write(IMAGE, fake.File(content="old"))
     assert lab.move(check=True, force=True).changed
@@ -104,7 +104,7 @@ def test_diff_shows_the_place_and_both_definitions(lab):
     assert "<domain" in result.diff[1]["after"]
 
 
-def test_a_shared_disk_is_not_copied(lab):
+def test_c1_1_a_shared_disk_is_not_copied(lab):
     lab.kvm2.share("/vm", lab.kvm1)
     lab.add()
     result = lab.move()
@@ -136,7 +136,7 @@ def test_a_stale_listing_does_not_make_a_shared_disk_look_local(lab):
     assert "was in the way" in result.disks[0]["reason"]
 
 
-def test_a_vm_without_disks_moves(lab):
+def test_c7_105_a_vm_without_disks_moves(lab):
     lab.add(image="")
     result = lab.move()
     assert result.outcome == "migrated"
@@ -154,7 +154,7 @@ def test_an_empty_drive_and_a_shared_medium_stay_out_of_the_copy(lab):
     assert lab.world.migrations[-1]["params"] == {"migrate_disks": ["vda"]}
 
 
-def test_a_paused_vm_stays_paused(lab):
+def test_c1_2_a_paused_vm_stays_paused(lab):
     lab.add(state=PAUSED)
     result = lab.move()
     assert result.outcome == "migrated"
@@ -162,7 +162,7 @@ def test_a_paused_vm_stays_paused(lab):
     assert result.warnings == []
 
 
-def test_a_stopped_vm_on_shared_storage_moves_offline(lab):
+def test_c1_14_a_stopped_vm_on_shared_storage_moves_offline(lab):
     lab.kvm2.share("/vm", lab.kvm1)
     lab.add(state=SHUTOFF, autostart=True)
     result = lab.move(bandwidth=10, migrate_uri="tcp://kvm2")
@@ -174,7 +174,7 @@ def test_a_stopped_vm_on_shared_storage_moves_offline(lab):
     assert not lab.move().changed
 
 
-def test_an_offline_move_can_leave_the_definition_without_autostart(lab):
+def test_c1_14_an_offline_move_can_leave_the_definition_without_autostart(lab):
     lab.kvm2.share("/vm", lab.kvm1)
     lab.add(state=SHUTOFF, autostart=True)
     result = lab.move(undefine_source=False)
@@ -203,7 +203,7 @@ def test_the_autostart_flag_comes_along(lab):
 
 
 @pytest.mark.parametrize(("options", "persistent"), [({}, False), ({"persistent": True}, True)])
-def test_a_transient_vm_stays_so_unless_it_is_said_and_nothing_is_undefined(lab, options, persistent):
+def test_c1_2_a_transient_vm_stays_so_unless_it_is_said_and_nothing_is_undefined(lab, options, persistent):
     lab.add(persistent=False)
     result = lab.move(**options)
     assert result.outcome == "migrated"
@@ -288,7 +288,7 @@ def test_a_source_definition_stays_where_it_was_asked_to(lab):
     assert lab.where() == (SHUTOFF, RUNNING)
 
 
-def test_one_host_under_two_names_where_the_vm_is(lab):
+def test_c2_36_one_host_under_two_names_where_the_vm_is(lab):
     lab.world.aliases["alias"] = "kvm1"
     lab.add()
     result = lab.move(dest_uri="qemu+ssh://root@alias/system")
@@ -304,7 +304,7 @@ def test_other_vms_are_left_alone(lab):
     assert lab.kvm2.file("/vm/b.qcow2").content == "b v1"
 
 
-def test_there_and_back_five_times(lab):
+def test_c1_23_there_and_back_five_times(lab):
     lab.add()
     for _turn in range(5):
         there = lab.on("kvm1").move(_dest_facts=lab.facts("kvm2"))

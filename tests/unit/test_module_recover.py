@@ -46,7 +46,7 @@ def clean(lab):
 
 @pytest.mark.parametrize("phase", statuses.PHASES[1:])
 @pytest.mark.parametrize("settle", ["the next run", "cleanup"])
-def test_a_run_that_was_killed_is_ended_by_the_next(lab, kill, phase, settle):
+def test_c3_75_a_run_that_was_killed_is_ended_by_the_next(lab, kill, phase, settle):
     lab.add(autostart=True)
     kill(phase)
     assert len(lab.unfinished()) == 1
@@ -90,7 +90,7 @@ def test_a_job_that_failed_before_the_run_was_killed_leaves_nothing(lab, kill, p
     assert clean(lab)
 
 
-def test_a_job_that_goes_on_is_watched_to_its_end(lab, monkeypatch):
+def test_c3_75_a_job_that_goes_on_is_watched_to_its_end(lab, monkeypatch):
     lab.add()
     lab.world.hold_job()
     began = threading.Event()
@@ -183,7 +183,7 @@ def test_a_vm_that_was_on_its_way_elsewhere_is_said_to_be_there(lab, kill):
     assert clean(lab)
 
 
-def test_a_postcopy_that_has_failed_is_not_touched(lab):
+def test_c6_100_a_postcopy_that_has_failed_is_not_touched(lab):
     lab.add()
 
     def lose(phase, source, dest, guest):
@@ -207,7 +207,7 @@ def test_a_postcopy_that_has_failed_is_not_touched(lab):
 # --- ending what goes on
 
 
-def test_a_job_without_a_run_is_ended_and_settled(lab):
+def test_c5_95_a_job_without_a_run_is_ended_and_settled(lab):
     guest = lab.add()
     guest.job = {"type": 2, "operation": 5}
     lab.world.fail_job = lambda error: guest.job.clear()
@@ -233,7 +233,7 @@ def test_nothing_to_end_is_no_failure(lab):
     assert (result.outcome, result.changed) == ("nothing_to_do", False)
 
 
-def test_a_job_of_somebody_else_is_waited_for_when_asked(lab):
+def test_c2_64_a_job_of_somebody_else_is_waited_for_when_asked(lab):
     guest = lab.add(xml=domain_xml(disks=[disk_xml()]))
     guest.job = {"type": 2, "operation": 9}
     assert lab.move().failure_class == "busy"

@@ -45,7 +45,7 @@ def refused(lab):
     return run
 
 
-def test_a_vm_that_is_nowhere(lab, refused):
+def test_c1_18_a_vm_that_is_nowhere(lab, refused):
     lab.add(name="b", uuid=OTHER)
     result = refused("not_found", "VM a was not found on either host", "kvm1 (qemu:///system)", f"kvm2 ({DEST_URI})")
     assert "kvm1: b; kvm2: none" in result.msg
@@ -53,7 +53,7 @@ def test_a_vm_that_is_nowhere(lab, refused):
 
 
 @pytest.mark.parametrize("alias", ["kvm1", "alias"])
-def test_one_host_under_two_names_while_the_vm_is_elsewhere(lab, refused, alias):
+def test_c2_36_one_host_under_two_names_while_the_vm_is_elsewhere(lab, refused, alias):
     lab.world.aliases["alias"] = "kvm1"
     lab.add("kvm2")
     refused(
@@ -120,7 +120,7 @@ def test_a_crashed_domain_in_the_way(lab, refused):
     refused("failed", "has crashed on kvm2")
 
 
-def test_a_job_that_is_going_on(lab, refused):
+def test_c2_64_a_job_that_is_going_on(lab, refused):
     lab.add(job={"type": fake.VIR_DOMAIN_JOB_UNBOUNDED})
     refused("busy", "a job is going on with VM a on kvm1")
 
@@ -131,23 +131,23 @@ def test_a_mode_that_does_not_fit(lab, refused, mode, state):
     refused("wrong_state", f"mode: {mode} was said", mode=mode)
 
 
-def test_a_stopped_vm_cannot_be_transient(lab, refused):
+def test_c1_15_a_stopped_vm_cannot_be_transient(lab, refused):
     lab.add(state=SHUTOFF)
     refused("wrong_state", "persistent: false", persistent=False)
 
 
-def test_a_saved_state_would_stay_behind(lab, refused):
+def test_c1_27_a_saved_state_would_stay_behind(lab, refused):
     lab.kvm2.share("/vm", lab.kvm1)
     lab.add(state=SHUTOFF, managed_save=True)
     refused("managed_save", "saved state")
 
 
-def test_an_offline_move_takes_no_local_disk_along(lab, refused):
+def test_c1_14_an_offline_move_takes_no_local_disk_along(lab, refused):
     lab.add(state=SHUTOFF)
     refused("offline_local_disk", "start the VM and move it live")
 
 
-def test_an_offline_move_takes_no_firmware_variables_along(lab, refused):
+def test_c1_26_an_offline_move_takes_no_firmware_variables_along(lab, refused):
     lab.kvm2.share("/vm", lab.kvm1)
     lab.kvm2.directories["/nvram"] = {}
     lab.kvm1.write("/nvram/a.fd", fake.File("raw"))
@@ -155,21 +155,21 @@ def test_an_offline_move_takes_no_firmware_variables_along(lab, refused):
     refused("offline_local_disk", "takes no firmware variables along", "/nvram/a.fd")
 
 
-def test_a_destination_without_the_pool(lab, refused):
+def test_c2_46_a_destination_without_the_pool(lab, refused):
     lab.add()
     del lab.kvm2.pools["vm"]
     result = refused("pool_missing", "kvm2 has no active storage pool with target path /vm", "cure: role storage_pool")
     assert result.role == "storage_pool"
 
 
-def test_a_destination_whose_pool_is_not_active(lab, refused):
+def test_c2_46_a_destination_whose_pool_is_not_active(lab, refused):
     lab.add()
     lab.kvm2.pools["vm"].active = False
     result = refused("pool_missing", "kvm2 has no active storage pool", "its pool vm is not started")
     assert result.role == "storage_pool"
 
 
-def test_a_destination_without_the_directory(lab, refused):
+def test_c2_46_a_destination_without_the_directory(lab, refused):
     lab.kvm1.directories["/data"] = {}
     lab.add(image="/data/a.qcow2")
     refused("pool_missing", "no active storage pool with target path /data")
@@ -269,7 +269,7 @@ def test_a_shared_disk_is_never_copied(lab, refused, options):
 
 
 @pytest.mark.parametrize("options", [{"storage": "shared"}, {"copy_storage": "none"}])
-def test_a_local_disk_is_not_taken_for_shared(lab, refused, options):
+def test_c2_50_a_local_disk_is_not_taken_for_shared(lab, refused, options):
     lab.add()
     refused("not_shared", "is not shared by the two hosts", **options)
 
@@ -299,7 +299,7 @@ def test_a_shared_disk_on_top_of_a_local_one(lab, refused):
     refused("not_shared", "disk vda is shared, and /base/b.qcow2 below it is not")
 
 
-def test_a_shareable_disk_on_local_storage(lab, refused):
+def test_c2_59_a_shareable_disk_on_local_storage(lab, refused):
     lab.add(xml=domain_xml(disks=[disk_xml(extra="<shareable/>")]))
     refused("not_shared", "a shareable disk cannot be copied")
 
@@ -310,7 +310,7 @@ def test_a_block_device_of_which_nothing_is_known(lab, refused):
     refused("sharedness_unknown", storage="copy")
 
 
-def test_a_medium_that_the_destination_lacks(lab, refused):
+def test_c2_58_a_medium_that_the_destination_lacks(lab, refused):
     lab.add(xml=domain_xml(disks=[disk_xml(), disk_xml("sda", "/vm/x.iso", "raw", "cdrom")]))
     lab.kvm1.write("/vm/x.iso", fake.File("raw"))
     refused("image_missing", "kvm2 has no /vm/x.iso", "--eject")
@@ -368,7 +368,7 @@ def test_bad_options_are_refused_before_a_connection_is_used(lab, refused):
     assert lab.kvm1.calls == []
 
 
-def test_combinations_are_refused_before_a_connection_is_used(lab, refused):
+def test_c2_63_combinations_are_refused_before_a_connection_is_used(lab, refused):
     lab.add()
     for options, texts in (
         ({"mode": "offline", "copy_storage": "all"}, ("mode: offline and copy_storage: all",)),
@@ -388,18 +388,18 @@ def test_the_bare_module_knows_no_inventory(lab, refused):
     refused("bad_option", "dest_host: 'kvm2' is an inventory name", dest_uri=None, dest_host="kvm2")
 
 
-def test_an_option_newer_than_one_end(lab, refused):
+def test_c2_62_an_option_newer_than_one_end(lab, refused):
     lab.add()
     lab.kvm2.version = 1002016
     refused("too_old", "migrate_disks: vda needs libvirt 1.2.17; kvm2 has 1.2.16")
 
 
-def test_a_destination_that_cannot_be_reached(lab, refused):
+def test_c2_32_a_destination_that_cannot_be_reached(lab, refused):
     lab.add()
     refused("name_resolution", "dest_uri: qemu+ssh://root@nohost/system", dest_uri="qemu+ssh://root@nohost/system")
 
 
-def test_a_destination_that_does_not_answer(lab, refused):
+def test_c2_30_a_destination_that_does_not_answer(lab, refused):
     lab.add()
     lab.kvm2.answers.clear()
     result = refused("unreachable", "did not answer within 1 s", connect_timeout=1)
@@ -427,7 +427,7 @@ def test_a_destination_that_falls_silent_while_it_is_looked_at(lab, refused, mon
     assert everything(lab) == before
 
 
-def test_a_password_in_a_uri_is_never_shown(lab, refused):
+def test_c8_124_a_password_in_a_uri_is_never_shown(lab, refused):
     lab.add()
     result = refused("name_resolution", "root:***@nohost", dest_uri="qemu+ssh://root:s3cret@nohost/system")
     # Not even in the options, which come back with every answer.

@@ -270,7 +270,7 @@ def test_what_a_value_may_be(name, good, bad):
         {"postcopy_resume": True, "tunnelled": True},
     ],
 )
-def test_what_excludes_each_other_is_refused_by_name_with_the_reason(together):
+def test_c2_63_what_excludes_each_other_is_refused_by_name_with_the_reason(together):
     with pytest.raises(Refusal) as refused:
         options.validate({**DEFAULTS, "name": "a", **together})
     assert refused.value.failure_class == "bad_combination"
@@ -400,7 +400,7 @@ def test_an_option_needs_its_version_on_both_ends(version, refused):
         ({"dest_xml": "<domain>"}, (1, 0, 9), (9, 0, 0), "dest_xml needs libvirt 1.1.0"),
     ],
 )
-def test_the_version_that_is_needed_is_named_with_the_host_that_lacks_it(values, libvirt, qemu, says):
+def test_c2_62_the_version_that_is_needed_is_named_with_the_host_that_lacks_it(values, libvirt, qemu, says):
     values = {**DEFAULTS, "mode": "live", **values}
     with pytest.raises(Refusal) as refused:
         options.check_versions(values, {"kvm1": (99, 0, 0), "kvm2": libvirt}, {"kvm2": qemu})

@@ -6,7 +6,12 @@ from __future__ import annotations
 
 import pytest
 
-from ansible_collections.kvmops.migration.plugins.module_utils._pure.placement import plan, split_names
+from ansible_collections.kvmops.migration.plugins.module_utils._pure import options
+from ansible_collections.kvmops.migration.plugins.module_utils._pure.placement import (
+    SAID_ELSEWHERE,
+    plan,
+    split_names,
+)
 
 UUID = "11111111-1111-1111-1111-111111111111"
 OTHER = "22222222-2222-2222-2222-222222222222"
@@ -152,6 +157,19 @@ def test_a_stopped_vm_that_is_defined_twice_is_not_settled():
         ),
         ({"kvm1": host(1)}, {"declared": ["a"]}, "migration_vms is ['a']; accepted: a mapping"),
         ({"kvm1": host(1)}, {"declared": {"a": "kvm1"}}, "migration_vms.a is not a mapping"),
+        (
+            {"kvm1": host(1, a="running")},
+            {"vm": "a", "dest": "kvm1", "options": {"bandwith": 5}},
+            "migrate_options.bandwith is unknown, perhaps bandwidth is meant; accepted: options of virt_migrate",
+        ),
+        ({"kvm1": SILENT}, {"options": {"_dest_facts": {}}}, "migrate_options._dest_facts is unknown"),
+        ({"kvm1": host(1)}, {"options": {5: 5}}, "migrate_options.5 is unknown; accepted"),
+        ({"kvm1": host(1)}, {"options": ["tls"]}, "migrate_options is ['tls']; accepted: a mapping"),
+        (
+            {"kvm1": host(1, a="running")},
+            {"vm": "a", "dest": "kvm1", "options": {"mode": "live"}},
+            "migrate_options.mode is not the same for every VM: say migration_vms.NAME.mode instead",
+        ),
     ],
 )
 def test_what_is_wrong_gets_one_line_and_moves_nothing(facts, arguments, error):
@@ -160,6 +178,13 @@ def test_what_is_wrong_gets_one_line_and_moves_nothing(facts, arguments, error):
     assert error in result["errors"][0]
     assert "\n" not in result["errors"][0]
     assert result["moves"] == []
+
+
+def test_every_option_of_the_module_is_known():
+    facts = {"kvm1": host(1), "kvm2": host(2, a="shut_off")}
+    known = dict.fromkeys(set(options.PUBLIC) - set(SAID_ELSEWHERE))
+    assert plan(facts, declared={"a": {"host": "kvm2"}}, options=known)["errors"] == []
+    assert set(SAID_ELSEWHERE) < set(options.PUBLIC)
 
 
 def test_a_running_vm_moves_while_a_third_host_is_silent():

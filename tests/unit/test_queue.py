@@ -19,7 +19,7 @@ LIMITS = st.builds(Limits, *[st.integers(1, 3)] * 3)
 
 
 @given(MOVES, LIMITS, st.randoms(use_true_random=False))
-def test_limits_hold_at_every_moment_and_all_have_their_turn(moves, limits, random):
+def test_c8_120_limits_hold_at_every_moment_and_all_have_their_turn(moves, limits, random):
     queue = Queue(moves, limits)
     going, seen = [], []
     while not queue.is_over:

@@ -48,7 +48,7 @@ def test_what_goes_together_comes_apart_again(made):
 
 
 @given(uris())
-def test_a_password_is_hidden_wherever_it_stands(made):
+def test_c8_124_a_password_is_hidden_wherever_it_stands(made):
     text = f"failed: {made} said no"
     hidden = uri.redact(text)
     if made.password:
@@ -58,14 +58,39 @@ def test_a_password_is_hidden_wherever_it_stands(made):
         assert hidden == text
 
 
-@given(st.text(max_size=40))
+# What a person may make of a password who does not know what stands for something else in a URI.
+PASSWORD = st.text(st.sampled_from("XY0/?#@: %[]&='"), min_size=1, max_size=8).map("Xx{}xX".format)
+_WORDS = "qemu test + ssh ext :// : / // @ [ ] ::1 % %2 ? = & # h system command 65536 root"
+PIECES = st.sampled_from([*_WORDS.split(), "\n", " ", "\u2028", "\ud800"])
+
+
+@given(st.sampled_from(sorted(uri.TRANSPORTS)), st.sampled_from(["root", ""]), PASSWORD, st.sampled_from(["", ":22"]))
+def test_c8_124_no_password_is_told_however_it_is_written(transport, user, password, port):
+    text = f"qemu+{transport}://{user}:{password}@h{port}/sistem"
+    with pytest.raises(Refusal) as refused:
+        uri.parse(text, "dest_uri")
+    assert "Xx" not in refused.value.message
+    assert "xX" not in refused.value.message
+    assert password in uri.secrets(text)
+
+
+@given(uris())
+def test_what_is_hidden_in_a_value_is_hidden_in_a_text(made):
+    if made.password:
+        assert uri.hidden(str(made)) == uri.redact(str(made))
+        assert made.password in uri.secrets(str(made))
+
+
+@given(st.text(max_size=40) | st.lists(PIECES, max_size=14).map("".join))
 def test_any_text_is_a_uri_or_a_refusal_of_one_line(text):
     try:
-        uri.parse(text, "dest_uri")
+        parsed = uri.parse(text, "dest_uri")
     except Refusal as refusal:
         assert refusal.message.startswith("dest_uri: ")
         assert "\n" not in refusal.message
         assert refusal.cure
+    else:
+        assert uri.parse(str(parsed)) == parsed
 
 
 @pytest.mark.parametrize(
@@ -113,13 +138,17 @@ def test_the_forms_of_the_deck(text, local, host, transport):
         ("qemu+ssh://h:65536/system", "1 to 65535"),
         ("qemu+ssh://h/sistem", "accepts /system and /session"),
         ("qemu+ssh://h", "has the path ''"),
+        ("test:///\ud800", "is not a libvirt URI"),
+        ("qemu+ssh://h/system?x=\udcff", "is not a libvirt URI"),
+        ("qemu+ssh://root:p@ss@h/system", "'qemu+ssh://root:***@h/system' is not a libvirt URI"),
+        ("qemu+ssh://root:p/w@h/system", "'qemu+ssh://root:***@h/system' is not a libvirt URI"),
         ("xen+ssh://h/session", "the xen driver accepts /system"),
         ("test:///", "the test driver accepts /default and"),
         ("qemu+libssh:///system", "names no host"),
         ("qemu+ext://h/system", "add ?command="),
     ],
 )
-def test_what_is_wrong_is_named(text, says):
+def test_c2_31_what_is_wrong_is_named(text, says):
     with pytest.raises(Refusal, match="uri: ") as refused:
         uri.parse(text)
     assert says in refused.value.message

@@ -64,7 +64,7 @@ def test_a_vm_has_one_run_at_a_time():
     Worker("r2", "a b/c").take().leave()
 
 
-def test_a_run_in_a_process_of_its_own_outlives_this_one_and_is_fetched(directory):
+def test_c3_75_a_run_in_a_process_of_its_own_outlives_this_one_and_is_fetched(directory):
     detached(block(directory))
     wait_until(lambda: look()[0] == "alive")
     _word, rest = look()
@@ -107,7 +107,7 @@ def test_it_can_be_asked_to_end(directory):
 
 
 @pytest.mark.parametrize(("loss", "wish"), [("cancel", workers.CONTROLLER_LOST), ("continue", None), ("", None)])
-def test_a_controller_that_renews_no_lease_is_lost(monkeypatch, loss, wish):
+def test_c5_98_a_controller_that_renews_no_lease_is_lost(monkeypatch, loss, wish):
     clock = [100.0]
     monkeypatch.setattr(workers.time, "monotonic", lambda: clock[0])
     worker = Worker("r1", "a", loss).take()

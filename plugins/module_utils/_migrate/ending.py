@@ -24,6 +24,7 @@ from . import worker as workers
 from .job import Job
 from .ledger import Image, Ledger
 from .local import Local
+from .place import names
 from .probe import Storage
 from .report import MOVING, Report
 from .settle import End, Settlement
@@ -122,7 +123,7 @@ class Ending:
         """The guest is not at the destination: leave nothing of the run where it is not; the refusal that says so."""
         ledger = self._ledger
         message = self._message(job)
-        known = messages.look_up(message)
+        known = messages.look_up(message, **names(ledger.name, self._source, self._dest))
         settled = end.row.outcome == outcome.FAILED
         if settled:
             if end.source_state in outcome.ACTIVE:
@@ -142,7 +143,7 @@ class Ending:
             # Whatever libvirt has noticed of it first.
             failure_class, cure = "guest_died", CURES["guest_died"].format(name=ledger.name)
         elif settled:
-            failure_class, cure = known.failure_class, known.cure or cure
+            failure_class, cure = known.failure_class, known.cure
         self._report.add(failure_class=failure_class)
         self._conclude(end.row.outcome)
         return Refusal(

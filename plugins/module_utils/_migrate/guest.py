@@ -15,6 +15,7 @@ from typing import Any, Dict, List, Mapping, Sequence, Set
 from .._libvirt import AGENT_UNRESPONSIVE, CHECKPOINT, Host, LibvirtFailure, Moment
 from .._pure import domain_xml, guest, storage
 from .._pure import options as table
+from .._pure import uri as uris
 from .._pure.domain_xml import Definition, Disk
 from .._pure.refusal import Refusal
 from . import moments
@@ -67,7 +68,7 @@ class Guest:
         self._check_stale()
         if offline:
             self._check_stays("firmware variables", definition.nvram, disks)
-            self._check_stays("state of its TPM", guest.tpm_state(text, posixpath.join(TPM_STATE, self._uuid)), disks)
+            self._check_stays("state of its TPM", self._tpm_state(text), disks)
         elif definition.nvram:
             self._check_nvram(definition.nvram, arriving.nvram or definition.nvram, disks, facts)
         self._check_media(arriving, offline)
@@ -75,6 +76,8 @@ class Guest:
 
     def _check_parts(self, text: str) -> None:
         host = self._source.host
+        if uris.parse(host.uri).driver != "qemu":
+            return
         found = list(guest.parts(text, host.libvirt_version, host.hypervisor_version))
         for part in found:
             if part.warning:
@@ -129,6 +132,17 @@ class Guest:
                 "offline_local_disk",
                 "start the VM and move it live",
             )
+
+    def _tpm_state(self, text: str) -> str:
+        state = guest.tpm_state(text, posixpath.join(TPM_STATE, self._uuid))
+        if state and uris.parse(self._source.host.uri).path != "/system":
+            raise Refusal(
+                f"an offline move takes no state of its TPM along, and where {self._source.host} keeps it for a user is"
+                " not known",
+                "offline_local_disk",
+                "start the VM and move it live",
+            )
+        return state
 
     def _check_nvram(self, here: str, there: str, disks: Disks, facts: Mapping[str, Any] | None) -> None:
         """QEMU brings the firmware's variables, and writes them into the file that is there or into a new one."""

@@ -485,7 +485,8 @@ class Move:
             for trouble in (ending.forget_left_behind(), ending.record(outcome.FAILED)):
                 self._warn(trouble)
             self._request.local.close_run(ledger.run)
-            raise places.refusal(error, what, outcome=outcome.FAILED) from error
+            known_as = places.names(self._place.name, self._source, self._dest)
+            raise places.refusal(error, what, known_as, outcome=outcome.FAILED) from error
 
     def _open_watcher(self) -> Host:
         return Host.open(self._options["uri"], self._options["connect_timeout"], patience=WATCH_PATIENCE)

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Mapping
+from typing import Any, Dict, Mapping
 
 from .._libvirt import Domain, Host, LibvirtFailure, NoAnswer
 from .._pure import domain_xml, messages, outcome
@@ -16,11 +16,17 @@ from .._pure import uri as uris
 from .._pure.refusal import Refusal
 
 
-def refusal(error: LibvirtFailure, what: str, **details: Any) -> Refusal:
-    """A failure of libvirt as a refusal, with what is known about its message."""
-    known = messages.look_up(str(error))
+def names(name: str, source: Host, dest: Host) -> Dict[str, str]:
+    """What a cure calls the guest and its hosts."""
+    return {"name": name, "source": str(source), "dest": str(dest)}
+
+
+def refusal(error: LibvirtFailure, what: str, known_as: Mapping[str, str] | None = None, **details: Any) -> Refusal:
+    """A failure of libvirt as a refusal, with what is known about its message; `known_as` are names for its cure."""
+    message = uris.redact(str(error))
+    known = messages.look_up(message, **(known_as or {}))
     failure_class = "unreachable" if isinstance(error, NoAnswer) else known.failure_class
-    return Refusal(f"{what}: {uris.redact(str(error))}", failure_class, known.cure, known.role, **details)
+    return Refusal(f"{what}: {message}", failure_class, known.cure, known.role, **details)
 
 
 def connect(uri: str, timeout: float, option: str, read_only: bool = False) -> Host:
@@ -28,7 +34,10 @@ def connect(uri: str, timeout: float, option: str, read_only: bool = False) -> H
     try:
         return Host.open(uri, timeout, read_only)
     except LibvirtFailure as error:
-        raise refusal(error, f"{option}: {uris.redact(uri)} cannot be used") from error
+        host = uris.parse(uri).host or "this host"
+        # Whoever opens a connection is the source of that one.
+        known_as = {"source": "this host", "dest": host, "host": host}
+        raise refusal(error, f"{option}: {uris.redact(uri)} cannot be used", known_as) from error
 
 
 def label(host: Host) -> str:

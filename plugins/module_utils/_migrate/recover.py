@@ -82,6 +82,7 @@ class Recovery:
             raise places.refusal(
                 error,
                 f"run {ledger.run} of {ledger.name} to {ledger.dest_host} is not settled, and that host is silent",
+                {"name": ledger.name, "source": str(self._source), "dest": ledger.dest_host, "host": ledger.dest_host},
                 outcome=outcome.UNDETERMINED,
             ) from error
         self._hosts.append(host)

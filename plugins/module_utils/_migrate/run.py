@@ -38,7 +38,8 @@ def run(request: Request) -> Dict[str, Any]:
         error.details = {**report.finished(), "outcome": REFUSED, **error.details}
         raise
     except LibvirtFailure as error:
-        raise places.refusal(error, "libvirt failed", **{**report.finished(), "outcome": REFUSED}) from error
+        known_as = {"name": request.options["name"]}
+        raise places.refusal(error, "libvirt failed", known_as, **{**report.finished(), "outcome": REFUSED}) from error
     finally:
         for host in hosts:
             host.close()

@@ -15,7 +15,7 @@ from .._libvirt import Domain, Host, LibvirtFailure
 from .._pure import domain_xml, outcome
 from . import disks, moments
 from .ledger import Ledger
-from .place import state_of
+from .place import names, refusal, state_of
 
 # Seconds within which both sides must come to rest, and between two looks.
 LIMIT = 30.0
@@ -150,7 +150,8 @@ class Settlement:
         try:
             act()
         except LibvirtFailure as error:
-            self._warnings.append(f"{what} failed: {error}")
+            known_as = names(self._name, self.source.host, self.dest.host)
+            self._warnings.append(refusal(error, f"{what} failed", known_as).message)
             return False
         return True
 

@@ -29,8 +29,7 @@ class Part:
 
     path: str
     what: str
-    failure_class: str
-    cure: str
+    cure: str = ""
     harmless: Tuple[str, str] | None = None
     but: str = ""
     unless: str = ""
@@ -38,6 +37,7 @@ class Part:
     qemu: Version = NEVER
     # It moves, with this to be known about it.
     warning: str = ""
+    failure_class: str = "device"
 
 
 _DETACH = "detach it for the move: virsh detach-device"
@@ -51,7 +51,6 @@ PARTS = (
     Part(
         "devices/hostdev[@type='pci']",
         "a PCI device of the host",
-        "host_device",
         _TEAMING,
         but=_FAILOVER,
         libvirt=ASKS_QEMU,
@@ -60,7 +59,6 @@ PARTS = (
     Part(
         "devices/interface[@type='hostdev']",
         "a network device of the host",
-        "host_device",
         _TEAMING,
         but=_FAILOVER,
         libvirt=ASKS_QEMU,
@@ -69,35 +67,31 @@ PARTS = (
     Part(
         "devices/hostdev[@type='mdev']",
         "a mediated device of the host",
-        "host_device",
         _DETACH,
         libvirt=ASKS_QEMU,
         qemu=_VFIO,
     ),
     # libvirt lets these two move, and gives the guest whatever device of that description the destination has.
-    Part("devices/hostdev[@type='usb']", "a USB device of the host", "host_device", _DETACH),
-    Part("devices/hostdev[@type='scsi']", "a SCSI device of the host", "host_device", _DETACH),
-    Part("devices/hostdev[@type='scsi_host']", "a SCSI controller of the host (vhost-scsi)", "host_device", _DETACH),
-    Part("devices/disk[@type='nvme']", "an NVMe disk of the host", "host_device", _DETACH),
+    Part("devices/hostdev[@type='usb']", "a USB device of the host", _DETACH),
+    Part("devices/hostdev[@type='scsi']", "a SCSI device of the host", _DETACH),
+    Part("devices/hostdev[@type='scsi_host']", "a SCSI controller of the host (vhost-scsi)", _DETACH),
+    Part("devices/disk[@type='nvme']", "an NVMe disk of the host", _DETACH),
     Part(
         "devices/interface[@type='vdpa']",
         "a vDPA interface",
-        "host_device",
         _DETACH,
         libvirt=ASKS_QEMU,
         qemu=(8, 0, 0),
     ),
-    Part("devices/input[@type='passthrough']", "an input device of the host", "host_device", _DETACH),
+    Part("devices/input[@type='passthrough']", "an input device of the host", _DETACH),
     Part(
         "devices/tpm/backend[@type='passthrough']",
         "the TPM of its host",
-        "host_device",
         "shut the VM down and give it an emulated TPM",
     ),
     Part(
         "devices/filesystem/driver[@type='virtiofs']",
         "a virtiofs file system",
-        "host_filesystem",
         "unmount it in the guest and detach it, or shut the VM down and move it so",
         libvirt=(10, 8, 0),
         qemu=TELLS_REASONS,
@@ -105,52 +99,44 @@ PARTS = (
     Part(
         "devices/filesystem[@type='mount']",
         "a directory of the host (9p)",
-        "",
-        "",
         but="driver[@type='virtiofs']",
         warning="QEMU refuses to move it while the guest has that mounted",
     ),
     Part(
         "devices/shmem",
         "memory that it shares with others (shmem)",
-        "shared_memory",
         "detach it for the move: only role='master' takes such memory along",
         harmless=("role", "master"),
     ),
     Part(
         "devices/memory[@model='sgx-epc']",
         "memory of an SGX enclave",
-        "shared_memory",
         "shut the VM down and move it so",
     ),
-    Part("launchSecurity", "encrypted memory (launchSecurity)", "encrypted_memory", "shut the VM down and move it so"),
+    Part("launchSecurity", "encrypted memory (launchSecurity)", "shut the VM down and move it so"),
     Part(
         "devices/disk/transient",
         "a transient disk",
-        "transient_disk",
         "shut the VM down and move it so: what it wrote to that disk is gone then, as it is at every shutdown",
     ),
     Part(
         "devices/video/model/acceleration[@accel3d='yes']",
         "a video device with 3D acceleration",
-        "video",
         "shut the VM down and move it so, or set accel3d='no'",
     ),
     *(
         Part(
             f"cpu/feature[@name='invtsc'][@policy='{policy}']",
             "the CPU feature invtsc, and no TSC frequency",
-            "invtsc",
             "set one (<timer name='tsc' frequency=...> in <clock>) and restart the VM, or shut it down and move it so",
             unless="clock/timer[@name='tsc'][@frequency]",
+            failure_class="tsc",
         )
         for policy in ("require", "force")
     ),
     Part(
         "devices/interface[@type='user']",
         "an interface of user-mode networking",
-        "",
-        "",
         warning="its connections break, because they end in the host that it leaves",
     ),
 )
@@ -195,8 +181,17 @@ def moment_files(text: str) -> List[str]:
     files: Dict[str, None] = {}
     for path in _MOMENT_FILES:
         files.update(dict.fromkeys(node.get("file", "") for node in root.findall(path)))
+    # In this format they have snapshots of their own, and QEMU brings the present ones only.
+    files.update(dict.fromkeys((node.text or "").strip() for node in root.findall(_QCOW2_VARIABLES)))
     return [path for path in files if path]
 
 
 _DISK = "devices/disk[@device='disk']//source"
-_MOMENT_FILES = ("memory", "disks/disk/source", f"domain/{_DISK}", f"inactiveDomain/{_DISK}")
+_MOMENT_FILES = (
+    "memory",
+    "disks/disk/source",
+    f"domain/{_DISK}",
+    f"inactiveDomain/{_DISK}",
+    "domain/os/nvram[@format='qcow2']/source",
+)
+_QCOW2_VARIABLES = "domain/os/nvram[@format='qcow2']"

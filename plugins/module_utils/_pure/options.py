@@ -703,7 +703,7 @@ def _check_value(option: Option, value: Any) -> None:
     good = good and (option.elements == "dict" or len(set(items)) == len(items))
     if not good:
         raise Refusal(
-            f"{option.name}: {uris.redact(repr(value))} is not accepted", "bad_option", f"accepted: {option.accepted}"
+            f"{option.name}: {uris.hidden(repr(value))} is not accepted", "bad_option", f"accepted: {option.accepted}"
         )
 
 
@@ -743,7 +743,7 @@ def _shown(option: Option, value: Any) -> str:
 def _say(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
-    return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else uris.redact(str(value))
+    return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else uris.hidden(str(value))
 
 
 def _flagged(value: Any, at: Any) -> bool:

@@ -9,16 +9,28 @@ Pure: the facts of all hosts come in, a plan of moves or a list of errors comes 
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from . import options as table
 from . import queue
 from .refusal import Refusal
 
 MODES = ("auto", "live", "offline")
 STORAGES = ("auto", "shared", "copy")
 DECLARED_KEYS = ("host", "mode", "storage")
+# Options of virt_migrate that come from somewhere else than from those for every VM.
+SAID_ELSEWHERE = {
+    "name": "vm",
+    "guest": "vm",
+    "dest_host": "dest",
+    "mode": "migration_vms.NAME.mode",
+    "storage": "migration_vms.NAME.storage",
+    "cancel": "cancel.yml",
+    "cleanup": "recover.yml",
+}
 # A domain in one of these states runs, or will as soon as somebody resumes it: it must not be started elsewhere.
 ACTIVE_STATES = ("running", "paused", "postcopy_failed")
 
@@ -93,6 +105,7 @@ def plan(
     inventory: Iterable[str] = (),
     limits: Mapping[str, Any] | None = None,
     at_once: bool = True,
+    options: Mapping[str, Any] | None = None,
 ) -> dict[str, list[Any]]:
     """Compare the placement asked for with where the VMs are.
 
@@ -102,7 +115,8 @@ def plan(
     """
     hosts = read_facts(facts)
     declared = declared or {}
-    errors = _check_hosts(hosts) or _check_declared(declared) or _check_given(vm=vm, dest=dest)
+    errors = _check_options(options) or _check_hosts(hosts) or _check_declared(declared)
+    errors = errors or _check_given(vm=vm, dest=dest)
     moves: list[dict[str, Any]] = []
     settled: list[dict[str, Any]] = []
     if not errors:
@@ -138,6 +152,21 @@ def _check_given(**given: Any) -> list[str]:
             errors.append(f"{option} is {value!r}; accepted: a name, a comma list or a list of names")
         elif value is not None and not split_names(value):
             errors.append(f"{option} is given and empty; accepted: a name, a comma list or a list of names")
+    return errors
+
+
+def _check_options(options: Any) -> list[str]:
+    """A name that nobody knows would be found only by the first VM that has to move."""
+    if not isinstance(options or {}, Mapping):
+        return [f"migrate_options is {options!r}; accepted: a mapping of options of virt_migrate"]
+    errors = []
+    for name in options or {}:
+        if name in SAID_ELSEWHERE:
+            errors.append(f"migrate_options.{name} is not the same for every VM: say {SAID_ELSEWHERE[name]} instead")
+        elif name not in table.PUBLIC:
+            near = difflib.get_close_matches(str(name), table.PUBLIC, 1)
+            meant = f", perhaps {near[0]} is meant" if near else ""
+            errors.append(f"migrate_options.{name} is unknown{meant}; accepted: options of virt_migrate")
     return errors
 
 

@@ -95,8 +95,8 @@ def _ramp(*points: Tuple[int, int]) -> Tuple[Step, ...]:
     return tuple(Step(STALLED_ITERATIONS, at, RAISE_DOWNTIME, percent=percent) for at, percent in points)
 
 
-# Passes after which slowing the guest down has had its chance: QEMU does it in steps of two passes, and a guest that has
-# idle time feels only the last ones.
+# Passes after which slowing the guest down has had its chance: QEMU does it in steps of two passes, and a guest that
+# has idle time feels only the last ones.
 THROTTLED = 40
 NONE = "none"
 POLICIES: Dict[str, Tuple[Step, ...]] = {

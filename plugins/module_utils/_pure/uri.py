@@ -42,6 +42,9 @@ _URI = re.compile(
 )
 _SECRET = re.compile(r"://[^@/?#:\s]*:([^@/?#\s]+)@")
 _PASSWORD = re.compile(r"(?<=://)([^@/?#:\s]*):[^@/?#\s]*@")
+# The same in what was given as a URI and perhaps is none: to the last @, whatever stands before it.
+_WHOLE_SECRET = re.compile(r"[^:/?#]+://[^@/?#:\s]*:(.+)@", re.DOTALL)
+_WHOLE_PASSWORD = re.compile(r"(?<=://)([^@/?#:\s]*):.*@", re.DOTALL)
 _HOST = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_])?\.?")
 
 
@@ -80,13 +83,18 @@ class Uri:
 
 
 def _refuse(option: str, text: str, why: str, cure: str) -> Refusal:
-    return Refusal(f"{option}: {redact(text)!r} {why}", "bad_option", cure)
+    if hidden(text) != redact(text):
+        # A part of it, as it would be named otherwise, may be a part of the password.
+        why = "is not a libvirt URI"
+        cure = f"give {FORM}, and what is no letter or digit in a password as %XX"
+    return Refusal(f"{option}: {hidden(text)!r} {why}", "bad_option", cure)
 
 
 def parse(text: str, option: str = "uri") -> Uri:
     """Take a URI apart; `option` is named in what is refused."""
     match = _URI.fullmatch(text)
-    if not match:
+    # Half a surrogate pair, as bytes that are no UTF-8 come from a command line, cannot be written back.
+    if not match or re.search("[\ud800-\udfff]", text):
         raise _refuse(option, text, "is not a libvirt URI", f"give {FORM}, for example qemu+ssh://root@kvm2/system")
     driver, _plus, transport = match["scheme"].partition("+")
     host = (match["host"] or "").strip("[]")
@@ -153,9 +161,15 @@ def for_data(address: str) -> str:
 def secrets(*texts: str | None) -> Set[str]:
     """The passwords in URIs, as they stand there and as they are meant."""
     found = {match[1] for text in texts if text for match in _SECRET.finditer(text)}
+    found |= {match[1] for match in (_WHOLE_SECRET.match(text) for text in texts if text) if match}
     return found | {unquote(secret) for secret in found}
 
 
 def redact(text: str) -> str:
     """The text with the passwords of all URIs in it hidden."""
     return _PASSWORD.sub(r"\1:***@", text)
+
+
+def hidden(text: str) -> str:
+    """What was given as a URI, with everything in it hidden that may have been meant as a password."""
+    return _WHOLE_PASSWORD.sub(r"\1:***@", text)

@@ -15,14 +15,18 @@ import xml.etree.ElementTree as ET
 from dataclasses import dataclass, field
 from typing import Callable
 
-from fake.around import *  # noqa: F403 - its constants are libvirt's too
+from fake import around
 from fake.around import Around, AroundDomain
+
+# Its constants are libvirt's, too.
+globals().update({name: value for name, value in vars(around).items() if name.startswith("VIR_")})
 
 VIR_ERR_INTERNAL_ERROR = 1
 VIR_ERR_NO_SUPPORT = 3
 VIR_ERR_NO_CONNECT = 5
 VIR_ERR_INVALID_ARG = 8
 VIR_ERR_OPERATION_FAILED = 9
+VIR_ERR_OPERATION_DENIED = 29
 VIR_ERR_SYSTEM_ERROR = 38
 VIR_ERR_RPC = 39
 VIR_ERR_NO_DOMAIN = 42
@@ -30,8 +34,10 @@ VIR_ERR_NO_STORAGE_POOL = 49
 VIR_ERR_NO_STORAGE_VOL = 50
 VIR_ERR_OPERATION_INVALID = 55
 VIR_ERR_CONFIG_UNSUPPORTED = 67
+VIR_ERR_ARGUMENT_UNSUPPORTED = 74
 VIR_ERR_OPERATION_ABORTED = 78
 VIR_ERR_MIGRATE_UNSAFE = 81
+VIR_ERR_OPERATION_UNSUPPORTED = 84
 VIR_ERR_STORAGE_VOL_EXIST = 90
 VIR_ERR_MIGRATE_FINISH_OK = 93
 
@@ -49,6 +55,7 @@ VIR_DOMAIN_RUNNING_POSTCOPY = 10
 VIR_DOMAIN_RUNNING_POSTCOPY_FAILED = 11
 VIR_DOMAIN_PAUSED_USER = 1
 VIR_DOMAIN_PAUSED_MIGRATION = 2
+VIR_DOMAIN_PAUSED_IOERROR = 5
 VIR_DOMAIN_PAUSED_POSTCOPY = 12
 VIR_DOMAIN_PAUSED_STARTING_UP = 11
 VIR_DOMAIN_PAUSED_POSTCOPY_FAILED = 13
@@ -57,6 +64,8 @@ VIR_DOMAIN_SHUTOFF_MIGRATED = 4
 VIR_DOMAIN_XML_SECURE = 1
 VIR_DOMAIN_XML_INACTIVE = 2
 VIR_DOMAIN_XML_MIGRATABLE = 8
+VIR_DOMAIN_UNDEFINE_MANAGED_SAVE = 1
+VIR_DOMAIN_UNDEFINE_NVRAM = 4
 VIR_DOMAIN_UNDEFINE_KEEP_NVRAM = 8
 
 VIR_DOMAIN_EVENT_ID_MIGRATION_ITERATION = 20
@@ -159,6 +168,8 @@ class Guest:
     inactive_xml: str = ""
     autostart: bool = False
     managed_save: bool = False
+    # Whether it is being received.
+    arriving: bool = False
     around: Around = field(default_factory=Around)
     # Nanoseconds that it has run on this host, and its reads and writes of every disk.
     cpu_time: int = 10**10
@@ -240,6 +251,16 @@ class FakeHost:
     def remove(self, path: str) -> None:
         del self.directories[posixpath.dirname(path)][posixpath.basename(path)]
 
+    def check_name(self, name: str, uuid: str) -> None:
+        """Refuse a domain whose name or UUID belongs to another one here."""
+        for other in self.guests.values():
+            if other.uuid == uuid and other.name != name:
+                message = f"operation failed: domain '{other.name}' is already defined with uuid {uuid}"
+                raise libvirtError(message, VIR_ERR_OPERATION_FAILED)
+            if other.name == name and other.uuid != uuid:
+                message = f"operation failed: domain '{name}' already exists with uuid {other.uuid}"
+                raise libvirtError(message, VIR_ERR_OPERATION_FAILED)
+
     def called(self, what: str) -> None:
         self.calls.append(what)
         fault = self.world.faults.get((self.name, what))
@@ -262,6 +283,8 @@ class World:
         self.hang_limit = 30.0
         self.script: Callable[[str, FakeHost, FakeHost, Guest], None] = lambda phase, source, dest, guest: None
         self.migrations: list[dict] = []
+        # The last one.
+        self.migration: _Migration | None = None
         self.limits_set: list[tuple[str, int]] = []
         # Who wants to hear that another pass over a guest's memory has begun.
         self.iteration_callbacks: list = []
@@ -355,13 +378,35 @@ def open(uri):
 
 
 def openReadOnly(uri):  # noqa: N802
-    return open(uri)
+    connection = open(uri)
+    connection._read_only = True
+    return connection
+
+
+def _not_valid(why: str) -> libvirtError:
+    return libvirtError(f"Requested operation is not valid: {why}", VIR_ERR_OPERATION_INVALID)
+
+
+def _public(xml: str) -> str:
+    """A definition without its secrets, as it is told to whoever does not ask for them."""
+    if "passwd" not in xml:
+        return xml
+    root = ET.fromstring(xml)
+    for graphics in root.findall("devices/graphics"):
+        graphics.attrib.pop("passwd", None)
+    return ET.tostring(root, encoding="unicode")
 
 
 class _Object:
-    def __init__(self, host: FakeHost):
+    def __init__(self, host: FakeHost, read_only: bool = False):
         self._host = host
+        self._read_only = read_only
         self._o: object | None = object()
+
+    def _changes(self, what: str) -> None:
+        if self._read_only:
+            raise libvirtError(f"operation forbidden: read only access prevents {what}", VIR_ERR_OPERATION_DENIED)
+        self._host.called(what)
 
 
 class virConnect(_Object):  # noqa: N801
@@ -391,7 +436,7 @@ class virConnect(_Object):  # noqa: N801
         return self._host.hypervisor
 
     def _wrap(self, guest):
-        return virDomain(self._host, guest.uuid)
+        return virDomain(self._host, guest.uuid, self._read_only)
 
     def lookupByName(self, name):  # noqa: N802
         self._host.called("lookupByName")
@@ -411,25 +456,30 @@ class virConnect(_Object):  # noqa: N801
         return [self._wrap(guest) for guest in self._host.guests.values()]
 
     def defineXML(self, xml):  # noqa: N802
-        self._host.called("defineXML")
+        self._changes("defineXML")
         root = ET.fromstring(xml)
-        uuid = root.findtext("uuid")
-        guest = self._host.guests.setdefault(uuid, Guest(root.findtext("name"), uuid, xml))
-        guest.xml, guest.persistent = xml, True
+        name, uuid = root.findtext("name"), root.findtext("uuid")
+        self._host.check_name(name, uuid)
+        guest = self._host.guests.setdefault(uuid, Guest(name, uuid, xml))
+        guest.persistent = True
+        if guest.active:
+            guest.inactive_xml = xml
+        else:
+            guest.xml = xml
         return self._wrap(guest)
 
     def listAllStoragePools(self, flags):  # noqa: N802
         self._host.called("listAllStoragePools")
-        return [virStoragePool(self._host, name) for name in self._host.pools]
+        return [virStoragePool(self._host, name, self._read_only) for name in self._host.pools]
 
     def storagePoolLookupByName(self, name):  # noqa: N802
         self._host.called("storagePoolLookupByName")
         if name not in self._host.pools:
             raise libvirtError(f"Storage pool not found: no storage pool with matching name '{name}'", 49)
-        return virStoragePool(self._host, name)
+        return virStoragePool(self._host, name, self._read_only)
 
     def storagePoolCreateXML(self, xml, flags):  # noqa: N802
-        self._host.called("storagePoolCreateXML")
+        self._changes("storagePoolCreateXML")
         root = ET.fromstring(xml)
         name, path = root.findtext("name"), root.findtext("target/path")
         if any(pool.path == path for pool in self._host.pools.values()):
@@ -444,13 +494,13 @@ class virConnect(_Object):  # noqa: N801
         for pool in self._host.pools.values():
             name = posixpath.basename(path)
             if pool.active and pool.path == posixpath.dirname(path) and name in pool.listed:
-                return virStorageVol(self._host, pool.name, name)
+                return virStorageVol(self._host, pool.name, name, self._read_only)
         raise libvirtError(f"Storage volume not found: no storage vol with matching path '{path}'", 50)
 
 
 class virStoragePool(_Object):  # noqa: N801
-    def __init__(self, host, name):
-        super().__init__(host)
+    def __init__(self, host, name, read_only=False):
+        super().__init__(host, read_only)
         self._name = name
 
     @property
@@ -472,7 +522,7 @@ class virStoragePool(_Object):  # noqa: N801
         return self._host.directories[self._pool.path]
 
     def refresh(self, flags):
-        self._host.called("refresh")
+        self._changes("refresh")
         directory = self._directory()
         if self._pool.path not in self._host.stale_listings:
             self._pool.listed = dict(directory)
@@ -481,7 +531,7 @@ class virStoragePool(_Object):  # noqa: N801
         return list(self._pool.listed)
 
     def createXML(self, xml, flags):  # noqa: N802
-        self._host.called("createXML")
+        self._changes("createXML")
         root = ET.fromstring(xml)
         name = root.findtext("name")
         if name in self._pool.listed:
@@ -494,7 +544,7 @@ class virStoragePool(_Object):  # noqa: N801
         return virStorageVol(self._host, self._name, name)
 
     def destroy(self):
-        self._host.called("destroy pool")
+        self._changes("destroy pool")
         if self._pool.transient:
             del self._host.pools[self._name]
         else:
@@ -502,8 +552,8 @@ class virStoragePool(_Object):  # noqa: N801
 
 
 class virStorageVol(_Object):  # noqa: N801
-    def __init__(self, host, pool, name):
-        super().__init__(host)
+    def __init__(self, host, pool, name, read_only=False):
+        super().__init__(host, read_only)
         self._pool = host.pools[pool]
         self._name = name
 
@@ -518,7 +568,7 @@ class virStorageVol(_Object):  # noqa: N801
         return f"<volume><target><format type='{self._file.format}'/></target></volume>"
 
     def delete(self, flags):
-        self._host.called("delete volume")
+        self._changes("delete volume")
         directory = self._host.directories[self._pool.path]
         if self._name not in directory:
             raise libvirtError(f"cannot unlink file '{self._name}': No such file or directory", 38, ENOENT)
@@ -527,8 +577,8 @@ class virStorageVol(_Object):  # noqa: N801
 
 
 class virDomain(_Object, AroundDomain):  # noqa: N801
-    def __init__(self, host, uuid):
-        super().__init__(host)
+    def __init__(self, host, uuid, read_only=False):
+        super().__init__(host, read_only)
         self._uuid = self.uuid = uuid
 
     @property
@@ -565,8 +615,6 @@ class virDomain(_Object, AroundDomain):  # noqa: N801
         return int(self._guest.active)
 
     def autostart(self):
-        if not self._guest.persistent:
-            raise libvirtError("Requested operation is not valid: domain is transient", VIR_ERR_OPERATION_INVALID)
         return int(self._guest.autostart)
 
     def vcpus(self):
@@ -580,7 +628,9 @@ class virDomain(_Object, AroundDomain):  # noqa: N801
         return (self._guest.requests, 512, self._guest.requests, 512, -1)
 
     def setAutostart(self, wanted):  # noqa: N802
-        self._host.called("setAutostart")
+        self._changes("setAutostart")
+        if not self._guest.persistent:
+            raise _not_valid("cannot set autostart for transient domain")
         self._guest.autostart = bool(wanted)
 
     def hasManagedSaveImage(self, flags):  # noqa: N802
@@ -588,34 +638,49 @@ class virDomain(_Object, AroundDomain):  # noqa: N801
 
     def XMLDesc(self, flags):  # noqa: N802
         self._host.called("XMLDesc")
+        if flags & VIR_DOMAIN_XML_SECURE and self._read_only:
+            message = "operation forbidden: virDomainGetXMLDesc with secure flag"
+            raise libvirtError(message, VIR_ERR_OPERATION_DENIED)
         inactive = self._guest.inactive_xml if flags & VIR_DOMAIN_XML_INACTIVE else ""
-        return inactive or self._guest.xml
+        xml = inactive or self._guest.xml
+        return xml if flags & VIR_DOMAIN_XML_SECURE else _public(xml)
 
     def undefineFlags(self, flags):  # noqa: N802
-        self._host.called("undefine")
+        self._changes("undefine")
         self.check_undefine(flags)
         guest = self._guest
+        if not guest.persistent:
+            raise _not_valid("cannot undefine transient domain")
+        if guest.managed_save and not flags & VIR_DOMAIN_UNDEFINE_MANAGED_SAVE:
+            raise _not_valid("Refusing to undefine while domain managed save image exists")
+        if guest.nvram and not flags & (VIR_DOMAIN_UNDEFINE_NVRAM | VIR_DOMAIN_UNDEFINE_KEEP_NVRAM):
+            raise _not_valid("cannot undefine domain with nvram")
         if guest.active:
             guest.persistent = False
         else:
             del self._host.guests[self._uuid]
 
+    def _check_active(self):
+        if not self._guest.active:
+            raise _not_valid("domain is not running")
+
     def resume(self):
-        self._host.called("resume")
-        if self._guest.state != VIR_DOMAIN_PAUSED:
-            raise libvirtError("Requested operation is not valid: domain is not paused", VIR_ERR_OPERATION_INVALID)
+        self._changes("resume")
+        self._check_active()
+        if self._guest.state == VIR_DOMAIN_RUNNING:
+            raise _not_valid("domain is already running")
         self._guest.state, self._guest.reason = VIR_DOMAIN_RUNNING, 5
 
     def suspend(self):
-        self._host.called("suspend")
-        if self._guest.state != VIR_DOMAIN_RUNNING:
-            raise libvirtError("Requested operation is not valid: domain is not running", VIR_ERR_OPERATION_INVALID)
-        self._guest.state, self._guest.reason = VIR_DOMAIN_PAUSED, VIR_DOMAIN_PAUSED_USER
+        self._changes("suspend")
+        self._check_active()
+        if self._guest.state != VIR_DOMAIN_PAUSED:
+            reason = VIR_DOMAIN_PAUSED_MIGRATION if self._guest.job else VIR_DOMAIN_PAUSED_USER
+            self._guest.state, self._guest.reason = VIR_DOMAIN_PAUSED, reason
 
     def _limit(self, name, value=None):
-        self._host.called(f"migrate{'Get' if value is None else 'Set'}{name}")
-        if not self._guest.active:
-            raise libvirtError("Requested operation is not valid: domain is not running", VIR_ERR_OPERATION_INVALID)
+        (self._host.called if value is None else self._changes)(f"migrate{'Get' if value is None else 'Set'}{name}")
+        self._check_active()
         if value is not None:
             self._guest.limits[name] = value
             self._host.world.limits_set.append((name, value))
@@ -640,49 +705,52 @@ class virDomain(_Object, AroundDomain):  # noqa: N801
         self._limit("CompressionCache", value)
 
     def migrateStartPostCopy(self, flags=0):  # noqa: N802
-        self._host.called("migrateStartPostCopy")
+        self._changes("migrateStartPostCopy")
         if not self._guest.job:
-            raise libvirtError(
-                "Requested operation is not valid: post-copy can only be started while outgoing migration is in"
-                " progress",
-                VIR_ERR_OPERATION_INVALID,
-            )
+            raise _not_valid("post-copy can only be started while outgoing migration is in progress")
         if not self._host.world.migrations[-1]["flags"] & VIR_MIGRATE_POSTCOPY:
-            raise libvirtError(
-                "Requested operation is not valid: switching to post-copy requires migration to be started with"
-                " VIR_MIGRATE_POSTCOPY flag",
-                VIR_ERR_OPERATION_INVALID,
-            )
-        self._guest.state, self._guest.reason = VIR_DOMAIN_PAUSED, VIR_DOMAIN_PAUSED_POSTCOPY
+            raise _not_valid("switching to post-copy requires migration to be started with VIR_MIGRATE_POSTCOPY flag")
+        self._host.world.migration.hand_over()
 
     def jobInfo(self):  # noqa: N802
         self._host.called("jobInfo")
+        self._check_job()
         return [self._guest.job.get("type", VIR_DOMAIN_JOB_NONE), *([0] * 11)]
+
+    def _check_job(self):
+        if self._guest.arriving:
+            message = "Operation not supported: migration statistics are available only on the source host"
+            raise libvirtError(message, VIR_ERR_OPERATION_UNSUPPORTED)
+        self._check_active()
 
     def jobStats(self, flags):  # noqa: N802
         self._host.called("jobStats")
-        if not flags & VIR_DOMAIN_JOB_STATS_COMPLETED and self._host.world.stats_faults:
-            fault = self._host.world.stats_faults.pop(0)
-            if fault is not None:
-                raise fault
-        if self._host.world.model is not None and self._guest.job:
-            self._guest.job.update(self._host.world.model.tick(self._host.world, self._guest))
+        guest, world = self._guest, self._host.world
         if flags & VIR_DOMAIN_JOB_STATS_COMPLETED:
-            stats = dict(self._guest.completed) or {"type": VIR_DOMAIN_JOB_NONE}
-            if not flags & VIR_DOMAIN_JOB_STATS_KEEP_COMPLETED:
-                self._guest.completed = {}
-            return stats
-        return dict(self._guest.job) or {"type": VIR_DOMAIN_JOB_NONE}
+            # Not while another job runs.
+            told = {} if guest.job else guest.completed
+            if not guest.job and not flags & VIR_DOMAIN_JOB_STATS_KEEP_COMPLETED:
+                guest.completed = {}
+            return dict(told) or {"type": VIR_DOMAIN_JOB_NONE}
+        fault = world.stats_faults.pop(0) if world.stats_faults else None
+        if fault is not None:
+            raise fault
+        self._check_job()
+        if guest.job and world.model is not None:
+            guest.job.update(world.model.tick(world, guest))
+        return dict(guest.job) or {"type": VIR_DOMAIN_JOB_NONE}
 
     def abortJob(self):  # noqa: N802
-        self._host.called("abortJob")
+        self._changes("abortJob")
+        self._check_active()
+        if not self._guest.job:
+            raise _not_valid("no job is active on the domain")
         if self._guest.reason == VIR_DOMAIN_PAUSED_POSTCOPY and self._guest.state == VIR_DOMAIN_PAUSED:
-            message = "Requested operation is not valid: cannot abort migration in post-copy mode"
-            raise libvirtError(message, VIR_ERR_OPERATION_INVALID)
-        self._host.world.fail_job(libvirtError("operation aborted: migration out job: canceled by client", 78))
+            raise _not_valid("cannot abort migration in post-copy mode")
+        self._host.world.fail_job(libvirtError("operation aborted: job 'migration out' canceled by client", 78))
 
     def migrateToURI3(self, dconnuri, params, flags):  # noqa: N802
-        self._host.called("migrate")
+        self._changes("migrate")
         if dconnuri is None:
             raise libvirtError("direct migration is not supported by the connection driver", VIR_ERR_OPERATION_INVALID)
         if not flags & VIR_MIGRATE_PEER2PEER:
@@ -690,7 +758,7 @@ class virDomain(_Object, AroundDomain):  # noqa: N801
         _Migration(self._host, self._guest, dconnuri, params, flags).run()
 
     def migrate3(self, dconn, params, flags):
-        self._host.called("migrate3")
+        self._changes("migrate3")
         if flags & VIR_MIGRATE_PEER2PEER:
             raise libvirtError("use virDomainMigrateToURI3 for peer-to-peer migration", VIR_ERR_INVALID_ARG)
         _Migration(self._host, self._guest, None, params, flags, dconn._host).run()
@@ -710,6 +778,7 @@ class _Migration:
         self.params = dict(self.params)
         self.xml = self.params.pop("destination_xml", guest.xml)
         self.name = self.params.get("destination_name", guest.name)
+        self.world.migration = self
         self.world.migrations.append(
             {"uuid": guest.uuid, "uri": self.dconnuri, "params": self.params, "flags": flags, "xml": self.xml}
         )
@@ -722,7 +791,8 @@ class _Migration:
             self._resume()
             return
         if flags & VIR_MIGRATE_POSTCOPY and not (flags & VIR_MIGRATE_LIVE and guest.state == VIR_DOMAIN_RUNNING):
-            raise libvirtError("post-copy migration is not supported with non-live or paused migration", 84)
+            message = "argument unsupported: post-copy migration is not supported with non-live or paused migration"
+            raise libvirtError(message, VIR_ERR_ARGUMENT_UNSUPPORTED)
         try:
             guest.job = dict(self.world.stats)
             self._phase("begin")
@@ -739,6 +809,13 @@ class _Migration:
         except libvirtError:
             guest.job = {}
             raise
+
+    def hand_over(self) -> None:
+        """From now on the guest runs at the destination, whose missing pages come from the source."""
+        self.guest.state, self.guest.reason = VIR_DOMAIN_PAUSED, VIR_DOMAIN_PAUSED_POSTCOPY
+        arriving = self.dest.guests[self.guest.uuid]
+        arriving.state, arriving.reason = VIR_DOMAIN_RUNNING, VIR_DOMAIN_RUNNING_POSTCOPY
+        arriving.persistent = arriving.persistent or bool(self.flags & VIR_MIGRATE_PERSIST_DEST)
 
     def _resume(self) -> None:
         """Go on with a post-copy that has failed; it can fail again."""
@@ -779,6 +856,14 @@ class _Migration:
 
     def _roll_back(self) -> None:
         arriving = self.dest.guests.get(self.guest.uuid)
+        if (self.guest.state, self.guest.reason) == (VIR_DOMAIN_PAUSED, VIR_DOMAIN_PAUSED_POSTCOPY):
+            # There is no way back.
+            self.guest.reason = VIR_DOMAIN_PAUSED_POSTCOPY_FAILED
+            if arriving is not None:
+                arriving.reason = VIR_DOMAIN_RUNNING_POSTCOPY_FAILED
+            return
+        if arriving is not None:
+            arriving.arriving = False
         if arriving is not None and arriving.reason == VIR_DOMAIN_PAUSED_MIGRATION:
             if arriving.persistent:
                 arriving.state, arriving.reason = VIR_DOMAIN_SHUTOFF, 1
@@ -789,11 +874,8 @@ class _Migration:
     def _check(self) -> None:
         guest, flags = self.guest, self.flags
         if guest.around.snapshots:
-            message = f"cannot migrate domain with {len(guest.around.snapshots)} snapshots"
-            raise libvirtError(f"Requested operation is not valid: {message}", VIR_ERR_OPERATION_INVALID)
-        for other in self.dest.guests.values():
-            if other.name == self.name and other.uuid != guest.uuid:
-                raise libvirtError(f"domain '{self.name}' already exists with uuid {other.uuid}", 9)
+            raise _not_valid(f"cannot migrate domain with {len(guest.around.snapshots)} snapshots")
+        self.dest.check_name(self.name, guest.uuid)
         if flags & VIR_MIGRATE_OFFLINE:
             if flags & COPYING:
                 raise libvirtError("offline migration cannot handle non-shared storage", VIR_ERR_OPERATION_INVALID)
@@ -833,6 +915,7 @@ class _Migration:
             arriving = self.dest.guests[self.guest.uuid]
             arriving.state, arriving.reason = VIR_DOMAIN_PAUSED, VIR_DOMAIN_PAUSED_MIGRATION
             arriving.inactive_xml, arriving.xml = arriving.inactive_xml or arriving.xml, self.xml
+        self.dest.guests[self.guest.uuid].arriving = True
 
     def _safe(self, path: str) -> bool:
         return bool(self.flags & VIR_MIGRATE_UNSAFE) or posixpath.dirname(path) in self.source.shared_types
@@ -865,10 +948,14 @@ class _Migration:
         if arriving is None:
             arriving = Guest(self.name, self.guest.uuid, self.xml, persistent=False)
             self.dest.guests[self.guest.uuid] = arriving
+        arriving.arriving = False
         if self.flags & VIR_MIGRATE_PERSIST_DEST:
             arriving.persistent = True
             arriving.inactive_xml = self.params.get("persistent_xml") or self.guest.inactive_xml or self.guest.xml
-        if not self.flags & VIR_MIGRATE_OFFLINE:
+        if self.flags & VIR_MIGRATE_OFFLINE:
+            # Nothing runs, so there is only one definition.
+            arriving.xml, arriving.inactive_xml = self.xml, ""
+        else:
             self.guest.state, self.guest.reason = VIR_DOMAIN_PAUSED, VIR_DOMAIN_PAUSED_MIGRATION
             resumed = self.flags & VIR_MIGRATE_POSTCOPY_RESUME
             paused = (self.before[0] == VIR_DOMAIN_PAUSED and not resumed) or self.flags & VIR_MIGRATE_PAUSED

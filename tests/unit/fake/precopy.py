@@ -1,6 +1,6 @@
 # Copyright: (c) 2026, The kvmops.migration authors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A model of a guest that is being copied: a link, a guest that dirties its memory, and a clock of its own."""
+"""Models of a job: a link, a guest that dirties its memory, and a clock of its own; or what a test has written."""
 
 from __future__ import annotations
 
@@ -8,6 +8,19 @@ from dataclasses import dataclass, field
 
 MIB = 2**20
 PAGE = 4096
+
+
+class Scripted:
+    """Statistics one after the other, as a test has written them down; the job ends with the last ones."""
+
+    def __init__(self, *told: dict):
+        self.told = list(told)
+
+    def tick(self, world, guest) -> dict:
+        stats = self.told.pop(0) if self.told else {}
+        if not self.told:
+            world.complete_job()
+        return stats
 
 
 @dataclass
@@ -99,7 +112,7 @@ class PreCopy:
     def tick(self, world, guest) -> dict:
         """A step inside the fake libvirt: what was done there counts, and the end of the copy ends the job."""
         self.downtime = guest.limits["MaxDowntime"]
-        self.suspended = guest.state == 3 and guest.reason == 1
+        self.suspended = guest.state == 3 and guest.reason in (1, 2)
         self.postcopy = guest.state == 3 and guest.reason == 12
         self.auto_converge = bool(world.migrations[-1]["flags"] & 8192)
         stats = self.advance()
