@@ -180,8 +180,10 @@ class Guest:
         return {host: seen.shape for host, seen in self.look().items()}
 
     def home(self) -> str:
-        """The one host on which it is active."""
-        active = [host for host, seen in self.look().items() if seen.state in ("running", "paused")]
+        """The one host on which it runs, or else is paused; while it moves there is a paused one on the other."""
+        seen = self.look()
+        states = {state: [host for host, one in seen.items() if one.state == state] for state in ("running", "paused")}
+        active = states["running"] or states["paused"]
         assert len(active) == 1, f"{self.name}: {self.shapes()}"
         return active[0]
 
@@ -196,7 +198,7 @@ class Guest:
     def goes_on(self, host: str) -> None:
         """It runs there, by its own records."""
         before = self.last_record(host)
-        wait_for(lambda: self.last_record(host) > before, 20, f"a new record of {self.name} on {host}")
+        wait_for(lambda: self.last_record(host) > before, 60, f"a new record of {self.name} on {host}")
 
     def stands_still(self, host: str) -> None:
         before = self.last_record(host)
@@ -267,6 +269,7 @@ class Guest:
 
         `elsewhere` is the shape of a definition that the other host shall have of it.
         """
+        self._end_jobs()
         wanted = {host or self._anywhere(): shape}
         host = next(iter(wanted))
         if elsewhere:
@@ -287,6 +290,17 @@ class Guest:
             self.virsh(host, "suspend")
         return host
 
+    def _end_jobs(self) -> None:
+        """What a test that has failed has left under way; a daemon that cannot let go of it is started anew."""
+        for host in HYPERVISORS:
+            for _turn in range(20):
+                if self.job(host).get("Operation") != "Outgoing migration":
+                    break
+                faults.inside(host, "virsh", "domjobabort", self.name)
+                time.sleep(1)
+            else:
+                faults.kill_daemon(host)
+
     def _anywhere(self) -> str:
         known = self.look()
         active = (name for name, seen in known.items() if seen.state != "shut off")
@@ -304,7 +318,7 @@ class Guest:
             faults.inside(name, "virsh", "autostart", "--disable", self.name)
         if not healthy or state == "shut off":
             for name in active:
-                faults.must(name, "virsh", "destroy", self.name)
+                self._destroy(name)
             active = []
         if active == [other(host)]:
             self._carry(host)
@@ -318,9 +332,16 @@ class Guest:
         if not active and state != "shut off":
             self.virsh(host, "start")
             self.boots += 1
+            self.goes_on(host)
             if keeping == "transient":
                 self.virsh(host, "undefine")
         faults.inside(host, "virsh", {"running": "resume", "paused": "suspend"}.get(state, "domstate"), self.name)
+
+    def _destroy(self, host: str) -> None:
+        """By force: a job may hold it for a while."""
+        wait_for(
+            lambda: not faults.inside(host, "virsh", "destroy", self.name).returncode, 60, f"{self.name} destroyed"
+        )
 
     def _carry(self, host: str) -> None:
         """Bring it over from the other host."""

@@ -17,8 +17,6 @@ from .paths import LabError
 TABLE = "kvmops_cut"
 # Ports on which the destination takes in memory and disks.
 MIGRATION_PORTS = "49152-49215"
-# How a packet is refused: nobody is told, or its sender loses the connection at once.
-SILENTLY, ABRUPTLY = "drop", "reject with tcp reset"
 DAEMON = "libvirtd.service"
 SOCKETS = ("libvirtd.socket", "libvirtd-ro.socket", "libvirtd-admin.socket")
 
@@ -58,27 +56,33 @@ def shaped(mib: int, *hosts: str, network: str = "private") -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def cut(*hosts: str, network: str = "private", ports: str = "", verdict: str = SILENTLY) -> Iterator[None]:
-    """Let the hosts refuse what arrives from the network, or only to and from these TCP ports."""
+def cut(*hosts: str, network: str = "private", ports: str = "") -> Iterator[None]:
+    """Let the hosts drop what arrives from the network, or only to and from these TCP ports; nobody is told."""
     try:
         for host in hosts:
-            drop(host, network, ports, verdict)
+            drop(host, network, ports)
         yield
     finally:
         for host in hosts:
             restore(host)
 
 
-def drop(host: str, network: str = "private", ports: str = "", verdict: str = SILENTLY) -> None:
+def drop(host: str, network: str = "private", ports: str = "") -> None:
     device = f'iifname "{network}0"'
-    matches = [f"{device} tcp {side} {ports}" for side in ("dport", "sport")] if ports else [device]
-    rules = [f"{match} {verdict}" for match in matches]
+    rules = [f"{device} tcp {side} {ports} drop" for side in ("dport", "sport")] if ports else [f"{device} drop"]
     lines = "\n".join(("type filter hook input priority -300", *rules))
     must(host, "nft", f"table inet {TABLE} {{\nchain arriving {{\n{lines}\n}}\n}}")
 
 
 def restore(host: str) -> None:
     inside(host, "nft", "delete", "table", "inet", TABLE)
+
+
+def tear(host: str, address: str, ports: str = MIGRATION_PORTS) -> None:
+    """End the TCP connections with that address which have such a port; both ends are told."""
+    low, _dash, high = ports.partition("-")
+    sides = (f"( {side} >= :{low} and {side} <= :{high} )" for side in ("sport", "dport"))
+    must(host, "ss", "--kill", "--tcp", "dst", address, "and", f"( {' or '.join(sides)} )")
 
 
 def kill(host: str, pattern: str) -> None:
