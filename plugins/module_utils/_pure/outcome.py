@@ -93,6 +93,13 @@ TABLE = (
     ),
     _row("*", "unknown", UNDETERMINED, "{dest} does not say whether {name} runs there; nothing was touched", wait=True),
     _row(
+        "postcopy_failed",
+        "shut_off crashed absent",
+        CRASH,
+        "{name} has ended on {dest} in post-copy, and what {source} holds is no whole guest: never resume it there;"
+        " nothing was touched",
+    ),
+    _row(
         "postcopy_failed", "*", POSTCOPY, "post-copy failed: the memory of {name} is on both hosts; nothing was touched"
     ),
     _row(
