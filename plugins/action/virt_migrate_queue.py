@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import contextvars
+import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -86,10 +88,8 @@ class ActionModule(ActionBase):
             while not queue.is_over:
                 for number in queue.begin():
                     errands[number] = self._errand(number, moves[number])
-                    results.update(self._advance(number, errands[number], begin=True))
-                for number in sorted(errands.keys() - results.keys()):
-                    results.update(self._advance(number, errands[number]))
-                for number in results:
+                    self._apart(number, errands[number], results)
+                for number in list(results):
                     queue.end(number)
                 vigil.wait()
         finally:
@@ -101,18 +101,23 @@ class ActionModule(ActionBase):
         args = {key: value for key, value in move.items() if key not in OWN}
         return Errand(self._site(move["source"], number), args, self._variables, lambda host: self._site(host, number))
 
-    def _advance(self, number: int, errand: Errand, begin: bool = False) -> dict[int, dict[str, Any]]:
-        """The result of the move where it is over."""
-        try:
-            if self._task.check_mode:
-                return {number: errand.plan()}
-            if begin:
-                errand.start()
-            else:
-                errand.look()
-        except AnsibleError as error:
-            return {number: {"failed": True, "changed": False, "msg": str(error), "failure_class": "unreachable"}}
-        return {number: errand.result} if errand.result is not None else {}
+    def _apart(self, number: int, errand: Errand, results: dict[int, dict[str, Any]]) -> None:
+        """Watch a move in a thread of its own: a host that is silent keeps nobody from looking at the others."""
+
+        def work() -> None:
+            try:
+                results[number] = errand.plan() if self._task.check_mode else errand.run()
+            except AnsibleError as error:
+                results[number] = {
+                    "failed": True,
+                    "changed": False,
+                    "msg": str(error),
+                    "failure_class": "unreachable",
+                }
+
+        # Ansible keeps what it is doing for which task in variables of the context.
+        context = contextvars.copy_context()
+        threading.Thread(target=context.run, args=(work,), daemon=True).start()
 
     def _site(self, host: str, number: int) -> Elsewhere:
         """A host by its own login; every move has connections of its own."""

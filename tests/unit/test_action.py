@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import threading
 from types import SimpleNamespace
 from unittest import mock
 
@@ -297,7 +298,7 @@ def test_a_run_is_watched_told_of_and_fetched(watch):
     assert told == ["a: kvm1 -> kvm2: 7 %, memory 7 B of 100 B, 9 B/s, pass 1, 1 s"]
     assert source.executed == [{"name": "a", "_watch": True}]
     assert "/run/kvmops-migration/r1" in source.scripts[0]
-    assert 'rm -rf "$d"' in source.scripts[0]
+    assert source.scripts[-1] == "rm -rf /run/kvmops-migration/r1"
 
 
 def test_what_is_answered_at_once_needs_no_watching(watch):
@@ -312,7 +313,12 @@ def test_a_run_that_goes_on_already_is_joined(watch):
     assert result["adopted"] == "r0"
     assert "run r0 is at it already" in told[0]
     # Whoever began it fetches the answer for good.
-    assert 'rm -rf "$d"' not in source.scripts[0]
+    assert not any(script.startswith("rm ") for script in source.scripts)
+
+
+def test_an_answer_that_was_lost_on_the_way_is_fetched_again(watch):
+    source = Source(MOVING, 'done\n{"chang', DONE)
+    assert watch(source)[0]["outcome"] == "migrated"
 
 
 def test_a_joined_run_whose_answer_is_gone_is_asked_for_again(watch):
@@ -428,3 +434,20 @@ def test_nobody_watches_for_an_ansible_that_is_gone(monkeypatch):
     monkeypatch.setattr(runs.os, "getppid", lambda: 1)
     with pytest.raises(AnsibleActionFail, match="main process is gone"):
         vigil.wait()
+
+
+def test_a_host_that_is_silent_keeps_no_other_move_waiting(queue, monkeypatch):
+    silent, heard = threading.Event(), []
+
+    def run(self):
+        if self.name == "slow":
+            assert silent.wait(5), "the other move had to wait"
+        else:
+            silent.set()
+        heard.append(self.name)
+        return {"changed": True, "outcome": "migrated"}
+
+    monkeypatch.setattr(errand.Errand, "run", run)
+    result, _asked = queue(moves=[move("slow"), move("b")])
+    assert heard == ["b", "slow"]
+    assert [one["name"] for one in result["results"]] == ["slow", "b"]
