@@ -4,7 +4,10 @@
 
 from __future__ import annotations
 
-import threading
+import os
+import pickle
+import signal
+import time
 from types import SimpleNamespace
 from unittest import mock
 
@@ -351,7 +354,21 @@ def test_c3_75_one_out_of_sight_for_good_leaves_the_run_to_itself(watch):
 
 
 @pytest.fixture
-def queue(monkeypatch):
+def queue(queue_of, monkeypatch):
+    """The same with every move done at once, in this process."""
+
+    def apart(self, errand):
+        answers, answer = os.pipe()
+        with os.fdopen(answer, "wb") as stream:
+            pickle.dump(self._work(errand), stream)
+        return answers
+
+    monkeypatch.setattr(virt_migrate_queue.ActionModule, "_apart", apart)
+    return queue_of
+
+
+@pytest.fixture
+def queue_of(monkeypatch):
     """Run virt_migrate_queue with sites that answer at once; gives back its result and who was asked what."""
     asked = []
 
@@ -436,18 +453,20 @@ def test_nobody_watches_for_an_ansible_that_is_gone(monkeypatch):
         vigil.wait()
 
 
-def test_a_host_that_is_silent_keeps_no_other_move_waiting(queue, monkeypatch):
-    silent, heard = threading.Event(), []
+def test_a_host_that_is_silent_keeps_no_other_move_waiting(monkeypatch, queue_of, tmp_path):
+    """Each move is watched by a process of its own."""
 
     def run(self):
-        if self.name == "slow":
-            assert silent.wait(5), "the other move had to wait"
-        else:
-            silent.set()
-        heard.append(self.name)
+        deadline = time.monotonic() + 10
+        while self.name == "slow" and not (tmp_path / "b").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        (tmp_path / self.name).touch()
+        if self.name == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
         return {"changed": True, "outcome": "migrated"}
 
     monkeypatch.setattr(errand.Errand, "run", run)
-    result, _asked = queue(moves=[move("slow"), move("b")])
-    assert heard == ["b", "slow"]
-    assert [one["name"] for one in result["results"]] == ["slow", "b"]
+    result, _asked = queue_of(moves=[move("slow"), move("b"), move("killed", source="kvm2")])
+    assert [one["outcome"] for one in result["results"]] == ["migrated", "migrated", "undetermined"]
+    assert "killed: the process that watched it was killed" in result["msg"]
