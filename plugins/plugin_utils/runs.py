@@ -24,7 +24,7 @@ from ansible_collections.kvmops.migration.plugins.module_utils._pure.status impo
 MODULE = "kvmops.migration.virt_migrate"
 RUN_DIRECTORY = "/run/kvmops-migration"
 # Seconds between two lines of progress, and between two looks: soon at first, because most moves are short.
-TELL_EVERY = 10.0
+TELL_EVERY = 8.0
 FIRST_LOOK = 0.25
 LAST_LOOK = 1.0
 GROWTH = 1.2

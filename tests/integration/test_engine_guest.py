@@ -76,9 +76,7 @@ def refused(name: str, source: str, failure_class: str, footprint, *texts: str) 
     """It is refused with its cure, in check mode as without, and nothing has changed."""
     before = footprint()
     # The unit tests run each of them both ways, and a real run would begin with the same checks.
-    answer = move(name, source, arguments=("--check",)).failed("refused")
-    assert answer["failure_class"] == failure_class, answer.out
-    assert answer["cure"]
+    answer = move(name, source, arguments=("--check",)).failed(failure_class, outcome="refused")
     for text in texts:
         assert text in answer["msg"]
     assert without_records(footprint()) == without_records(before)

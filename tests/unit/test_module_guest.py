@@ -254,7 +254,7 @@ def cdrom(policy="", device="cdrom"):
     return xml.replace("<source ", f"<source startupPolicy='{policy}' ") if policy else xml
 
 
-@pytest.mark.parametrize("device", ["cdrom", "floppy", "disk"])
+@pytest.mark.parametrize("device", ["cdrom", "floppy"])
 @pytest.mark.parametrize("directory", [True, False])
 def test_c2_58_a_medium_that_the_destination_has_not_is_found_without_a_pool(lab, device, directory):
     lab.kvm1.write(ISO, fake.File("iso"))
@@ -262,6 +262,15 @@ def test_c2_58_a_medium_that_the_destination_has_not_is_found_without_a_pool(lab
         lab.kvm2.directories["/iso"] = {}
     lab.add(xml=domain_xml(disks=[disk_xml(), cdrom(device=device)]))
     refused(lab, "image_missing", f"kvm2 has no {ISO}", "virsh change-media a sda --eject", check=True)
+
+
+@pytest.mark.parametrize("state", [RUNNING, SHUTOFF])
+def test_c2_59_a_read_only_disk_must_be_there(shared, state):
+    shared.kvm1.write(ISO, fake.File("iso"))
+    shared.add(state=state, xml=domain_xml(disks=[disk_xml(), cdrom(device="disk")]))
+    assert refused(shared, "image_missing", f"kvm2 has no {ISO}").cure == "copy it there"
+    shared.kvm2.write(ISO, fake.File("iso"))
+    assert shared.move().outcome == "migrated"
 
 
 def test_c2_58_a_medium_that_is_there_is_used(lab):

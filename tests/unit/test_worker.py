@@ -159,3 +159,11 @@ def test_a_phase_waits_while_somebody_holds_it(directory):
     wait_until(lambda: json.loads(look()[1] or "{}").get("phase") == "moved")
     (directory / "hold" / "moved").unlink()
     wait_until(lambda: look()[0] == "done")
+
+
+def test_the_lock_of_a_vm_goes_away_with_its_run(directory):
+    Worker("r1", "a").take().leave()
+    assert list((directory / "vm").iterdir()) == []
+    detached(lambda: {"outcome": "migrated"})
+    wait_until(lambda: look()[0] == "done" and not workers.live())
+    assert list((directory / "vm").iterdir()) == []

@@ -15,6 +15,8 @@ from .. import _libvirt
 from .._pure import uri as uris
 from .._pure.refusal import Refusal
 
+# The ledger of the run is still there.
+BROKE_DOWN = "run again, which settles what it has left, and report this as a fault of the collection"
 Act = Callable[[], Dict[str, Any]]
 
 
@@ -34,7 +36,15 @@ def kept(module: Any, act: Act) -> Dict[str, Any]:
     try:
         result = _result(act)
     except Exception as error:  # noqa: BLE001 - whoever watches must hear of it
-        result = {"failed": True, "msg": f"virt_migrate broke down: {error}", "exception": traceback.format_exc()}
+        result = {
+            "failed": True,
+            "changed": True,
+            "outcome": "undetermined",
+            "failure_class": "broke_down",
+            "cure": BROKE_DOWN,
+            "msg": f"virt_migrate broke down: {error}; cure: {BROKE_DOWN}",
+            "exception": traceback.format_exc(),
+        }
     return dict(remove_values(result, module.no_log_values))
 
 

@@ -168,7 +168,9 @@ class Guest:
                 continue
             if self._exists(self._dest, disk.source) is not False:
                 continue
-            problem = f"{self._dest.host} has no {disk.source}, the medium in drive {disk.target}"
+            removable = disk.device in ("cdrom", "floppy")
+            what = "the medium in drive" if removable else "the image of read-only disk"
+            problem = f"{self._dest.host} has no {disk.source}, {what} {disk.target}"
             # For `requisite` a guest can arrive without it, and not start.
             if disk.startup == "optional" or (disk.startup == "requisite" and not offline):
                 self._report.warn(f"{problem}: the drive will be empty there")
@@ -176,7 +178,9 @@ class Guest:
             raise Refusal(
                 problem,
                 "image_missing",
-                f"copy it there, or eject it: virsh change-media {self._name} {disk.target} --eject",
+                f"copy it there, or eject it: virsh change-media {self._name} {disk.target} --eject"
+                if removable
+                else "copy it there",
             )
 
     @staticmethod

@@ -10,7 +10,7 @@ import time
 from typing import Any, Dict, List
 
 from .._libvirt import MIGRATION_OUT, Host, LibvirtFailure
-from .._pure import checks, outcome
+from .._pure import outcome
 from .._pure import uri as uris
 from .._pure.refusal import Refusal
 from . import place as places
@@ -47,7 +47,6 @@ def run(request: Request) -> Dict[str, Any]:
 
 def _run(request: Request, report: Report, hosts: List[Host]) -> Dict[str, Any]:
     options = request.options
-    checks.check(options)
     source_uri = uris.parse(options["uri"], "uri")
     timeout = options["connect_timeout"]
     source = places.connect(options["uri"], timeout, "uri")

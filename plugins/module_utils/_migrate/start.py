@@ -10,12 +10,13 @@ import os
 import time
 from typing import Any, Dict, Mapping
 
+from .._pure import checks
 from .._pure import uri as uris
 from .._pure.refusal import Refusal
 from . import worker as workers
 from .answer import kept
 from .local import Local
-from .report import NOTHING, Request
+from .report import NOTHING, REFUSED, Report, Request
 from .run import END_PATIENCE, run
 from .worker import Held, Worker
 
@@ -28,6 +29,11 @@ TOLD = ("name", "uuid", "source", "dest", "actions")
 def start(module: Any) -> Dict[str, Any]:
     """The result of the run, or `run` and `watching` for a controller that watches it."""
     options = module.params
+    try:
+        checks.check(options)
+    except Refusal as error:
+        error.details = {**Report(options["name"], time.time()).finished(), "outcome": REFUSED, **error.details}
+        raise
     worker = Worker(
         f"{int(time.time())}-{os.urandom(4).hex()}",
         options["name"],
@@ -69,7 +75,7 @@ def _join(options: Mapping[str, Any], status: Mapping[str, Any]) -> Dict[str, An
             f"VM {name} is being moved to {there} by run {run_id}: {status.get('line', 'it has just begun')}",
             "busy",
             "wait for its end (status.yml shows how far it is), or end it (cancel.yml)",
-            outcome="refused",
+            outcome=REFUSED,
         )
     if options["_watch"]:
         return {"changed": False, "run": run_id, "watching": True, "adopted": True}

@@ -71,14 +71,7 @@ class Worker:
         except OSError:
             return self
         prune()
-        vm = _make(os.path.join(RUN_DIRECTORY, "vm"))
-        handle = os.open(os.path.join(vm, quote(self._name, safe="")[:200]), os.O_RDWR | os.O_CREAT, 0o600)
-        if not _lock(handle):
-            run = os.read(handle, 200).decode()
-            os.close(handle)
-            raise Held(
-                jsonfile.load(os.path.join(RUN_DIRECTORY, run, "status.json")) or {"run": run, "name": self._name}
-            )
+        handle = self._hold()
         os.ftruncate(handle, 0)
         os.write(handle, self._status["run"].encode())
         _make(self._folder)
@@ -90,6 +83,24 @@ class Worker:
                 pass
         self.say()
         return self
+
+    def _hold(self) -> int:
+        """The lock of the VM, which names its run. Who lets go of it removes the file: then another one counts."""
+        while True:
+            handle = os.open(self._vm, os.O_RDWR | os.O_CREAT, 0o600)
+            if not _lock(handle):
+                run = os.read(handle, 200).decode()
+                os.close(handle)
+                status = jsonfile.load(os.path.join(RUN_DIRECTORY, run, "status.json"))
+                raise Held(status or {"run": run, "name": self._name})
+            with suppress(OSError):
+                if os.path.samestat(os.fstat(handle), os.stat(self._vm)):
+                    return handle
+            os.close(handle)
+
+    @property
+    def _vm(self) -> str:
+        return os.path.join(_make(os.path.join(RUN_DIRECTORY, "vm")), quote(self._name, safe="")[:200])
 
     @property
     def seen(self) -> bool:
@@ -116,6 +127,7 @@ class Worker:
             if os.fork() == 0:
                 self._become_daemon()
                 self.answer(work())
+                os.unlink(self._vm)
         except BaseException:  # noqa: BLE001 - there is nobody but the log to tell it to
             os.write(2, traceback.format_exc().encode())
         finally:
@@ -139,6 +151,8 @@ class Worker:
         """Nobody needs the folder any more."""
         if self.seen:
             shutil.rmtree(self._folder, ignore_errors=True)
+            with suppress(OSError):
+                os.unlink(self._vm)
             self._forget_locks()
 
     def _forget_locks(self) -> None:

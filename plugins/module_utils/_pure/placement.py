@@ -135,7 +135,8 @@ def plan(
         waves = waves or groups
     except Refusal as refusal:
         errors = [*errors, refusal.message]
-    return {"moves": moves, "settled": settled, "errors": errors, "waves": waves}
+    # What is wrong with the destination is wrong with it for every VM.
+    return {"moves": moves, "settled": settled, "errors": list(dict.fromkeys(errors)), "waves": waves}
 
 
 def split_names(value: Any) -> list[str]:
