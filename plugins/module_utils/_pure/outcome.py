@@ -152,6 +152,14 @@ ENDED = _row(
     "absent shut_off", "shut_off", CRASH, "{name} has ended: {source_state} on {source}, {dest_state} on {dest}"
 )
 
+# Seen only by the engine: the source has sent everything, so the guest may have run, and written, elsewhere since then.
+SENT = _row(
+    "*",
+    "*",
+    UNDETERMINED,
+    "{name} is paused on {source}, which has sent all of it: it may have run on {dest} since then; nothing was touched",
+)
+
 # What must be true of both sides for an action, checked again at the moment of acting.
 GUARDS: Dict[str, Tuple[FrozenSet[str], FrozenSet[str]]] = {
     UNDEFINE_SOURCE: (_states("shut_off"), _states("running paused")),
