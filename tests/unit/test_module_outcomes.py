@@ -559,3 +559,17 @@ def test_old_memory_is_never_resumed(lab, sent, outcome, state):
     assert result.outcome == outcome
     assert lab.where() == (state, None)
     assert bool(lab.unfinished()) == sent
+
+
+def test_a_guest_that_has_got_a_definition_at_the_destination_has_arrived_there(lab):
+    """And ended there since: the source's memory is as old as that."""
+    lab.add()
+
+    def ended_there(source, dest, guest):
+        guest.state, guest.reason = PAUSED, fake.VIR_DOMAIN_PAUSED_MIGRATION
+        dest.guests[UUID] = fake.Guest("a", UUID, domain_xml())
+
+    fail_in(lab, "finish", then=ended_there)
+    result = lab.move()
+    assert result.outcome == "undetermined"
+    assert lab.where() == (PAUSED, SHUTOFF)

@@ -85,7 +85,7 @@ class Settlement:
     def settle(self) -> End:
         """Where the guest is, after everything that may safely be done about it."""
         source, dest, row = self._at_rest()
-        if outcome.RESUME_SOURCE in row.actions and self._ledger.ran and self._has_sent_all():
+        if outcome.RESUME_SOURCE in row.actions and self._ledger.ran and self._has_sent_all(dest):
             row = outcome.SENT
         if row.outcome == outcome.FAILED:
             what = f"giving {moments.named(self._ledger.moments)} back to {self.source.host}"
@@ -128,8 +128,12 @@ class Settlement:
         }
         return wanted[action] and action not in self._done
 
-    def _has_sent_all(self) -> bool:
+    def _has_sent_all(self, dest: str) -> bool:
         """Whether the source's job has come to its end: its memory is old then, if the guest ran at the destination."""
+        ledger = self._ledger
+        if dest == outcome.SHUT_OFF and not (ledger.defined_at_dest_before or ledger.moments):
+            # libvirt defines a guest there when it has arrived.
+            return True
         try:
             stats = self.source.host.job_stats(self._uuid, completed=True)
         except LibvirtFailure:
