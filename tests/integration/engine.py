@@ -147,12 +147,22 @@ virsh dominfo %s | sed -n 's/^Persistent: *//p; s/^Autostart: *//p'
 
 @dataclass
 class Guest:
-    """A guest of the scenario. `boots` is how often it may have booted, as its witness is asked at the end."""
+    """A guest of the scenario."""
 
     name: str
     image: str
     shared: bool
-    boots: int = 1
+
+    @property
+    def boots(self) -> int:
+        """How often it may have booted in this lab, which its witness is told at the end."""
+        kept = STATE / f"{self.name}.boots"
+        return int(kept.read_text(encoding="ascii")) if kept.exists() else 1
+
+    def boot(self, host: str) -> None:
+        (STATE / f"{self.name}.boots").write_text(str(self.boots + 1), encoding="ascii")
+        self.virsh(host, "start")
+        self.goes_on(host)
 
     @cached_property
     def definition(self) -> str:
@@ -330,9 +340,7 @@ class Guest:
                 # A running guest without a definition remembers its last one: that is this one now.
                 faults.inside(name, "virsh", "undefine", self.name)
         if not active and state != "shut off":
-            self.virsh(host, "start")
-            self.boots += 1
-            self.goes_on(host)
+            self.boot(host)
             if keeping == "transient":
                 self.virsh(host, "undefine")
         faults.inside(host, "virsh", {"running": "resume", "paused": "suspend"}.get(state, "domstate"), self.name)

@@ -195,7 +195,7 @@ def test_c6_99_post_copy_begins_after_the_first_pass():
 def test_c6_103_post_copy_cannot_be_ended():
     source = BUSY.bring()
     with BUSY.busy(40, 32):
-        call = in_postcopy(source, postcopy_bandwidth=8)
+        call = in_postcopy(source)
         refused = faults.inside(source, "virsh", "domjobabort", "busy")
         answer = call.answer().ok()
     assert "post-copy" in refused.stderr

@@ -114,11 +114,9 @@ def witness(options: argparse.Namespace) -> dict:
         raise LabError("witness NAME: the guest to judge is missing")
     leaders = {folder.name: Host(folder.name).leader() for folder in sorted((STATE / "hosts").iterdir())}
     roots = {name: Path(f"/proc/{leader}/root") for name, leader in leaders.items() if leader}
-    consoles = [
-        f"--console={name}={log}"
-        for name, root in roots.items()
-        for log in sorted((root / "var/log/libvirt/qemu").glob(f"{vm}.serial.log*"), reverse=True)
-    ]
+    # What has been rotated away lies beside them, and is found there.
+    logs = {name: root / f"var/log/libvirt/qemu/{vm}.serial.log" for name, root in roots.items()}
+    consoles = [f"--console={name}={log}" for name, log in logs.items() if log.exists()]
     if not consoles:
         raise LabError(f"no host has a console log of {vm}")
     home = next((name for name in roots if _virsh(name, "domstate", vm).strip() in ("running", "paused")), None)
@@ -130,7 +128,8 @@ def witness(options: argparse.Namespace) -> dict:
     if runs:
         _virsh(home, "suspend", vm)
     try:
-        said = run(sys.executable, "-m", "tests.lab.guest.witness", "judge", *consoles, f"--image={roots[home]}{image}")
+        judge = (sys.executable, "-m", "tests.lab.guest.witness", "judge", f"--boots={options.boots}")
+        said = run(*judge, *consoles, f"--image={roots[home]}{image}")
     finally:
         if runs:
             _virsh(home, "resume", vm)
@@ -159,6 +158,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python3 -m tests.lab", description=__doc__)
     parser.add_argument("command", choices=COMMANDS)
     parser.add_argument("vm", nargs="?", help="the guest that `witness` judges")
+    parser.add_argument("--boots", type=int, default=1, help="how often that guest may have booted (default 1)")
     options = parser.parse_args()
     try:
         require_root()
