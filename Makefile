@@ -64,7 +64,7 @@ molecule: rootfs ## all scenarios on the lab (as root); S=default runs one
 test: root packages venv ## everything that must pass, quick checks first
 	@$(IN_VENV) python $(GATES)/run.py test
 
-test-full: root packages venv ## test, then the demo
+test-full: root packages venv ## test, then the whole engine on real hosts and the demo
 	@$(IN_VENV) python $(GATES)/run.py full
 
 .PHONY: rootfs lab lab-down demo bench

@@ -10,7 +10,7 @@ from typing import Any
 from ansible.plugins.action import ActionBase
 
 from ansible_collections.kvmops.migration.plugins.plugin_utils.errand import Errand
-from ansible_collections.kvmops.migration.plugins.plugin_utils.runs import MODULE, Vigil
+from ansible_collections.kvmops.migration.plugins.plugin_utils.runs import MODULE
 from ansible_collections.kvmops.migration.plugins.plugin_utils.sites import Elsewhere, Here
 
 
@@ -36,19 +36,10 @@ class ActionModule(ActionBase):
             if self._task.async_val or self._task.check_mode:
                 answer = here.execute(MODULE, errand.arguments(), wrap_async=bool(self._task.async_val))
             else:
-                answer = _watched(errand)
+                answer = errand.run()
         finally:
             errand.close()
             for site in elsewhere.values():
                 site.close()
         result.update(answer)
         return result
-
-
-def _watched(errand: Errand) -> dict[str, Any]:
-    errand.start()
-    vigil = Vigil()
-    while errand.result is None:
-        vigil.wait()
-        errand.look()
-    return errand.result

@@ -5,7 +5,11 @@
 
 from __future__ import annotations
 
+import os
+import pickle
+import select
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from ansible.errors import AnsibleActionFail, AnsibleError
@@ -36,11 +40,7 @@ class ActionModule(ActionBase):
             moves, limits = self._read()
         except Refusal as refusal:
             raise AnsibleActionFail(refusal.message) from refusal
-        try:
-            results = self._move(moves, limits)
-        finally:
-            for site in self._sites.values():
-                site.close()
+        results = self._move(moves, limits)
         failures = [one for one in results if one.get("failed")]
         result.update(
             changed=any(one.get("changed") for one in results),
@@ -80,45 +80,70 @@ class ActionModule(ActionBase):
     def _move(self, moves: list[dict[str, Any]], limits: Limits) -> list[dict[str, Any]]:
         queue = Queue([{**move, "dest": move.get("dest_host") or move.get("dest")} for move in moves], limits)
         results: dict[int, dict[str, Any]] = {}
-        errands: dict[int, Errand] = {}
+        going: dict[int, int] = {}
         vigil = Vigil()
-        try:
-            while not queue.is_over:
-                for number in queue.begin():
-                    errands[number] = self._errand(number, moves[number])
-                    results.update(self._advance(number, errands[number], begin=True))
-                for number in sorted(errands.keys() - results.keys()):
-                    results.update(self._advance(number, errands[number]))
-                for number in results:
-                    queue.end(number)
-                vigil.wait()
-        finally:
-            for errand in errands.values():
-                errand.close()
+        while not queue.is_over:
+            for number in queue.begin():
+                going[self._apart(self._errand(number, moves[number]))] = number
+            for pipe in select.select(list(going), [], [], 0)[0]:
+                number = going.pop(pipe)
+                results[number] = _answer(pipe)
+                queue.end(number)
+            vigil.wait()
         return [{**results[number], "name": moves[number]["name"]} for number in range(len(moves))]
 
     def _errand(self, number: int, move: dict[str, Any]) -> Errand:
         args = {key: value for key, value in move.items() if key not in OWN}
         return Errand(self._site(move["source"], number), args, self._variables, lambda host: self._site(host, number))
 
-    def _advance(self, number: int, errand: Errand, begin: bool = False) -> dict[int, dict[str, Any]]:
-        """The result of the move where it is over."""
+    def _apart(self, errand: Errand) -> int:
+        """Watch a move in a process of its own, whose answer comes through the pipe that is returned.
+
+        A host that is silent keeps nobody from looking at the others then; Ansible's own state allows no threads.
+        """
+        answers, answer = os.pipe()
+        if os.fork():
+            os.close(answer)
+            return answers
         try:
-            if self._task.check_mode:
-                return {number: errand.plan()}
-            if begin:
-                errand.start()
-            else:
-                errand.look()
+            with os.fdopen(answer, "wb") as stream:
+                pickle.dump(self._work(errand), stream)
+        finally:
+            os._exit(0)
+
+    def _work(self, errand: Errand) -> dict[str, Any]:
+        try:
+            return errand.plan() if self._task.check_mode else errand.run()
         except AnsibleError as error:
-            return {number: {"failed": True, "changed": False, "msg": str(error), "failure_class": "unreachable"}}
-        return {number: errand.result} if errand.result is not None else {}
+            return {"failed": True, "changed": False, "msg": str(error), "failure_class": "unreachable"}
+        finally:
+            errand.close()
+            for site in self._sites.values():
+                site.close()
 
     def _site(self, host: str, number: int) -> Elsewhere:
         """A host by its own login; every move has connections of its own."""
         if (host, number) not in self._sites:
             self._sites[host, number] = Elsewhere(self, host, self._variables["hostvars"][host])
         return self._sites[host, number]
+
+
+def _answer(pipe: int) -> dict[str, Any]:
+    """The answer of a process that has ended; one that was killed gave none."""
+    with os.fdopen(pipe, "rb") as stream:
+        said = stream.read()
+    with suppress(ChildProcessError):
+        os.wait()
+    if said:
+        return dict(pickle.loads(said))
+    problem = "the process that watched it was killed"
+    return {
+        "failed": True,
+        "changed": True,
+        "outcome": "undetermined",
+        "failure_class": "out_of_sight",
+        "msg": f"{problem}; cure: run again, which joins the run or settles what it has left",
+    }
 
 
 def _check_known(given: Mapping[str, Any], known: Any, where: str) -> None:

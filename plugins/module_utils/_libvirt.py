@@ -44,6 +44,8 @@ STORAGE_VOL_EXIST = 90
 OPERATION_INVALID = 55
 # libvirt's number of a migration that leaves a host, in the statistics of a job.
 MIGRATION_OUT = 5
+# And of a job that has come to its end.
+JOB_COMPLETED = 3
 # And for an agent in the guest that is not there.
 AGENT_UNRESPONSIVE = 86
 # Since then statistics of a completed job stay for others to read, where that is asked for.

@@ -70,6 +70,15 @@ class Errand:
         self._run.start()
         self._conclude()
 
+    def run(self) -> dict[str, Any]:
+        """Begin it and watch it to its end; the result."""
+        self.start()
+        vigil = runs.Vigil()
+        while self.result is None:
+            vigil.wait()
+            self.look()
+        return self.result
+
     def look(self) -> None:
         if self._run is not None and self._run.result is None:
             self._run.look()

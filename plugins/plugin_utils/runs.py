@@ -15,6 +15,7 @@ import os
 import shlex
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from ansible.errors import AnsibleActionFail, AnsibleConnectionFailure, AnsibleError
@@ -37,7 +38,7 @@ LOG_LINES = 20
 # `alive` and the status, `done` and the answer, `dead` and what it said last, or `gone`. Only who gets hold of the lock
 # knows that its process has ended, and the answer may have come just before.
 LOOK = """d={folder}; touch -c "$d/lease" 2>/dev/null
-answer() {{ [ -s "$d/result.json" ] && echo done && cat "$d/result.json" && {{ {fetched} || :; }} && exit; }}
+answer() {{ [ -s "$d/result.json" ] && echo done && cat "$d/result.json" && exit; }}
 answer; [ -e "$d/lock" ] || {{ echo gone; exit; }}
 flock -n "$d/lock" true; [ $? = 0 ] || {{ echo alive; cat "$d/status.json"; exit; }}
 answer; echo dead; tail -n 20 "$d/log"
@@ -112,12 +113,22 @@ class Run:
         else:
             self._lose_sight(word)
 
+    @property
+    def _folder(self) -> str:
+        return shlex.quote(f"{RUN_DIRECTORY}/{self._run}")
+
     def _script(self) -> str:
-        folder = shlex.quote(f"{RUN_DIRECTORY}/{self._run}")
-        return LOOK.format(folder=folder, fetched=":" if self._adopted else 'rm -rf "$d"')
+        return LOOK.format(folder=self._folder)
 
     def _take(self, answer: dict[str, Any]) -> None:
+        """Keep the answer; only when it is here, and by whoever has begun the run, its folder goes away."""
+        if not answer:
+            self._lose_sight("half an answer")
+            return
         self.result = {**answer, "adopted": self._run} if self._adopted else answer
+        if not self._adopted:
+            with suppress(AnsibleError):
+                self._site.shell(f"rm -rf {self._folder}")
 
     def _see(self, status: dict[str, Any]) -> None:
         self._seen, self._out_of_sight = time.monotonic(), False

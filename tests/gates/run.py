@@ -72,15 +72,17 @@ TEST = (
     Check("unit", "make --no-print-directory unit"),
     Check("unit-core219", "make --no-print-directory unit-core219"),
     Check("sanity", "make --no-print-directory sanity", slow=True),
-    Check("molecule", "make --no-print-directory molecule", slow=True),
+    Check("molecule", "make --no-print-directory molecule S=default", slow=True),
+)
+FULL = (
+    *TEST,
+    Check("engine", "make --no-print-directory molecule S=engine", slow=True),
+    Check("demo", "make --no-print-directory demo", slow=True),
 )
 TABLES = {
     "lint": Table(LINT, at_once=2),
     "test": Table(TEST, afterwards="make --no-print-directory lab-down"),
-    "full": Table(
-        (*TEST, Check("demo", "make --no-print-directory demo", slow=True)),
-        afterwards="make --no-print-directory lab-down",
-    ),
+    "full": Table(FULL, afterwards="make --no-print-directory lab-down"),
 }
 
 children: set[subprocess.Popen[bytes]] = set()

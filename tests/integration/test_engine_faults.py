@@ -15,6 +15,7 @@ from .engine import (
     BUSY,
     HYPERVISORS,
     LOCAL,
+    PRIVATE,
     SHARED,
     Answer,
     Call,
@@ -129,9 +130,12 @@ def test_c3_73_a_guest_that_switches_itself_off_stays_off_where_it_was():
 def test_c3_a_qemu_that_dies_at_the_destination_takes_nothing_with_it(footprint):
     source = LOCAL.bring()
     before = footprint()
-    call = slowly(LOCAL, source, bandwidth=30)
-    faults.kill_qemu(other(source), LOCAL.name)
-    stayed(LOCAL, source, call.answer(), "guest_died", "connection_lost", "libvirt")
+    # A limit of bandwidth would count the holes of the disk as well.
+    with faults.shaped(24, *HYPERVISORS):
+        call = slowly(LOCAL, source, bandwidth=0)
+        faults.kill_qemu(other(source), LOCAL.name)
+        answer = call.answer()
+    stayed(LOCAL, source, answer, "guest_died", "connection_lost", "libvirt")
     assert without_records(footprint()) == without_records(before)
     moves_on(LOCAL, source)
 
@@ -159,11 +163,23 @@ def torn(source: str) -> None:
     BUSY.is_said_to_be(other(source), "running", "post-copy failed")
 
 
+def resumed(source: str) -> None:
+    """QEMU 7.2 may lose a connection that comes back too soon once more."""
+    for _turn in range(3):
+        answer = virt_migrate(source, name="busy", dest_host=other(source), postcopy_resume=True)
+        if answer.rc == 0:
+            return
+        answer.failed(outcome="postcopy_failed")
+    answer.ok()
+
+
 def in_postcopy(source: str, **options) -> Call:
     """A move of the busy guest that has just gone over, with most of its memory still to fetch."""
     options = {**INTO_POSTCOPY, "postcopy_bandwidth": 2, **options}
     call = Call(source, {"name": "busy", "dest_host": other(source), **options})
     BUSY.is_said_to_be(source, "paused", "post-copy")
+    # What it needs to breathe is there first: an emulated guest that waits for a page of that can block its whole QEMU.
+    time.sleep(3)
     return call
 
 
@@ -202,7 +218,7 @@ def test_c6_100_a_post_copy_that_fails_is_left_alone_until_it_is_resumed():
         virt_migrate(source, name="busy", dest_host=dest).failed(outcome="postcopy_failed")
         virt_migrate(source, name="busy", cleanup=True)
         assert BUSY.look() == before
-        virt_migrate(source, name="busy", dest_host=dest, postcopy_resume=True).ok()
+        resumed(source)
         BUSY.lives(dest)
 
 
@@ -213,12 +229,13 @@ def test_c6_102_a_post_copy_fails_twice_and_is_resumed_twice():
         call = in_postcopy(source)
         torn(source)
         call.answer().failed(outcome="postcopy_failed")
-        again = Call(source, {"name": "busy", "dest_host": dest, "postcopy_resume": True})
+        slow = {"postcopy": True, "postcopy_bandwidth": 2, "postcopy_resume": True}
+        again = Call(source, {"name": "busy", "dest_host": dest, **slow})
         BUSY.is_said_to_be(source, "paused", "post-copy")
         torn(source)
         again.answer().failed(outcome="postcopy_failed")
         faults.kill_daemon(source)
-        virt_migrate(source, name="busy", dest_host=dest, postcopy_resume=True).ok()
+        resumed(source)
         BUSY.lives(dest)
 
 

@@ -124,7 +124,8 @@ class Host:
             "--boot",
             "--register=no",
             "--keep-unit",
-            f"--machine={self.name}",
+            # nspawn keeps a folder by this name, which two labs must not share.
+            f"--machine={netns_of(self.name)}",
             f"--hostname={self.name}",
             # The container's machine-id, from which libvirt takes the host UUID: the same for a name at every boot.
             f"--uuid={uuid.uuid5(uuid.NAMESPACE_DNS, f'{self.name}.{NAME}')}",

@@ -4,6 +4,10 @@
 
 from __future__ import annotations
 
+import os
+import pickle
+import signal
+import time
 from types import SimpleNamespace
 from unittest import mock
 
@@ -297,7 +301,7 @@ def test_a_run_is_watched_told_of_and_fetched(watch):
     assert told == ["a: kvm1 -> kvm2: 7 %, memory 7 B of 100 B, 9 B/s, pass 1, 1 s"]
     assert source.executed == [{"name": "a", "_watch": True}]
     assert "/run/kvmops-migration/r1" in source.scripts[0]
-    assert 'rm -rf "$d"' in source.scripts[0]
+    assert source.scripts[-1] == "rm -rf /run/kvmops-migration/r1"
 
 
 def test_what_is_answered_at_once_needs_no_watching(watch):
@@ -312,7 +316,12 @@ def test_a_run_that_goes_on_already_is_joined(watch):
     assert result["adopted"] == "r0"
     assert "run r0 is at it already" in told[0]
     # Whoever began it fetches the answer for good.
-    assert 'rm -rf "$d"' not in source.scripts[0]
+    assert not any(script.startswith("rm ") for script in source.scripts)
+
+
+def test_an_answer_that_was_lost_on_the_way_is_fetched_again(watch):
+    source = Source(MOVING, 'done\n{"chang', DONE)
+    assert watch(source)[0]["outcome"] == "migrated"
 
 
 def test_a_joined_run_whose_answer_is_gone_is_asked_for_again(watch):
@@ -345,7 +354,21 @@ def test_c3_75_one_out_of_sight_for_good_leaves_the_run_to_itself(watch):
 
 
 @pytest.fixture
-def queue(monkeypatch):
+def queue(queue_of, monkeypatch):
+    """The same with every move done at once, in this process."""
+
+    def apart(self, errand):
+        answers, answer = os.pipe()
+        with os.fdopen(answer, "wb") as stream:
+            pickle.dump(self._work(errand), stream)
+        return answers
+
+    monkeypatch.setattr(virt_migrate_queue.ActionModule, "_apart", apart)
+    return queue_of
+
+
+@pytest.fixture
+def queue_of(monkeypatch):
     """Run virt_migrate_queue with sites that answer at once; gives back its result and who was asked what."""
     asked = []
 
@@ -428,3 +451,22 @@ def test_nobody_watches_for_an_ansible_that_is_gone(monkeypatch):
     monkeypatch.setattr(runs.os, "getppid", lambda: 1)
     with pytest.raises(AnsibleActionFail, match="main process is gone"):
         vigil.wait()
+
+
+def test_a_host_that_is_silent_keeps_no_other_move_waiting(monkeypatch, queue_of, tmp_path):
+    """Each move is watched by a process of its own."""
+
+    def run(self):
+        deadline = time.monotonic() + 10
+        while self.name == "slow" and not (tmp_path / "b").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        (tmp_path / self.name).touch()
+        if self.name == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return {"changed": True, "outcome": "migrated"}
+
+    monkeypatch.setattr(errand.Errand, "run", run)
+    result, _asked = queue_of(moves=[move("slow"), move("b"), move("killed", source="kvm2")])
+    assert [one["outcome"] for one in result["results"]] == ["migrated", "migrated", "undetermined"]
+    assert "killed: the process that watched it was killed" in result["msg"]

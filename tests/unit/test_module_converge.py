@@ -562,6 +562,26 @@ def test_c6_100_102_a_failed_post_copy_is_left_as_it_is_and_can_be_resumed(lab, 
     assert not lab.move(postcopy_resume=True).changed
 
 
+def test_c6_100_a_destination_that_does_not_know_of_the_failure_is_not_waited_for(lab, copy):
+    """libvirt's call does not return: the source has lost the connection, and the destination has seen nothing."""
+    model = copy(**FAST)
+    tick = model.tick
+
+    def torn(world, guest):
+        if guest.reason in (fake.VIR_DOMAIN_PAUSED_POSTCOPY, fake.VIR_DOMAIN_PAUSED_POSTCOPY_FAILED):
+            guest.state, guest.reason = PAUSED, fake.VIR_DOMAIN_PAUSED_POSTCOPY_FAILED
+            model.clock += model.step
+            return model.stats()
+        return tick(world, guest)
+
+    model.tick = torn
+    result = lab.move(policy="must_complete")
+    assert result.outcome == "postcopy_failed"
+    assert "the destination does not come back from it" in result.msg
+    assert lab.where()[0] == PAUSED
+    assert "abortJob" not in lab.kvm1.calls
+
+
 def test_c6_102_a_resume_that_fails_can_be_tried_again(lab, copy):
     fail_postcopy(lab, copy)
 

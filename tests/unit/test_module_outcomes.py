@@ -542,3 +542,34 @@ def test_an_answer_is_given_even_when_the_record_cannot_be_kept(lab):
     result = lab.move()
     assert result.outcome == "migrated"
     assert any("journal" in warning for warning in result.warnings)
+
+
+@pytest.mark.parametrize(("sent", "outcome", "state"), [(True, "undetermined", PAUSED), (False, "failed", RUNNING)])
+def test_old_memory_is_never_resumed(lab, sent, outcome, state):
+    """The guest ran at the destination and ended there, while the source, which had sent all of it, heard nothing."""
+    lab.add()
+
+    def ended_there(source, dest, guest):
+        guest.state, guest.reason = PAUSED, fake.VIR_DOMAIN_PAUSED_MIGRATION
+        guest.completed = {"type": fake.VIR_DOMAIN_JOB_COMPLETED, "operation": 5} if sent else {}
+        dest.guests.pop(UUID, None)
+
+    fail_in(lab, "finish", then=ended_there)
+    result = lab.move()
+    assert result.outcome == outcome
+    assert lab.where() == (state, None)
+    assert bool(lab.unfinished()) == sent
+
+
+def test_a_guest_that_has_got_a_definition_at_the_destination_has_arrived_there(lab):
+    """And ended there since: the source's memory is as old as that."""
+    lab.add()
+
+    def ended_there(source, dest, guest):
+        guest.state, guest.reason = PAUSED, fake.VIR_DOMAIN_PAUSED_MIGRATION
+        dest.guests[UUID] = fake.Guest("a", UUID, domain_xml())
+
+    fail_in(lab, "finish", then=ended_there)
+    result = lab.move()
+    assert result.outcome == "undetermined"
+    assert lab.where() == (PAUSED, SHUTOFF)

@@ -238,3 +238,15 @@ def test_limits_that_are_none_get_one_line(limits):
     result = plan({"kvm1": host(1, a="running"), "kvm2": host(2)}, vm="a", dest="kvm2", limits=limits)
     (error,) = result["errors"]
     assert error.startswith("limits: ")
+
+
+def test_a_postcopy_that_has_failed_can_be_gone_on_with():
+    """Whether it may, and how, is the module's to say."""
+    facts = {"kvm1": host(1, a="postcopy_failed"), "kvm2": host(2, a="postcopy_failed"), "kvm3": host(3)}
+    (step,) = plan(facts, vm="a", dest="kvm2")["moves"]
+    assert (step["source"], step["dest"]) == ("kvm1", "kvm2")
+
+
+def test_one_error_for_all_vms_is_said_once():
+    facts = {"kvm1": host(1, a="running", b=("running", OTHER)), "kvm2": host(2)}
+    assert len(plan(facts, vm="a,b", dest="kvm9")["errors"]) == 1

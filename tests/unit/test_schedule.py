@@ -144,6 +144,27 @@ def test_the_smoothed_throughput_follows_what_was_sent_and_not_what_qemu_says():
     assert machine.throughput.dropped_at is not None
 
 
+def throughput(*points):
+    """What is made of samples, each with its time, the MiB that were sent and the MiB that are left."""
+    found = schedule.Throughput()
+    for seconds, sent, left in points:
+        found.take(Sample(seconds, 1, GIB, sent * MIB, left * MIB))
+    return found
+
+
+def test_a_look_right_after_another_is_no_drop():
+    """Each pass that begins is looked at, and QEMU counts ten times a second."""
+    steady = throughput(*[(at + more, 100 * at, 1000 - 100 * at) for at in range(8) for more in (0, 0.005)])
+    assert steady.dropped_at is None
+    assert steady.smoothed == pytest.approx(100 * MIB)
+
+
+def test_pages_that_are_empty_are_no_drop():
+    points = [(at, 100 * at, 9000 - 100 * at) for at in range(8)]
+    assert throughput(*points, (8, 701, 6000)).dropped_at is None
+    assert throughput(*points, (8, 701, 8290)).dropped_at == 8
+
+
 def test_c4_88_stopping_waits_for_a_moment_when_little_is_left():
     model = PreCopy(**FAST)
     done, _machine = follow([Step("stalled_iterations", 2, "suspend")], model)

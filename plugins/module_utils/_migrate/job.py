@@ -25,6 +25,8 @@ LAST_STEP = 1.0
 GROWTH = 1.2
 # Seconds that a cancelled job gets to come back.
 ABORT_PATIENCE = 30.0
+# Seconds that libvirt gets to return from a post-copy that has failed.
+TORN_PATIENCE = 30.0
 # Failing calls for statistics in a row after which nobody watches over the job any more.
 TOLERATED = 5
 now = time.monotonic
@@ -74,6 +76,8 @@ class Job:
         self._began = now()
         self._missed = 0
         self._obeyed: float | None = None
+        # Since when the source has known that post-copy has failed.
+        self._torn_at: float | None = None
         self._convergence = Convergence(watch.steps, watch.size, limits.downtime, watch.max_downtime)
         self._progress = Progress(watch.size)
         self.error: LibvirtFailure | None = None
@@ -175,6 +179,7 @@ class Job:
             while not is_over(step):
                 if self._watch_over.statistics:
                     self._look()
+                    self._look_at_postcopy()
                 self._obey()
                 step = FIRST_STEP if self._convergence.waiting else min(step * GROWTH, LAST_STEP)
         finally:
@@ -193,6 +198,21 @@ class Job:
             return
         self._missed = 0
         self._take(stats, self.elapsed())
+
+    def _look_at_postcopy(self) -> None:
+        """When it has failed, libvirt still waits for the destination: for good, where that does not know of it."""
+        if self._may_abort():
+            return
+        with suppress(LibvirtFailure):
+            domain = self._open().find_uuid(self._uuid)
+            if domain is None or domain.reason != "postcopy_failed":
+                self._torn_at = None
+            elif self._torn_at is None:
+                self._torn_at = now()
+            elif now() - self._torn_at >= TORN_PATIENCE and not self._done.is_set():
+                self.error = LibvirtFailure("post-copy has failed, and the destination does not come back from it")
+                self._done.set()
+                self._wake.set()
 
     def _miss(self, error: LibvirtFailure) -> None:
         if isinstance(error, NotFound) or error.code == OPERATION_INVALID:

@@ -160,7 +160,8 @@ def _clean_up(request: Request, report: Report, source: Host, hosts: List[Host],
     last = ""
     for ledger in ledgers:
         last = recovery.settle(ledger, {})
-    return report.finished(changed=True, outcome=last)
+    # A post-copy that has failed is left as it is.
+    return report.finished(changed=last != outcome.POSTCOPY, outcome=last)
 
 
 def _abort(request: Request, source: Host) -> bool:
@@ -168,7 +169,12 @@ def _abort(request: Request, source: Host) -> bool:
     domain = source.find(request.options["name"])
     if domain is None or not domain.active or not source.job_active(domain.uuid):
         return False
-    if source.job_stats(domain.uuid).get("operation") != MIGRATION_OUT:
+    try:
+        operation = source.job_stats(domain.uuid).get("operation")
+    except LibvirtFailure:
+        # The other end of a migration tells nothing of it.
+        return False
+    if operation != MIGRATION_OUT:
         raise Refusal(
             f"the job of {domain.name} on {source} is no migration",
             "busy",

@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Callable, List, Tuple
 
-from .._libvirt import Domain, Host, LibvirtFailure
+from .._libvirt import JOB_COMPLETED, MIGRATION_OUT, Domain, Host, LibvirtFailure
 from .._pure import domain_xml, outcome
 from . import disks, moments
 from .ledger import Ledger
@@ -85,6 +85,8 @@ class Settlement:
     def settle(self) -> End:
         """Where the guest is, after everything that may safely be done about it."""
         source, dest, row = self._at_rest()
+        if outcome.RESUME_SOURCE in row.actions and self._ledger.ran and self._has_sent_all(dest):
+            row = outcome.SENT
         if row.outcome == outcome.FAILED:
             what = f"giving {moments.named(self._ledger.moments)} back to {self.source.host}"
             self._given_back = self._try(self._give_back, what)
@@ -125,6 +127,18 @@ class Settlement:
             outcome.REMOVE_DEST_IMAGES: bool(ledger.made) and not self._has_left(),
         }
         return wanted[action] and action not in self._done
+
+    def _has_sent_all(self, dest: str) -> bool:
+        """Whether the source's job has come to its end: its memory is old then, if the guest ran at the destination."""
+        ledger = self._ledger
+        if dest == outcome.SHUT_OFF and not (ledger.defined_at_dest_before or ledger.moments):
+            # libvirt defines a guest there when it has arrived.
+            return True
+        try:
+            stats = self.source.host.job_stats(self._uuid, completed=True)
+        except LibvirtFailure:
+            return False
+        return (stats.get("type"), stats.get("operation")) == (JOB_COMPLETED, MIGRATION_OUT)
 
     def _has_left(self) -> bool:
         """Whether the source has let the guest go: it has run at the destination, and its last writes are there."""

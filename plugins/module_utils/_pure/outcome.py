@@ -93,6 +93,13 @@ TABLE = (
     ),
     _row("*", "unknown", UNDETERMINED, "{dest} does not say whether {name} runs there; nothing was touched", wait=True),
     _row(
+        "postcopy_failed",
+        "shut_off crashed absent",
+        CRASH,
+        "{name} has ended on {dest} in post-copy, and what {source} holds is no whole guest: never resume it there;"
+        " nothing was touched",
+    ),
+    _row(
         "postcopy_failed", "*", POSTCOPY, "post-copy failed: the memory of {name} is on both hosts; nothing was touched"
     ),
     _row(
@@ -143,6 +150,14 @@ UNFINISHED = _row(
 # For a guest that was active: it has ended on the way, or at the destination with writes that are nowhere else.
 ENDED = _row(
     "absent shut_off", "shut_off", CRASH, "{name} has ended: {source_state} on {source}, {dest_state} on {dest}"
+)
+
+# Seen only by the engine: the source has sent everything, so the guest may have run, and written, elsewhere since then.
+SENT = _row(
+    "*",
+    "*",
+    UNDETERMINED,
+    "{name} is paused on {source}, which has sent all of it: it may have run on {dest} since then; nothing was touched",
 )
 
 # What must be true of both sides for an action, checked again at the moment of acting.

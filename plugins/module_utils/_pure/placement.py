@@ -227,7 +227,8 @@ def _plan_one(
         return f"{name} is the name of different VMs on {places}: rename one of them"
     arriving = [home for home in homes if home.domains[name]["state"] == "incoming"]
     running = [home for home in homes if home.domains[name]["state"] in ACTIVE_STATES]
-    if len(running) > 1:
+    half = [home for home in homes if home.domains[name]["state"] == "postcopy_failed"]
+    if len(running) > 1 and len(half) < len(running):
         return f"VM {name} is active on {' and '.join(home.name for home in running)} at once; nothing is touched"
 
     wanted = dest or split_names(declared.get(name, {}).get("host"))
@@ -246,7 +247,9 @@ def _plan_one(
         going = next((f": {host.runs[name]['line']}" for host in hosts.values() if name in host.runs), "")
         there = arriving[0].name
         return f"VM {name} is being moved to {there} right now{going}; wait for its end, or end it with cancel.yml"
-    home = (running or [home for home in homes if home.name not in wanted] or homes)[0]
+    # Where it leaves from; after a post-copy that has failed two hosts have half of it each.
+    elsewhere = [home for home in homes if home.name not in wanted]
+    home = ((elsewhere if len(half) > 1 else []) or running or elsewhere or homes)[0]
     state = home.domains[name]["state"]
     placement = declared.get(name, {})
     step = Step(
@@ -269,6 +272,8 @@ def _plan_one(
     if alias:
         return f"source {home.name} and destination {alias} are one host under two names (UUID {home.identity[0]})"
     fit = next((host for host in wanted if hosts[host].answers), None)
+    if len(half) > 1:
+        fit = next((home.name for home in half if home.name in wanted), fit)
     if arriving:
         # Whoever moves it there already is joined.
         fit = arriving[0].name

@@ -48,6 +48,8 @@ ALPHA = 0.4
 # A rate below this part of the smoothed one is a drop: the network may be about to fail. Post-copy then waits for so
 # many seconds, because a network that fails in post-copy takes the guest with it.
 DROP = 0.5
+# Seconds between two samples from which a rate is told: QEMU counts, and with a limit sends, in bursts.
+SPAN = 0.4
 COOLDOWN = 30.0
 # What must be sent again in a pass has shrunk, or the lowest mark has moved, when it did by more than this part.
 SHRUNK = 0.1
@@ -295,12 +297,14 @@ class Throughput:
             self.smoothed = float(sample.rate)
             return
         seconds = sample.seconds - last.seconds
-        if seconds <= 0:
+        if seconds < SPAN:
             return
         self._last = sample
         # The counters begin anew when memory follows disks, or with another job.
-        rate = max(0, sample.processed - last.processed) / seconds
-        if last.left > 0 and rate < DROP * self.smoothed:
+        sent = max(0, sample.processed - last.processed)
+        rate = sent / seconds
+        # What is empty needs hardly any bytes.
+        if last.left > 0 and max(sent, last.left - sample.left) < DROP * self.smoothed * seconds:
             self.dropped_at = sample.seconds
         self.smoothed = rate if not self.smoothed else ALPHA * rate + (1 - ALPHA) * self.smoothed
 
