@@ -20,10 +20,9 @@ from typing import Any
 
 from ansible.errors import AnsibleActionFail, AnsibleConnectionFailure, AnsibleError
 
-from ansible_collections.kvmops.migration.plugins.module_utils._pure.status import Teller
+from ansible_collections.kvmops.migration.plugins.module_utils._pure.status import RUN_DIRECTORY, Teller
 
 MODULE = "kvmops.migration.virt_migrate"
-RUN_DIRECTORY = "/run/kvmops-migration"
 # Seconds between two lines of progress, and between two looks: soon at first, because most moves are short.
 TELL_EVERY = 8.0
 FIRST_LOOK = 0.25
@@ -41,7 +40,7 @@ LOOK = """d={folder}; touch -c "$d/lease" 2>/dev/null
 answer() {{ [ -s "$d/result.json" ] && echo done && cat "$d/result.json" && exit; }}
 answer; [ -e "$d/lock" ] || {{ echo gone; exit; }}
 flock -n "$d/lock" true; [ $? = 0 ] || {{ echo alive; cat "$d/status.json"; exit; }}
-answer; echo dead; tail -n 20 "$d/log"
+answer; echo dead; tail -n {lines} "$d/log"
 """
 
 
@@ -118,7 +117,7 @@ class Run:
         return shlex.quote(f"{RUN_DIRECTORY}/{self._run}")
 
     def _script(self) -> str:
-        return LOOK.format(folder=self._folder)
+        return LOOK.format(folder=self._folder, lines=LOG_LINES)
 
     def _take(self, answer: dict[str, Any]) -> None:
         """Keep the answer; only when it is here, and by whoever has begun the run, its folder goes away."""

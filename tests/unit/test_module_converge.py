@@ -608,15 +608,7 @@ def test_resuming_needs_a_libvirt_that_knows_it(lab, copy):
 
 def test_images_that_a_resumed_move_leaves_behind_are_in_the_journal(lab):
     lab.add()
-
-    def lose(phase, source, dest, guest):
-        if phase == "perform":
-            guest.state, guest.reason = PAUSED, fake.VIR_DOMAIN_PAUSED_POSTCOPY_FAILED
-            there = dest.guests[UUID]
-            there.state, there.reason = RUNNING, fake.VIR_DOMAIN_RUNNING_POSTCOPY_FAILED
-            raise fake.libvirtError("operation failed: job 'migration out' failed in post-copy phase", 9)
-
-    lab.world.script = lose
+    lab.lose_postcopy()
     assert lab.move(postcopy=True).outcome == "postcopy_failed"
     assert lab.journal_file()["images"][0]["phase"] == "moving"
     lab.world.script = lambda *_: None

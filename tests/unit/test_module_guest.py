@@ -588,14 +588,7 @@ def test_c1_26_a_run_killed_on_the_way_leaves_no_firmware_variables(uefi, monkey
 
 
 def test_c1_26_a_resumed_post_copy_names_the_firmware_variables(uefi):
-    def lose(phase, source, dest, guest):
-        if phase == "perform":
-            guest.state, guest.reason = PAUSED, fake.VIR_DOMAIN_PAUSED_POSTCOPY_FAILED
-            there = dest.guests[UUID]
-            there.state, there.reason = RUNNING, fake.VIR_DOMAIN_RUNNING_POSTCOPY_FAILED
-            raise fake.libvirtError("operation failed: job 'migration out' failed in post-copy phase", 9)
-
-    uefi.world.script = lose
+    uefi.lose_postcopy()
     assert uefi.move(postcopy=True).outcome == "postcopy_failed"
     assert uefi.kvm2.file(NVRAM) is not None, "nothing is touched"
     uefi.world.script = lambda *_: None

@@ -113,20 +113,15 @@ def test_c3_75_a_job_that_goes_on_is_watched_to_its_end(lab, monkeypatch):
     assert clean(lab)
 
 
-def test_a_guest_that_somebody_has_paused_since_then_stays_paused(lab, kill):
+@pytest.mark.parametrize(
+    ("reason", "state"), [(fake.VIR_DOMAIN_PAUSED_USER, PAUSED), (fake.VIR_DOMAIN_PAUSED_MIGRATION, RUNNING)]
+)
+def test_a_guest_that_stands_still_runs_again_unless_somebody_has_paused_it_since_then(lab, kill, reason, state):
     lab.add()
     kill(statuses.PREPARED)
-    lab.kvm1.guests[UUID].state, lab.kvm1.guests[UUID].reason = PAUSED, fake.VIR_DOMAIN_PAUSED_USER
+    lab.kvm1.guests[UUID].state, lab.kvm1.guests[UUID].reason = PAUSED, reason
     assert lab.move(cleanup=True).outcome == "failed"
-    assert lab.where() == (PAUSED, None)
-
-
-def test_one_that_libvirt_has_stopped_for_the_move_runs_again(lab, kill):
-    lab.add()
-    kill(statuses.PREPARED)
-    lab.kvm1.guests[UUID].state, lab.kvm1.guests[UUID].reason = PAUSED, fake.VIR_DOMAIN_PAUSED_MIGRATION
-    assert lab.move(cleanup=True).outcome == "failed"
-    assert lab.where() == (RUNNING, None)
+    assert lab.where() == (state, None)
 
 
 def test_limits_of_before_come_back(lab, kill):
@@ -185,15 +180,7 @@ def test_a_vm_that_was_on_its_way_elsewhere_is_said_to_be_there(lab, kill):
 
 def test_c6_100_a_postcopy_that_has_failed_is_not_touched(lab):
     lab.add()
-
-    def lose(phase, source, dest, guest):
-        if phase == "perform":
-            guest.state, guest.reason = PAUSED, fake.VIR_DOMAIN_PAUSED_POSTCOPY_FAILED
-            there = dest.guests[UUID]
-            there.state, there.reason = RUNNING, fake.VIR_DOMAIN_RUNNING_POSTCOPY_FAILED
-            raise fake.libvirtError("operation failed: job 'migration out' failed in post-copy phase", 9)
-
-    lab.world.script = lose
+    lab.lose_postcopy()
     assert lab.move(postcopy=True).outcome == "postcopy_failed"
     assert len(lab.unfinished()) == 1
     before = lab.where()

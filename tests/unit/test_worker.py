@@ -40,7 +40,7 @@ def wait_until(condition):
 
 def look(run_id="r1"):
     """What the controller's script prints of the run."""
-    script = runs.LOOK.format(folder=f"{workers.RUN_DIRECTORY}/{run_id}")
+    script = runs.LOOK.format(folder=f"{workers.RUN_DIRECTORY}/{run_id}", lines=20)
     said = subprocess.run(["sh", "-c", script], text=True, capture_output=True, check=False).stdout
     word, _line, rest = said.partition("\n")
     return word, rest

@@ -33,8 +33,6 @@ from .probe import Storage
 from .report import PLANNED, Report, Request
 from .settle import Settlement
 
-# Seconds that a call of the one that watches over the job may take.
-WATCH_PATIENCE = 10.0
 # QEMU has post-copy over parallel connections since this version.
 PARALLEL_POSTCOPY = (10, 1, 0)
 
@@ -399,7 +397,7 @@ class Move:
         job = Job(
             self._source,
             place.uuid,
-            self._open_watcher,
+            lambda: places.watcher(self._options),
             watch,
             limits,
             worker,
@@ -487,9 +485,6 @@ class Move:
             self._request.local.close_run(ledger.run)
             known_as = places.names(self._place.name, self._source, self._dest)
             raise places.refusal(error, what, known_as, outcome=outcome.FAILED) from error
-
-    def _open_watcher(self) -> Host:
-        return Host.open(self._options["uri"], self._options["connect_timeout"], patience=WATCH_PATIENCE)
 
     def _warn(self, text: str) -> None:
         if text:

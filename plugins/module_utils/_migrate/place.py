@@ -15,6 +15,9 @@ from .._pure import options as table
 from .._pure import uri as uris
 from .._pure.refusal import Refusal
 
+# Seconds that a call of the one that watches over a job may take.
+WATCH_PATIENCE = 10.0
+
 
 def names(name: str, source: Host, dest: Host) -> Dict[str, str]:
     """What a cure calls the guest and its hosts."""
@@ -38,6 +41,11 @@ def connect(uri: str, timeout: float, option: str, read_only: bool = False) -> H
         # Whoever opens a connection is the source of that one.
         known_as = {"source": "this host", "dest": host, "host": host}
         raise refusal(error, f"{option}: {uris.redact(uri)} cannot be used", known_as) from error
+
+
+def watcher(options: Mapping[str, Any]) -> Host:
+    """One more connection to the source, for who watches over a job; a call there may not take long."""
+    return Host.open(options["uri"], options["connect_timeout"], patience=WATCH_PATIENCE)
 
 
 def label(host: Host) -> str:

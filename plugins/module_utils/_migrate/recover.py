@@ -23,8 +23,6 @@ from .place import Place, state_of
 from .probe import Storage
 from .report import Report, Request
 
-WATCH_PATIENCE = 10.0
-
 
 def unfinished(request: Request) -> List[Ledger]:
     """The ledgers of runs with this VM that were not settled."""
@@ -40,6 +38,8 @@ class Recovery:
         self._report = report
         self._source = source
         self._hosts = hosts
+        # Of the run that was settled last.
+        self._last = report
 
     def settle(self, ledger: Ledger, known: Mapping[str, Host]) -> str:
         """The outcome of that run; raises Refusal where it cannot be told, or where nothing may be touched."""
@@ -110,7 +110,7 @@ class Recovery:
         return Job(
             self._source,
             ledger.uuid,
-            lambda: Host.open(options["uri"], options["connect_timeout"], patience=WATCH_PATIENCE),
+            lambda: places.watcher(options),
             Watch(statistics=ledger.mode != "offline", steps=steps, size=Size(0, None)),
             Limits(ledger.uuid, ledger.limits),
             self._request.worker,

@@ -22,9 +22,9 @@ from typing import Any, Callable, Dict, List, Mapping, Tuple
 from urllib.parse import quote
 
 from .._pure import status as statuses
+from .._pure.status import RUN_DIRECTORY
 from . import jsonfile
 
-RUN_DIRECTORY = "/run/kvmops-migration"
 # Seconds after which a controller that renews no lease counts as gone.
 LEASE = 30.0
 # Seconds that the folder of a run which has ended waits for a controller that fetches its answer.

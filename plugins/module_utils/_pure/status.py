@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any, Dict, List, Mapping
 
+# Where each run has a folder of its own, on volatile storage of the host that it runs on.
+RUN_DIRECTORY = "/run/kvmops-migration"
 # The phases of a run, in their order. Between any two of them everything may be killed, and the next run must know what
 # to do; see `Worker.phase`.
 CHECKING = "checking"

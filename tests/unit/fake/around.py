@@ -50,14 +50,14 @@ class _Moment:
     def __init__(self, domain, kept: dict[str, str], name: str):
         self._domain, self._kept, self._name = domain, kept, name
 
-    def getName(self):  # noqa: N802
+    def getName(self):
         return self._name
 
-    def getXMLDesc(self, flags=0):  # noqa: N802
+    def getXMLDesc(self, flags=0):
         assert flags == 1, "without its secrets a moment is not the same afterwards"
         return self._kept[self._name]
 
-    def isCurrent(self, flags=0):  # noqa: N802
+    def isCurrent(self, flags=0):
         return int(self._domain.around.current == self._name)
 
     def delete(self, flags=0):
@@ -83,25 +83,25 @@ class AroundDomain:
         kept[root.findtext("name")] = xml
         return root.findtext("name")
 
-    def listAllSnapshots(self, flags=0):  # noqa: N802
+    def listAllSnapshots(self, flags=0):
         return self._moments("Snapshots", self.around.snapshots)
 
-    def listAllCheckpoints(self, flags=0):  # noqa: N802
+    def listAllCheckpoints(self, flags=0):
         return self._moments("Checkpoints", self.around.checkpoints)
 
-    def snapshotLookupByName(self, name, flags=0):  # noqa: N802
+    def snapshotLookupByName(self, name, flags=0):
         return _Moment(self, self.around.snapshots, name)
 
-    def checkpointLookupByName(self, name, flags=0):  # noqa: N802
+    def checkpointLookupByName(self, name, flags=0):
         return _Moment(self, self.around.checkpoints, name)
 
-    def snapshotCreateXML(self, xml, flags=0):  # noqa: N802
+    def snapshotCreateXML(self, xml, flags=0):
         assert flags & VIR_DOMAIN_SNAPSHOT_CREATE_REDEFINE, "a new snapshot was not wanted"
         name = self._redefine("snapshot", self.around.snapshots, xml)
         if flags & VIR_DOMAIN_SNAPSHOT_CREATE_CURRENT:
             self.around.current = name
 
-    def checkpointCreateXML(self, xml, flags=0):  # noqa: N802
+    def checkpointCreateXML(self, xml, flags=0):
         assert flags & VIR_DOMAIN_CHECKPOINT_CREATE_REDEFINE, "a new checkpoint was not wanted"
         name = ET.fromstring(xml).findtext("name")
         if flags & VIR_DOMAIN_CHECKPOINT_CREATE_REDEFINE_VALIDATE and name in self.around.lost_bitmaps:
@@ -109,11 +109,11 @@ class AroundDomain:
             self.fail(message, VIR_ERR_CHECKPOINT_INCONSISTENT)
         self._redefine("checkpoint", self.around.checkpoints, xml)
 
-    def blockJobInfo(self, disk, flags=0):  # noqa: N802
+    def blockJobInfo(self, disk, flags=0):
         self.called("blockJobInfo")
         return {"type": 2, "bandwidth": 0, "cur": 1, "end": 2} if disk in self.around.block_jobs else {}
 
-    def setTime(self, time=None, flags=0):  # noqa: N802
+    def setTime(self, time=None, flags=0):
         self.called("setTime")
         if "seconds" not in time:
             raise LookupError("Dictionary must contains 'seconds'")

@@ -127,6 +127,18 @@ class Lab:
         """Typed parameters of the last migration, as libvirt got them."""
         return self.world.migrations[-1]["params"]
 
+    def lose_postcopy(self):
+        """From now on every migration of VM `a` fails in post-copy, with half of its memory on each host."""
+
+        def lose(phase, source, dest, guest):
+            if phase == "perform":
+                guest.state, guest.reason = fake.VIR_DOMAIN_PAUSED, fake.VIR_DOMAIN_PAUSED_POSTCOPY_FAILED
+                there = dest.guests[UUID]
+                there.state, there.reason = fake.VIR_DOMAIN_RUNNING, fake.VIR_DOMAIN_RUNNING_POSTCOPY_FAILED
+                raise fake.libvirtError("operation failed: job 'migration out' failed in post-copy phase", 9)
+
+        self.world.script = lose
+
     def strays(self):
         """Probes and transient pools that somebody forgot."""
         return [

@@ -124,7 +124,7 @@ ENOENT = 2
 EEXIST = 17
 
 
-class libvirtError(Exception):  # noqa: N801 - its name in libvirt
+class libvirtError(Exception):
     def __init__(self, message: str, code: int = VIR_ERR_INTERNAL_ERROR, int1: int = 0):
         super().__init__(message)
         self.err = (code, 10, message, 2, None, None, None, int1, 0)
@@ -359,15 +359,15 @@ def use(new: World) -> World:
 _never = threading.Event()
 
 
-def registerErrorHandler(function, context):  # noqa: N802
+def registerErrorHandler(function, context):
     return 1
 
 
-def virEventRegisterDefaultImpl():  # noqa: N802
+def virEventRegisterDefaultImpl():
     return 0
 
 
-def virEventRunDefaultImpl():  # noqa: N802
+def virEventRunDefaultImpl():
     _never.wait()
 
 
@@ -377,7 +377,7 @@ def open(uri):
     return virConnect(host)
 
 
-def openReadOnly(uri):  # noqa: N802
+def openReadOnly(uri):
     connection = open(uri)
     connection._read_only = True
     return connection
@@ -409,53 +409,53 @@ class _Object:
         self._host.called(what)
 
 
-class virConnect(_Object):  # noqa: N801
-    def domainEventRegisterAny(self, domain, event, callback, opaque):  # noqa: N802
+class virConnect(_Object):
+    def domainEventRegisterAny(self, domain, event, callback, opaque):
         self._host.called("domainEventRegisterAny")
         if event == VIR_DOMAIN_EVENT_ID_MIGRATION_ITERATION:
             self._host.world.iteration_callbacks.append(lambda number: callback(self, domain, number, opaque))
         return 0
 
-    def setKeepAlive(self, interval, count):  # noqa: N802
+    def setKeepAlive(self, interval, count):
         return 0
 
     def close(self):
         return 0
 
-    def getCapabilities(self):  # noqa: N802
+    def getCapabilities(self):
         self._host.called("getCapabilities")
         return f"<capabilities><host><uuid>{self._host.uuid}</uuid></host></capabilities>"
 
-    def getHostname(self):  # noqa: N802
+    def getHostname(self):
         return self._host.name
 
-    def getLibVersion(self):  # noqa: N802
+    def getLibVersion(self):
         return self._host.version
 
-    def getVersion(self):  # noqa: N802
+    def getVersion(self):
         return self._host.hypervisor
 
     def _wrap(self, guest):
         return virDomain(self._host, guest.uuid, self._read_only)
 
-    def lookupByName(self, name):  # noqa: N802
+    def lookupByName(self, name):
         self._host.called("lookupByName")
         for guest in self._host.guests.values():
             if guest.name == name:
                 return self._wrap(guest)
         raise libvirtError(f"Domain not found: no domain with matching name '{name}'", VIR_ERR_NO_DOMAIN)
 
-    def lookupByUUIDString(self, uuid):  # noqa: N802
+    def lookupByUUIDString(self, uuid):
         self._host.called("lookupByUUIDString")
         if uuid in self._host.guests:
             return self._wrap(self._host.guests[uuid])
         raise libvirtError(f"Domain not found: no domain with matching uuid '{uuid}'", VIR_ERR_NO_DOMAIN)
 
-    def listAllDomains(self, flags):  # noqa: N802
+    def listAllDomains(self, flags):
         self._host.called("listAllDomains")
         return [self._wrap(guest) for guest in self._host.guests.values()]
 
-    def defineXML(self, xml):  # noqa: N802
+    def defineXML(self, xml):
         self._changes("defineXML")
         root = ET.fromstring(xml)
         name, uuid = root.findtext("name"), root.findtext("uuid")
@@ -468,17 +468,17 @@ class virConnect(_Object):  # noqa: N801
             guest.xml = xml
         return self._wrap(guest)
 
-    def listAllStoragePools(self, flags):  # noqa: N802
+    def listAllStoragePools(self, flags):
         self._host.called("listAllStoragePools")
         return [virStoragePool(self._host, name, self._read_only) for name in self._host.pools]
 
-    def storagePoolLookupByName(self, name):  # noqa: N802
+    def storagePoolLookupByName(self, name):
         self._host.called("storagePoolLookupByName")
         if name not in self._host.pools:
             raise libvirtError(f"Storage pool not found: no storage pool with matching name '{name}'", 49)
         return virStoragePool(self._host, name, self._read_only)
 
-    def storagePoolCreateXML(self, xml, flags):  # noqa: N802
+    def storagePoolCreateXML(self, xml, flags):
         self._changes("storagePoolCreateXML")
         root = ET.fromstring(xml)
         name, path = root.findtext("name"), root.findtext("target/path")
@@ -489,7 +489,7 @@ class virConnect(_Object):  # noqa: N801
         self._host.add_pool(name, path).transient = True
         return virStoragePool(self._host, name)
 
-    def storageVolLookupByPath(self, path):  # noqa: N802
+    def storageVolLookupByPath(self, path):
         self._host.called("storageVolLookupByPath")
         for pool in self._host.pools.values():
             name = posixpath.basename(path)
@@ -498,7 +498,7 @@ class virConnect(_Object):  # noqa: N801
         raise libvirtError(f"Storage volume not found: no storage vol with matching path '{path}'", 50)
 
 
-class virStoragePool(_Object):  # noqa: N801
+class virStoragePool(_Object):
     def __init__(self, host, name, read_only=False):
         super().__init__(host, read_only)
         self._name = name
@@ -510,10 +510,10 @@ class virStoragePool(_Object):  # noqa: N801
     def name(self):
         return self._name
 
-    def isActive(self):  # noqa: N802
+    def isActive(self):
         return int(self._pool.active)
 
-    def XMLDesc(self, flags):  # noqa: N802
+    def XMLDesc(self, flags):
         return f"<pool type='dir'><name>{self._name}</name><target><path>{self._pool.path}</path></target></pool>"
 
     def _directory(self):
@@ -527,10 +527,10 @@ class virStoragePool(_Object):  # noqa: N801
         if self._pool.path not in self._host.stale_listings:
             self._pool.listed = dict(directory)
 
-    def listVolumes(self):  # noqa: N802
+    def listVolumes(self):
         return list(self._pool.listed)
 
-    def createXML(self, xml, flags):  # noqa: N802
+    def createXML(self, xml, flags):
         self._changes("createXML")
         root = ET.fromstring(xml)
         name = root.findtext("name")
@@ -551,7 +551,7 @@ class virStoragePool(_Object):  # noqa: N801
             self._pool.active = False
 
 
-class virStorageVol(_Object):  # noqa: N801
+class virStorageVol(_Object):
     def __init__(self, host, pool, name, read_only=False):
         super().__init__(host, read_only)
         self._pool = host.pools[pool]
@@ -564,7 +564,7 @@ class virStorageVol(_Object):  # noqa: N801
     def info(self):
         return [0, self._file.capacity, self._file.allocation]
 
-    def XMLDesc(self, flags):  # noqa: N802
+    def XMLDesc(self, flags):
         return f"<volume><target><format type='{self._file.format}'/></target></volume>"
 
     def delete(self, flags):
@@ -576,7 +576,7 @@ class virStorageVol(_Object):  # noqa: N801
         self._pool.listed.pop(self._name, None)
 
 
-class virDomain(_Object, AroundDomain):  # noqa: N801
+class virDomain(_Object, AroundDomain):
     def __init__(self, host, uuid, read_only=False):
         super().__init__(host, read_only)
         self._uuid = self.uuid = uuid
@@ -601,17 +601,17 @@ class virDomain(_Object, AroundDomain):  # noqa: N801
     def name(self):
         return self._guest.name
 
-    def UUIDString(self):  # noqa: N802
+    def UUIDString(self):
         return self._uuid
 
     def state(self, flags):
         self._host.called("state")
         return [self._guest.state, self._guest.reason]
 
-    def isPersistent(self):  # noqa: N802
+    def isPersistent(self):
         return int(self._guest.persistent)
 
-    def isActive(self):  # noqa: N802
+    def isActive(self):
         return int(self._guest.active)
 
     def autostart(self):
@@ -621,22 +621,22 @@ class virDomain(_Object, AroundDomain):  # noqa: N801
         self._host.called("vcpus")
         return ([(0, 1, self._guest.cpu_time, 0)], [(True,)])
 
-    def blockStats(self, target):  # noqa: N802
+    def blockStats(self, target):
         self._host.called("blockStats")
         if target not in [known for known, _path, _readonly in self._guest.disks()]:
             raise libvirtError(f"invalid argument: invalid path: {target}", VIR_ERR_INVALID_ARG)
         return (self._guest.requests, 512, self._guest.requests, 512, -1)
 
-    def setAutostart(self, wanted):  # noqa: N802
+    def setAutostart(self, wanted):
         self._changes("setAutostart")
         if not self._guest.persistent:
             raise _not_valid("cannot set autostart for transient domain")
         self._guest.autostart = bool(wanted)
 
-    def hasManagedSaveImage(self, flags):  # noqa: N802
+    def hasManagedSaveImage(self, flags):
         return int(self._guest.managed_save)
 
-    def XMLDesc(self, flags):  # noqa: N802
+    def XMLDesc(self, flags):
         self._host.called("XMLDesc")
         if flags & VIR_DOMAIN_XML_SECURE and self._read_only:
             message = "operation forbidden: virDomainGetXMLDesc with secure flag"
@@ -645,7 +645,7 @@ class virDomain(_Object, AroundDomain):  # noqa: N801
         xml = inactive or self._guest.xml
         return xml if flags & VIR_DOMAIN_XML_SECURE else _public(xml)
 
-    def undefineFlags(self, flags):  # noqa: N802
+    def undefineFlags(self, flags):
         self._changes("undefine")
         self.check_undefine(flags)
         guest = self._guest
@@ -686,25 +686,25 @@ class virDomain(_Object, AroundDomain):  # noqa: N801
             self._host.world.limits_set.append((name, value))
         return self._guest.limits[name]
 
-    def migrateGetMaxDowntime(self, flags=0):  # noqa: N802
+    def migrateGetMaxDowntime(self, flags=0):
         return self._limit("MaxDowntime")
 
-    def migrateSetMaxDowntime(self, value, flags=0):  # noqa: N802
+    def migrateSetMaxDowntime(self, value, flags=0):
         self._limit("MaxDowntime", value)
 
-    def migrateGetMaxSpeed(self, flags=0):  # noqa: N802
+    def migrateGetMaxSpeed(self, flags=0):
         return self._limit("MaxSpeed")
 
-    def migrateSetMaxSpeed(self, value, flags=0):  # noqa: N802
+    def migrateSetMaxSpeed(self, value, flags=0):
         self._limit("MaxSpeed", value)
 
-    def migrateGetCompressionCache(self, flags=0):  # noqa: N802
+    def migrateGetCompressionCache(self, flags=0):
         return self._limit("CompressionCache")
 
-    def migrateSetCompressionCache(self, value, flags=0):  # noqa: N802
+    def migrateSetCompressionCache(self, value, flags=0):
         self._limit("CompressionCache", value)
 
-    def migrateStartPostCopy(self, flags=0):  # noqa: N802
+    def migrateStartPostCopy(self, flags=0):
         self._changes("migrateStartPostCopy")
         if not self._guest.job:
             raise _not_valid("post-copy can only be started while outgoing migration is in progress")
@@ -712,7 +712,7 @@ class virDomain(_Object, AroundDomain):  # noqa: N801
             raise _not_valid("switching to post-copy requires migration to be started with VIR_MIGRATE_POSTCOPY flag")
         self._host.world.migration.hand_over()
 
-    def jobInfo(self):  # noqa: N802
+    def jobInfo(self):
         self._host.called("jobInfo")
         self._check_job()
         return [self._guest.job.get("type", VIR_DOMAIN_JOB_NONE), *([0] * 11)]
@@ -723,7 +723,7 @@ class virDomain(_Object, AroundDomain):  # noqa: N801
             raise libvirtError(message, VIR_ERR_OPERATION_UNSUPPORTED)
         self._check_active()
 
-    def jobStats(self, flags):  # noqa: N802
+    def jobStats(self, flags):
         self._host.called("jobStats")
         guest, world = self._guest, self._host.world
         if flags & VIR_DOMAIN_JOB_STATS_COMPLETED:
@@ -740,7 +740,7 @@ class virDomain(_Object, AroundDomain):  # noqa: N801
             guest.job.update(world.model.tick(world, guest))
         return dict(guest.job) or {"type": VIR_DOMAIN_JOB_NONE}
 
-    def abortJob(self):  # noqa: N802
+    def abortJob(self):
         self._changes("abortJob")
         self._check_active()
         if not self._guest.job:
@@ -749,7 +749,7 @@ class virDomain(_Object, AroundDomain):  # noqa: N801
             raise _not_valid("cannot abort migration in post-copy mode")
         self._host.world.fail_job(libvirtError("operation aborted: job 'migration out' canceled by client", 78))
 
-    def migrateToURI3(self, dconnuri, params, flags):  # noqa: N802
+    def migrateToURI3(self, dconnuri, params, flags):
         self._changes("migrate")
         if dconnuri is None:
             raise libvirtError("direct migration is not supported by the connection driver", VIR_ERR_OPERATION_INVALID)
