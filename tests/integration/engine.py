@@ -12,7 +12,7 @@ import json
 import re
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -175,10 +175,10 @@ class Guest:
 
     # What is
 
-    def look(self) -> dict[str, Seen]:
-        """Every host that knows it, and how."""
+    def look(self, hosts: Sequence[str] = HYPERVISORS) -> dict[str, Seen]:
+        """Which of the hosts know it, and how."""
         found = {}
-        for host in HYPERVISORS:
+        for host in hosts:
             said = faults.must(host, "sh", "-c", LOOK % (self.name, self.name)).split("\n")
             if said[0]:
                 state, _space, reason = said[0].partition(" (")
@@ -186,8 +186,8 @@ class Guest:
                 found[host] = Seen(state, reason.rstrip(")"), info[:1] == ["yes"], info[1:] == ["enable"])
         return found
 
-    def shapes(self) -> dict[str, str]:
-        return {host: seen.shape for host, seen in self.look().items()}
+    def shapes(self, hosts: Sequence[str] = HYPERVISORS) -> dict[str, str]:
+        return {host: seen.shape for host, seen in self.look(hosts).items()}
 
     def home(self) -> str:
         """The one host on which it runs, or else is paused; while it moves there is a paused one on the other."""

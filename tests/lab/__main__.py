@@ -51,6 +51,7 @@ def up(_options: argparse.Namespace) -> dict:
         facts = {
             "domain_type": "kvm" if accelerated else "qemu",
             "rootfs": str(root),
+            "networks": {host.name: host.addresses for host in hosts},
             "boot_seconds": round(time.monotonic() - began, 1),
         }
         (STATE / "lab.json").write_text(json.dumps(facts), encoding="ascii")

@@ -8,11 +8,14 @@ Each fault is a context that ends with the fault; `mend` takes away what a test 
 from __future__ import annotations
 
 import contextlib
+import json
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
-from .host import Host
-from .paths import LabError
+from . import cgroup, network
+from .host import Host, end_processes
+from .paths import STATE, LabError, netns_of
 
 TABLE = "kvmops_cut"
 # Ports on which the destination takes in memory and disks.
@@ -38,9 +41,9 @@ def must(host: str, *command: str) -> str:
 
 
 @contextlib.contextmanager
-def shaped(mib: int, *hosts: str, network: str = "private") -> Iterator[None]:
+def shaped(mib: int, *hosts: str, over: str = "private") -> Iterator[None]:
     """Let each of the hosts send no more than that many MiB per second into the network."""
-    device = f"{network}0"
+    device = f"{over}0"
     try:
         for host in hosts:
             # The queue holds a tenth of a second: whatever else goes this way is slow, and not dead.
@@ -56,19 +59,19 @@ def shaped(mib: int, *hosts: str, network: str = "private") -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def cut(*hosts: str, network: str = "private", ports: str = "") -> Iterator[None]:
+def cut(*hosts: str, over: str = "private", ports: str = "") -> Iterator[None]:
     """Let the hosts drop what arrives from the network, or only to and from these TCP ports; nobody is told."""
     try:
         for host in hosts:
-            drop(host, network, ports)
+            drop(host, over, ports)
         yield
     finally:
         for host in hosts:
             restore(host)
 
 
-def drop(host: str, network: str = "private", ports: str = "") -> None:
-    device = f'iifname "{network}0"'
+def drop(host: str, over: str = "private", ports: str = "") -> None:
+    device = f'iifname "{over}0"'
     rules = [f"{device} tcp {side} {ports} drop" for side in ("dport", "sport")] if ports else [f"{device} drop"]
     lines = "\n".join(("type filter hook input priority -300", *rules))
     must(host, "nft", f"table inet {TABLE} {{\nchain arriving {{\n{lines}\n}}\n}}")
@@ -116,10 +119,27 @@ def no_daemon(host: str) -> Iterator[None]:
         start_daemon(host)
 
 
+@contextlib.contextmanager
+def no_power(host: str) -> Iterator[None]:
+    """The host is off: nothing of it runs, and nobody was told; it boots again when the context ends."""
+    facts = json.loads((STATE / "lab.json").read_text(encoding="ascii"))
+    lab_host = Host(host, facts["networks"][host])
+    links = [f"link set {name}0 " for name in lab_host.addresses]
+    try:
+        # First the links: the kernel of this machine would end the connections of the dead politely.
+        network.batch(netns_of(host), [link + "down" for link in links])
+        end_processes(lambda: cgroup.processes(host))
+        yield
+    finally:
+        network.batch(netns_of(host), [link + "up" for link in links])
+        lab_host.boot(Path(facts["rootfs"]), kvm=facts["domain_type"] == "kvm")
+        lab_host.wait()
+
+
 def mend(host: str, networks: tuple[str, ...] = ("private",)) -> None:
     """The host without any of these faults."""
     restore(host)
-    for network in networks:
-        inside(host, "tc", "qdisc", "del", "dev", f"{network}0", "root")
+    for name in networks:
+        inside(host, "tc", "qdisc", "del", "dev", f"{name}0", "root")
     if inside(host, "systemctl", "is-active", "--quiet", DAEMON).returncode:
         start_daemon(host)

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -214,19 +215,21 @@ def _namespaced_pid(pid: int) -> int | None:
     return int(ids[-1]) if len(ids) > 1 else None
 
 
-def kill_all() -> None:
-    """End every process of the lab, and wait until the kernel has let go of them.
-
-    That is what the hosts run and, in the control namespace, the carriers of connections from this machine.
-    """
+def end_processes(found: Callable[[], set[int]]) -> None:
+    """End every process that is found, and wait until the kernel has let go of them."""
     deadline = time.monotonic() + 20
-    while pids := cgroup.processes() | network.processes():
+    while pids := found():
         if time.monotonic() > deadline:
             raise LabError(f"processes of the lab do not end: {sorted(pids)}")
         for pid in pids:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         time.sleep(0.05)
+
+
+def kill_all() -> None:
+    """What the hosts run and, in the control namespace, the carriers of connections from this machine."""
+    end_processes(lambda: cgroup.processes() | network.processes())
 
 
 def make_controller_key() -> None:

@@ -25,9 +25,9 @@ def create(networks: dict, hosts: dict) -> None:
     run("ip", "netns", "add", CONTROL_NETNS)
     for host in hosts:
         run("ip", "netns", "add", netns_of(host))
-    _batch(CONTROL_NETNS, _control_commands(networks, hosts))
+    batch(CONTROL_NETNS, _control_commands(networks, hosts))
     for number, (host, facts) in enumerate(hosts.items()):
-        _batch(netns_of(host), _host_commands(number, facts["networks"], networks, bridged=facts["hypervisor"]))
+        batch(netns_of(host), _host_commands(number, facts["networks"], networks, bridged=facts["hypervisor"]))
 
 
 def destroy() -> None:
@@ -81,7 +81,8 @@ def _host_commands(number: int, addresses: dict, networks: dict, *, bridged: boo
     return lines
 
 
-def _batch(namespace: str, lines: list[str]) -> None:
+def batch(namespace: str, lines: list[str]) -> None:
+    """Commands of ip(8) in one of the namespaces."""
     run("ip", "-n", namespace, "-batch", "-", stdin="\n".join(lines) + "\n")
     script = "; ".join(f"[ ! -e /proc/sys/{key} ] || echo {int('ipv6' in key)} > /proc/sys/{key}" for key in SYSCTLS)
     run("nsenter", f"--net=/run/netns/{namespace}", "sh", "-c", script)
