@@ -16,6 +16,11 @@ from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
 from ansible.plugins.loader import become_loader
 
+from ansible_collections.kvmops.migration.plugins.plugin_utils.patience import limited
+
+# Seconds for a command that takes none.
+SHELL_LIMIT = 20.0
+
 
 class Here:
     """The host of the task."""
@@ -34,7 +39,8 @@ class Here:
 
     def shell(self, command: str) -> str:
         """What the command printed, whatever its status."""
-        return str(self._action._low_level_execute_command(command, sudoable=True)["stdout"])
+        with limited(SHELL_LIMIT, self.host):
+            return str(self._action._low_level_execute_command(command, sudoable=True)["stdout"])
 
     def reset(self) -> None:
         self._action._connection.reset()
@@ -66,7 +72,8 @@ class Elsewhere:
 
     def shell(self, command: str) -> str:
         """What the command printed, whatever its status."""
-        return str(self._runner()._low_level_execute_command(command, sudoable=True)["stdout"])
+        with limited(SHELL_LIMIT, self.host):
+            return str(self._runner()._low_level_execute_command(command, sudoable=True)["stdout"])
 
     def reset(self) -> None:
         self.close()

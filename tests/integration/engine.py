@@ -264,9 +264,12 @@ class Guest:
         console.tell(self.home(), self.name, command)
 
     @contextmanager
-    def busy(self, mib: int, over: int = 64) -> Iterator[None]:
-        """It dirties that much memory per second, in a working set of `over` MiB."""
-        self.tell(f"dirty {mib} over {over}")
+    def busy(self, mib: int, over: int = 64, hard: bool = False) -> Iterator[None]:
+        """It dirties that much memory per second, in a working set of `over` MiB.
+
+        Where that is hard, it takes most of its CPU, and a guest that is slowed down dirties less.
+        """
+        self.tell(f"dirty {mib} over {over}{' hard' if hard else ''}")
         try:
             yield
         finally:

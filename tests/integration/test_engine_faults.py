@@ -106,7 +106,7 @@ def without_keepalive(*hosts: str) -> Iterator[None]:
             faults.must(host, "sh", "-c", f"sed -i '/^keepalive_interval = -1$/d' {files}; {restart}")
 
 
-@pytest.mark.parametrize("side", ["source", "destination", "both"])
+@pytest.mark.parametrize("side", ["source", pytest.param("destination", marks=full), pytest.param("both", marks=full)])
 def test_c3_68_without_keepalive_a_dead_link_is_given_up_by_the_policy(side):
     """Nobody else would: the job, and the daemons with it, would wait for as long as the link is dead."""
     source = SHARED.bring()

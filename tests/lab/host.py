@@ -61,6 +61,9 @@ MASKED = [
     "libvirt-guests.service",
 ]
 
+# They outlive this process, which must not be warned that it forgot them.
+_containers: list[subprocess.Popen[bytes]] = []
+
 
 @dataclass
 class Host:
@@ -141,7 +144,7 @@ class Host:
         # The overlay is mounted in a mount namespace of the container's own, so no path out leaves a mount behind.
         script = f"mount -t overlay {NAME} -o {overlay} {self.folder / 'root'} && exec {shlex.join(nspawn)}"
         with self.log.open("wb") as log:
-            subprocess.Popen(
+            container = subprocess.Popen(
                 ["unshare", "--mount", "--propagation=private", "sh", "-c", script],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -149,6 +152,7 @@ class Host:
                 start_new_session=True,
                 preexec_fn=lambda: cgroup.enter(self.name),
             )
+        _containers.append(container)
 
     def leader(self) -> int | None:
         """Process id, on this machine, of the container's init."""

@@ -582,6 +582,23 @@ def test_c6_100_a_destination_that_does_not_know_of_the_failure_is_not_waited_fo
     assert "abortJob" not in lab.kvm1.calls
 
 
+def test_c3_68_an_ended_job_that_does_not_come_back_is_not_waited_for(lab, copy, monkeypatch):
+    """libvirt's call waits for the other daemon for good, where the link is dead and keepalive is off."""
+    copy(**FAST)
+
+    def abort(error):
+        lab.kvm1.guests[UUID].job.clear()
+        lab.kvm2.answers.clear()
+
+    monkeypatch.setattr(lab.world, "fail_job", abort)
+    lab.world.hang_limit = 0.2
+    result = lab.move(timeout=5, connect_timeout=1)
+    assert result.outcome == "undetermined"
+    assert done(result) == [("abort", None)]
+    assert lab.where()[0] == RUNNING
+    assert lab.kvm1.guests[UUID].limits == BEFORE
+
+
 def test_c6_102_a_resume_that_fails_can_be_tried_again(lab, copy):
     fail_postcopy(lab, copy)
 

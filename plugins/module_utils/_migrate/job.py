@@ -78,6 +78,8 @@ class Job:
         self._obeyed: float | None = None
         # Since when the source has known that post-copy has failed.
         self._torn_at: float | None = None
+        # Since when the job should be over, because it was ended from here.
+        self._ended_at: float | None = None
         self._convergence = Convergence(watch.steps, watch.size, limits.downtime, watch.max_downtime)
         self._progress = Progress(watch.size)
         self.error: LibvirtFailure | None = None
@@ -181,6 +183,7 @@ class Job:
                     self._look()
                     self._look_at_postcopy()
                 self._obey()
+                self._look_at_abort()
                 step = FIRST_STEP if self._convergence.waiting else min(step * GROWTH, LAST_STEP)
         finally:
             self._leave()
@@ -209,10 +212,19 @@ class Job:
                 self._torn_at = None
             elif self._torn_at is None:
                 self._torn_at = now()
-            elif now() - self._torn_at >= TORN_PATIENCE and not self._done.is_set():
-                self.error = LibvirtFailure("post-copy has failed, and the destination does not come back from it")
-                self._done.set()
-                self._wake.set()
+            elif now() - self._torn_at >= TORN_PATIENCE:
+                self._wait_no_longer("post-copy has failed, and the destination does not come back from it")
+
+    def _look_at_abort(self) -> None:
+        """libvirt waits for the destination's daemon even then: for good, where keepalive is off and the link dead."""
+        if self._ended_at is not None and now() - self._ended_at >= ABORT_PATIENCE:
+            self._wait_no_longer("the job was ended, and the destination's libvirtd has not answered since")
+
+    def _wait_no_longer(self, reason: str) -> None:
+        if not self._done.is_set():
+            self.error = LibvirtFailure(reason)
+            self._done.set()
+            self._wake.set()
 
     def _miss(self, error: LibvirtFailure) -> None:
         if isinstance(error, NotFound) or error.code == OPERATION_INVALID:
@@ -264,6 +276,7 @@ class Job:
         else:
             if action.do == schedule.ABORT:
                 self.given_up = (failure_class, action.reason)
+                self._ended_at = now()
             self._note(action)
 
     def _note(self, action: Action, error: str = "") -> None:

@@ -40,6 +40,7 @@ UNNAMED = {
 }
 
 _PORTS = "open ports 49152-49215/tcp on {dest} for {source}"
+_LINK = "check the network between {source} and {dest} and libvirtd on both, then run again"
 _LOGS = "look at the end of /var/log/libvirt/qemu/{name}.log on {source} and on {dest}"
 # A storage file, as libvirt or QEMU names the one that they could not open.
 _IMAGE = (
@@ -321,6 +322,8 @@ TABLE = (
         "let libvirt's daemon raise the limit of locked memory (LimitMEMLOCK, CAP_SYS_RESOURCE), or leave zerocopy and"
         " rdma_pin_all out",
     ),
+    # An end in the middle of a section (EIO) is a stream that was cut, and no other version of QEMU.
+    _known(r"section footer failed: -5\b", "connection_lost", _LINK),
     _known(
         r"load of migration failed",
         "stream",
@@ -386,9 +389,9 @@ TABLE = (
     ),
     _known(
         r"lost connection to destination host|client socket is closed|keepalive timeout|end of file while reading data|"
-        r"cannot recv data|connection reset by peer|broken pipe",
+        r"cannot recv data|connection reset by peer|broken pipe|unable to (?:write to|read from) socket",
         "connection_lost",
-        "check the network between {source} and {dest} and libvirtd on both, then run again",
+        _LINK,
     ),
     _known(
         r"authentication (?:failed|unavailable|cancelled)|access denied|operation forbidden|polkit",

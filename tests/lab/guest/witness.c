@@ -42,6 +42,7 @@
 #define SECOND 1000000000ULL
 #define LOAD_MIB 64    /* the write load rewrites a file of this size */
 #define SPARE_MIB 24   /* memory that a working set must leave to everything else */
+#define HARD_SHARE 70  /* percent of the CPU that a hard load takes */
 #define MAX_RATE 65536 /* MiB/s; a typing error, not a load, lies beyond */
 
 static char name[64] = "guest", boot_id[40], boot_hex[33];
@@ -54,9 +55,10 @@ struct load {
     pthread_mutex_t lock;
     pthread_cond_t changed;
     uint64_t rate, set; /* MiB/s, MiB */
+    bool hard;          /* its rate takes most of the CPU: a guest that is slowed down falls behind it */
 };
-static struct load dirty = {PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, 0, 64};
-static struct load writing = {PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, 0, LOAD_MIB};
+static struct load dirty = {PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, 0, 64, false};
+static struct load writing = {PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, 0, LOAD_MIB, false};
 
 static uint64_t now_ns(void)
 {
@@ -235,9 +237,30 @@ static uint64_t due_units(uint64_t *start, uint64_t done, uint64_t per_second)
     return backlog;
 }
 
+static void toil(uint64_t turns)
+{
+    for (volatile uint64_t turn = 0; turn < turns; turn++)
+        ;
+}
+
+/* How many turns of toil() take so many nanoseconds here, on a guest that is not slowed down yet. */
+static uint64_t turns_in(uint64_t nanoseconds)
+{
+    const uint64_t sample = 1 << 20;
+    uint64_t best = UINT64_MAX;
+    for (int i = 0; i < 5; i++) {
+        uint64_t start = now_ns();
+        toil(sample);
+        uint64_t took = now_ns() - start;
+        best = took < best ? took : best;
+    }
+    return (unsigned __int128)sample * nanoseconds / (best ? best : 1);
+}
+
 static void *dirty_forever(void *unused)
 {
     (void)unused;
+    uint64_t turns = 0;
     uint64_t rate = 0, set = 0, pages = 0, at = 0, pass = 0, start = 0, done = 0, value = 0;
     char *memory = NULL;
     for (;;) {
@@ -263,11 +286,13 @@ static void *dirty_forever(void *unused)
                     continue;
                 }
             }
+            turns = dirty.hard ? turns_in(SECOND / 100 * HARD_SHARE / (rate * MIB / PAGE)) : 0;
             start = now_ns();
             done = 0;
         }
         uint64_t now = due_units(&start, done, rate * MIB / PAGE);
         for (uint64_t i = 0; i < now; i++) {
+            toil(turns);
             /* Another word of the page each time round, never the same value: no page is zero, none repeats. */
             value += 0x9E3779B97F4A7C15ULL;
             ((volatile uint64_t *)(memory + at * PAGE))[pass % (PAGE / 8)] = value | 1;
@@ -334,9 +359,10 @@ static void *write_forever(void *unused)
     return NULL;
 }
 
-static void set_load(struct load *load, uint64_t rate, uint64_t set)
+static void set_load(struct load *load, uint64_t rate, uint64_t set, bool hard)
 {
     pthread_mutex_lock(&load->lock);
+    load->hard = hard;
     load->rate = rate;
     load->set = set;
     pthread_cond_signal(&load->changed);
@@ -369,8 +395,8 @@ static bool number(const char *text, uint64_t most, uint64_t *value)
 
 static void power_off(void)
 {
-    set_load(&dirty, 0, dirty.set);
-    set_load(&writing, 0, LOAD_MIB);
+    set_load(&dirty, 0, dirty.set, false);
+    set_load(&writing, 0, LOAD_MIB, false);
     pthread_mutex_lock(&record_lock); /* for good: the last record is a whole one */
     close(records);
     /* The write load closes its file within a burst; the file system then goes down clean. */
@@ -412,31 +438,32 @@ static void status(void)
 
 static void obey(const char *command)
 {
-    char copy[256], *word[5] = {NULL}, *rest;
+    char copy[256], *word[6] = {NULL}, *rest;
     int words = 0;
     uint64_t rate, set = dirty.set;
     snprintf(copy, sizeof copy, "%s", command);
-    for (char *part = strtok_r(copy, " \t", &rest); part && words < 5; part = strtok_r(NULL, " \t", &rest))
+    for (char *part = strtok_r(copy, " \t", &rest); part && words < 6; part = strtok_r(NULL, " \t", &rest))
         word[words++] = part;
     if (!words)
         return;
     if (!strcmp(word[0], "dirty") && number(word[1], MAX_RATE, &rate) &&
-        (words == 2 || (words == 4 && !strcmp(word[2], "over") && number(word[3], 1 << 20, &set) && set))) {
+        (words == 2 || ((words == 4 || (words == 5 && !strcmp(word[4], "hard"))) && !strcmp(word[2], "over") &&
+                        number(word[3], 1 << 20, &set) && set))) {
         uint64_t room = available_mib() + (dirty.rate ? dirty.set : 0);
         if (rate && set + SPARE_MIB > room) {
             say("refused %s: %llu MiB are available, %d of them must stay free", command, (unsigned long long)room,
                 SPARE_MIB);
             return;
         }
-        set_load(&dirty, rate, set);
+        set_load(&dirty, rate, set, words == 5);
     } else if (!strcmp(word[0], "write") && words == 2 && number(word[1], MAX_RATE, &rate))
-        set_load(&writing, rate, LOAD_MIB);
+        set_load(&writing, rate, LOAD_MIB, false);
     else if (!strcmp(word[0], "verify") && words == 1)
         verify();
     else if (!strcmp(word[0], "status") && words == 1)
         status();
     else if (strcmp(word[0], "poweroff") || words != 1) {
-        say("refused %s: known are dirty N [over M], write N, verify, status, poweroff", command);
+        say("refused %s: known are dirty N [over M [hard]], write N, verify, status, poweroff", command);
         return;
     }
     say("ok %s", command);
