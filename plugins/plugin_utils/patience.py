@@ -34,7 +34,11 @@ def limited(seconds: float, what: str) -> Iterator[None]:
     # A limit for the whole task goes on counting.
     outer = signal.setitimer(signal.ITIMER_REAL, seconds)[0]
     try:
-        yield
+        try:
+            yield
+        finally:
+            # It may still expire up to here, and is caught then.
+            signal.setitimer(signal.ITIMER_REAL, 0)
     except _Expired:
         for child in _children() - children:
             with suppress(ProcessLookupError):

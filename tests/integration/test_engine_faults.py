@@ -6,8 +6,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
 
@@ -92,27 +90,13 @@ def test_c3_67_a_link_that_is_dead_leaves_the_guest_where_it_is():
     moves_on(SHARED, source)
 
 
-@contextmanager
-def without_keepalive(*hosts: str) -> Iterator[None]:
-    """Neither side of a connection between daemons ever takes the other for dead."""
-    files = "/etc/libvirt/qemu.conf /etc/libvirt/libvirtd.conf"
-    restart = f"systemctl restart {faults.DAEMON}"
-    try:
-        for host in hosts:
-            faults.must(host, "sh", "-c", f"echo keepalive_interval = -1 | tee -a {files}; {restart}")
-        yield
-    finally:
-        for host in hosts:
-            faults.must(host, "sh", "-c", f"sed -i '/^keepalive_interval = -1$/d' {files}; {restart}")
-
-
 @pytest.mark.parametrize("side", ["source", pytest.param("destination", marks=full), pytest.param("both", marks=full)])
 def test_c3_68_without_keepalive_a_dead_link_is_given_up_by_the_policy(side):
     """Nobody else would: the job, and the daemons with it, would wait for as long as the link is dead."""
     source = SHARED.bring()
     silent = {"source": [source], "destination": [other(source)], "both": HYPERVISORS}[side]
     steps = [{"when": "no_progress", "at": 5, "do": "abort"}]
-    with without_keepalive(*silent):
+    with faults.no_keepalive(*silent):
         call = slowly(SHARED, source, policy="patient", policy_steps=steps)
         with faults.cut(*HYPERVISORS):
             answer = call.answer()

@@ -21,6 +21,8 @@ TABLE = "kvmops_cut"
 # Ports on which the destination takes in memory and disks.
 MIGRATION_PORTS = "49152-49215"
 DAEMON = "libvirtd.service"
+CONFIGURATION = "/etc/libvirt/qemu.conf /etc/libvirt/libvirtd.conf"
+NO_KEEPALIVE = "keepalive_interval = -1"
 SOCKETS = ("libvirtd.socket", "libvirtd-ro.socket", "libvirtd-admin.socket")
 
 
@@ -120,6 +122,23 @@ def no_daemon(host: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def no_keepalive(*hosts: str) -> Iterator[None]:
+    """These daemons never take the other side of a connection for dead."""
+    try:
+        for host in hosts:
+            must(host, "sh", "-c", f"echo '{NO_KEEPALIVE}' | tee -a {CONFIGURATION}; systemctl restart {DAEMON}")
+        yield
+    finally:
+        for host in hosts:
+            restore_keepalive(host)
+
+
+def restore_keepalive(host: str) -> None:
+    edit = f"sed -i '/^{NO_KEEPALIVE}$/d' {CONFIGURATION}"
+    inside(host, "sh", "-c", f"grep -q '^{NO_KEEPALIVE}$' {CONFIGURATION} && {edit} && systemctl restart {DAEMON}")
+
+
+@contextlib.contextmanager
 def no_power(host: str) -> Iterator[None]:
     """The host is off: nothing of it runs, and nobody was told; it boots again when the context ends."""
     facts = json.loads((STATE / "lab.json").read_text(encoding="ascii"))
@@ -139,6 +158,7 @@ def no_power(host: str) -> Iterator[None]:
 def mend(host: str, networks: tuple[str, ...] = ("private",)) -> None:
     """The host without any of these faults."""
     restore(host)
+    restore_keepalive(host)
     for name in networks:
         inside(host, "tc", "qdisc", "del", "dev", f"{name}0", "root")
     if inside(host, "systemctl", "is-active", "--quiet", DAEMON).returncode:

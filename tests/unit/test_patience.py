@@ -28,11 +28,10 @@ def test_one_that_hangs_is_ended_with_its_processes():
 
     def hang() -> None:
         while True:
-            # As a connection plugin does: it waits for its ssh, and tries again whatever happens.
             try:
                 children.append(subprocess.Popen(["sleep", "60"]))
                 children[-1].wait()
-            except Exception:  # noqa: BLE001
+            except Exception:  # noqa: BLE001 - as connection plugins do, which try again whatever happens
                 continue
 
     began = time.monotonic()

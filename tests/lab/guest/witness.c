@@ -260,8 +260,7 @@ static uint64_t turns_in(uint64_t nanoseconds)
 static void *dirty_forever(void *unused)
 {
     (void)unused;
-    uint64_t turns = 0;
-    uint64_t rate = 0, set = 0, pages = 0, at = 0, pass = 0, start = 0, done = 0, value = 0;
+    uint64_t rate = 0, set = 0, turns = 0, pages = 0, at = 0, pass = 0, start = 0, done = 0, value = 0;
     char *memory = NULL;
     for (;;) {
         if (settings(&dirty, &rate, &set)) {
