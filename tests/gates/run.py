@@ -73,10 +73,10 @@ TEST = (
     Check("unit-core219", "make --no-print-directory unit-core219"),
     Check("sanity", "make --no-print-directory sanity", slow=True),
     Check("molecule", "make --no-print-directory molecule S=default", slow=True),
+    Check("engine", "make --no-print-directory molecule S=engine", slow=True),
 )
 FULL = (
     *TEST,
-    Check("engine", "make --no-print-directory molecule S=engine", slow=True),
     Check("demo", "make --no-print-directory demo", slow=True),
 )
 TABLES = {

@@ -90,7 +90,8 @@ def test_c3_67_a_link_that_is_dead_leaves_the_guest_where_it_is():
     moves_on(SHARED, source)
 
 
-@pytest.mark.parametrize("side", ["source", pytest.param("destination", marks=full), pytest.param("both", marks=full)])
+@full
+@pytest.mark.parametrize("side", ["source", "destination", "both"])
 def test_c3_68_without_keepalive_a_dead_link_is_given_up_by_the_policy(side):
     """Nobody else would: the job, and the daemons with it, would wait for as long as the link is dead."""
     source = SHARED.bring()
