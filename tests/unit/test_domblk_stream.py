@@ -1,0 +1,383 @@
+# Copyright: (c) 2026, The kvmops.migration authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The data path of virt_domblk_copy, with real files and a real receiver at the end of a pipe."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from ansible_collections.kvmops.migration.plugins.module_utils._domblk import receiver, stream
+from ansible_collections.kvmops.migration.plugins.module_utils._domblk.stream import Image, Peer, StreamError, send
+
+MIB = 1 << 20
+RUN = "1700000000-abcd1234"
+FAST = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@pytest.fixture(scope="module")
+def peer():
+    with Peer.local() as one:
+        yield one
+
+
+def sparse(path: Path, size: int, parts) -> Path:
+    """A file of that size with random bytes at each (offset, length)."""
+    chance = random.Random(7)
+    with path.open("wb") as file:
+        file.truncate(size)
+        for offset, length in parts:
+            file.seek(offset)
+            file.write(chance.randbytes(length))
+    return path
+
+
+def copied(peer: Peer, source: Path, target: Path, **options) -> stream.Sent:
+    with Image(str(source)) as image:
+        sent = send(image, peer, str(target), RUN, **options)
+        peer.ask("commit", image=sent.image, mode=0o600, owner="", group="")
+    return sent
+
+
+def same(one: Path, other: Path) -> bool:
+    return one.stat().st_size == other.stat().st_size and one.read_bytes() == other.read_bytes()
+
+
+def allocated(path: Path) -> int:
+    return path.stat().st_blocks * 512
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(os.listdir(folder))
+
+
+extent = st.tuples(st.integers(0, 6 * MIB), st.integers(1, 300_000))
+
+
+@FAST
+@given(
+    size=st.integers(0, 6 * MIB),
+    parts=st.lists(extent, max_size=6),
+    verify=st.booleans(),
+    clear=st.booleans(),
+)
+def test_a_copy_is_equal_and_as_sparse(peer, tmp_path, size, parts, verify, clear):
+    parts = [(offset, min(length, size - offset)) for offset, length in parts if offset < size]
+    source, target = sparse(tmp_path / "source", size, parts), tmp_path / "target"
+    target.unlink(missing_ok=True)
+    sent = copied(peer, source, target, verify=verify, clear_address="127.0.0.1" if clear else "")
+    assert same(source, target)
+    assert allocated(target) <= allocated(source)
+    assert sent.bytes_sent <= 1.02 * allocated(source) + 4096
+    assert names(tmp_path) == ["source", "target"]
+
+
+@FAST
+@given(
+    old=st.tuples(st.integers(0, 4 * MIB), st.lists(extent, max_size=4)),
+    new=st.tuples(st.integers(0, 4 * MIB), st.lists(extent, max_size=4)),
+    verify=st.booleans(),
+)
+def test_an_update_makes_any_file_equal(peer, tmp_path, old, new, verify):
+    for name, (size, parts) in (("target", old), ("source", new)):
+        sparse(tmp_path / name, size, [(at, min(length, size - at)) for at, length in parts if at < size])
+    copied(peer, tmp_path / "source", tmp_path / "target", update=True, verify=verify)
+    assert same(tmp_path / "source", tmp_path / "target")
+    assert names(tmp_path) == ["source", "target"]
+
+
+def test_an_update_sends_what_has_changed(peer, tmp_path):
+    parts = [(at * 3 * MIB, MIB) for at in range(16)]
+    source, target = sparse(tmp_path / "source", 64 * MIB, parts), tmp_path / "target"
+    whole = copied(peer, source, target)
+    with source.open("r+b") as file:
+        for at in range(0, 16, 2):
+            file.seek(at * 3 * MIB + 8192)
+            file.write(os.urandom(20_480))
+    sent = copied(peer, source, target, update=True)
+    assert same(source, target)
+    assert sent.bytes_sent < 0.03 * whole.bytes_sent
+
+
+def test_zeros_are_not_sent_and_become_holes(peer, tmp_path):
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.write_bytes(bytes(8 * MIB) + b"end")
+    sent = copied(peer, source, target)
+    assert same(source, target)
+    assert sent.bytes_sent < 2 * MIB
+    assert allocated(target) <= MIB
+
+
+def test_what_the_source_no_longer_has_becomes_a_hole(peer, tmp_path):
+    source = sparse(tmp_path / "source", 16 * MIB, [(0, 8192)])
+    target = sparse(tmp_path / "target", 16 * MIB, [(0, 8192), (4 * MIB, 4 * MIB)])
+    copied(peer, source, target, update=True)
+    assert same(source, target)
+    assert allocated(target) <= MIB
+
+
+@pytest.mark.parametrize("name", ["with space", "Größe-Ж", "a'b\"c", "x" * 250])
+def test_any_name_will_do(peer, tmp_path, name):
+    source = sparse(tmp_path / "source", MIB, [(0, 5000)])
+    copied(peer, source, tmp_path / name)
+    assert same(source, tmp_path / name)
+
+
+def test_a_link_leads_to_what_is_written(peer, tmp_path):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "there" / "image")
+    source = sparse(tmp_path / "source", MIB, [(0, 5000)])
+    copied(peer, source, tmp_path / "link")
+    assert (tmp_path / "link").is_symlink()
+    assert same(source, tmp_path / "there" / "image")
+
+
+@pytest.mark.parametrize("update", [False, True])
+def test_a_flipped_byte_in_the_temporary_file_is_found(peer, tmp_path, update):
+    source, target = sparse(tmp_path / "source", 4 * MIB, [(0, 3 * MIB)]), tmp_path / "target"
+    if update:
+        sparse(target, 4 * MIB, [(0, 3 * MIB)])
+
+    def flip() -> None:
+        [part] = tmp_path.glob(".kvmops-*")
+        with part.open("r+b") as file:
+            file.seek(2 * MIB + 17)
+            byte = file.read(1)[0]
+            file.seek(2 * MIB + 17)
+            file.write(bytes([byte ^ 1]))
+
+    with Image(str(source)) as image, pytest.raises(StreamError, match="is not what was sent") as caught:
+        send(image, peer, str(target), RUN, update=update, hold=flip)
+    assert caught.value.kind == "differs"
+    assert names(tmp_path) == ["source"]
+
+
+def test_an_update_that_fails_before_it_writes_leaves_the_file_as_it_was(tmp_path):
+    source = sparse(tmp_path / "source", 2 * MIB, [(0, MIB)])
+    target = sparse(tmp_path / "target", 5 * MIB, [(MIB, MIB), (4 * MIB, MIB)])
+    before = target.read_bytes()
+    with Peer.local() as peer:
+        peer.ask("prepare", path=str(target), run=RUN, size=2 * MIB, update=True)
+        assert "target" not in names(tmp_path) or len(names(tmp_path)) == 3
+    assert names(tmp_path) == ["source", "target"]
+    assert target.read_bytes() == before
+    assert source.exists()
+
+
+@pytest.mark.parametrize("clear", [False, True])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_killed_sender_leaves_nothing(tmp_path, number, clear):
+    source = sparse(tmp_path / "source", 64 * MIB, [(0, 64 * MIB)])
+    script = (
+        "import sys; from ansible_collections.kvmops.migration.plugins.module_utils._domblk.stream import *\n"
+        "peer = Peer.local(); image = Image(sys.argv[1])\n"
+        f"send(image, peer, sys.argv[2], {RUN!r}, bandwidth=4 << 20, clear_address=sys.argv[3],"
+        " progress=lambda count: print(count, flush=True))"
+    )
+    address = "127.0.0.1" if clear else ""
+    command = [sys.executable, "-c", script, str(source), str(tmp_path / "target"), address]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}) as child:
+        assert child.stdout.readline()
+        assert len(names(tmp_path)) == 2
+        child.send_signal(number)
+        child.wait()
+    wait_until(lambda: names(tmp_path) == ["source"])
+
+
+def test_a_killed_receiver_is_noticed_and_the_next_run_clears_up(tmp_path):
+    source, target = sparse(tmp_path / "source", 16 * MIB, [(0, 16 * MIB)]), tmp_path / "target"
+    with Peer.local() as peer, Image(str(source)) as image:
+
+        def kill(_count: int) -> None:
+            peer._process.kill()
+
+        with pytest.raises(StreamError) as caught:
+            send(image, peer, str(target), RUN, progress=kill)
+    assert caught.value.kind == "gone"
+    assert "target" not in names(tmp_path)
+    assert len(names(tmp_path)) == 2
+    with Peer.local() as peer:
+        assert peer.ask("remove_part", path=str(target), run=RUN) == {"removed": True}
+    assert names(tmp_path) == ["source"]
+
+
+class Enough(Exception):
+    pass
+
+
+@pytest.mark.parametrize("clear", ["", "127.0.0.1"])
+def test_a_copy_that_is_given_up_leaves_nothing_and_the_receiver_goes_on(peer, tmp_path, clear):
+    source, target = sparse(tmp_path / "source", 16 * MIB, [(0, 16 * MIB)]), tmp_path / "target"
+
+    def enough(count: int) -> None:
+        if count > 4 * MIB:
+            raise Enough
+
+    with Image(str(source)) as image, pytest.raises(Enough):
+        send(image, peer, str(target), RUN, progress=enough, clear_address=clear)
+    assert names(tmp_path) == ["source"]
+    copied(peer, source, target)
+    assert same(source, target)
+
+
+@pytest.mark.parametrize("clear", ["", "127.0.0.1"])
+def test_a_full_disk_is_said_and_leaves_nothing(peer, tmp_path, clear):
+    source, small = sparse(tmp_path / "source", 32 * MIB, [(0, 32 * MIB)]), tmp_path / "small"
+    small.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=8m", "none", str(small)], capture_output=True, text=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip(f"nothing can be mounted here: {mounted.stderr.strip()}")
+    try:
+        with Image(str(source)) as image, pytest.raises(StreamError, match="No space left on device") as caught:
+            send(image, peer, str(small / "target"), RUN, clear_address=clear)
+        assert caught.value.kind == "ENOSPC"
+        assert names(small) == []
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
+
+
+@pytest.mark.parametrize("clear", ["", "127.0.0.1"])
+def test_a_size_that_no_file_may_have_is_said_and_leaves_nothing(tmp_path, clear):
+    source, target = sparse(tmp_path / "source", 32 * MIB, [(0, 32 * MIB)]), tmp_path / "target"
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8 * MIB, limit[1]))
+    try:
+        peer = Peer.local()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    with peer, Image(str(source)) as image, pytest.raises(StreamError, match="File too large") as caught:
+        send(image, peer, str(target), RUN, clear_address=clear)
+    assert caught.value.kind == "EFBIG"
+    assert names(tmp_path) == ["source"]
+
+
+def test_a_second_receiver_does_not_touch_what_the_first_one_writes(peer, tmp_path):
+    target = tmp_path / "target"
+    first = peer.ask("prepare", path=str(target), run=RUN, size=MIB, update=False)
+    with Peer.local() as second, pytest.raises(StreamError, match="in use"):
+        second.ask("prepare", path=str(target), run=RUN, size=MIB, update=False)
+    peer.ask("discard", image=first["image"])
+    assert names(tmp_path) == []
+
+
+def test_what_appears_meanwhile_is_not_overwritten(peer, tmp_path):
+    source, target = sparse(tmp_path / "source", MIB, [(0, 5000)]), tmp_path / "target"
+    with Image(str(source)) as image:
+        sent = send(image, peer, str(target), RUN)
+        target.write_text("mine")
+        with pytest.raises(StreamError, match="appeared") as caught:
+            peer.ask("commit", image=sent.image, mode=0o600, owner="", group="")
+    assert caught.value.kind == "foreign"
+    peer.ask("discard", image=sent.image)
+    assert target.read_text() == "mine"
+    assert names(tmp_path) == ["source", "target"]
+
+
+def test_only_the_file_that_is_known_is_removed(peer, tmp_path):
+    source, target = sparse(tmp_path / "source", MIB, [(0, 5000)]), tmp_path / "target"
+    with Image(str(source)) as image:
+        sent = send(image, peer, str(target), RUN)
+        known = peer.ask("commit", image=sent.image, mode=0o640, owner="", group="")["known"]
+    assert target.stat().st_mode & 0o777 == 0o640
+    assert not peer.ask("remove", path=str(target), known={**known, "size": 1})["removed"]
+    assert peer.ask("remove", path=str(target), known=known)["removed"]
+    assert names(tmp_path) == ["source"]
+
+
+def test_the_bandwidth_is_kept(peer, tmp_path):
+    source = sparse(tmp_path / "source", 8 * MIB, [(0, 8 * MIB)])
+    began = time.monotonic()
+    copied(peer, source, tmp_path / "target", bandwidth=8 * MIB)
+    assert time.monotonic() - began >= 0.9
+
+
+@pytest.mark.parametrize(("byte", "kind"), [(101, fcntl.F_WRLCK), (200, fcntl.F_WRLCK), (201, fcntl.F_WRLCK)])
+def test_an_image_that_somebody_writes_to_is_refused(tmp_path, byte, kind):
+    path = sparse(tmp_path / "source", MIB, [(0, 5000)])
+    with path.open("r+b") as file:
+        assert receiver.lock(file.fileno(), kind, byte, 1)
+        with pytest.raises(StreamError, match="in use"):
+            Image(str(path))
+    Image(str(path)).close()
+
+
+def test_two_may_read_an_image_and_nobody_may_write(tmp_path):
+    path = sparse(tmp_path / "source", MIB, [(0, 5000)])
+    with Image(str(path)), Image(str(path)), path.open("r+b") as file:
+        # What QEMU does to get the permission to write: it looks whether somebody denies it.
+        assert not receiver.lock(file.fileno(), fcntl.F_WRLCK, 201, 1)
+
+
+def test_whoever_does_not_know_the_token_is_turned_away(peer, tmp_path):
+    import socket
+
+    source, target = sparse(tmp_path / "source", 4 * MIB, [(0, 4 * MIB)]), tmp_path / "target"
+    listened = threading.Event()
+    real = peer.ask
+
+    def ask(do, **arguments):
+        told = real(do, **arguments)
+        if do == "listen":
+            stranger = socket.create_connection(("127.0.0.1", told["port"]))
+            stranger.sendall(b"0" * 32)
+            listened.stranger = stranger
+            listened.set()
+        return told
+
+    peer.ask = ask
+    try:
+        with Image(str(source)) as image:
+            sent = send(image, peer, str(target), RUN, clear_address="127.0.0.1")
+            peer.ask("commit", image=sent.image, mode=0o600, owner="", group="")
+    finally:
+        del peer.ask
+    assert listened.is_set()
+    assert listened.stranger.recv(1) == b""
+    listened.stranger.close()
+    assert same(source, target)
+
+
+def test_a_device_gets_the_content_and_nothing_of_before(peer, tmp_path):
+    backing = tmp_path / "backing"
+    sparse(backing, 8 * MIB, [(0, 8 * MIB)])
+    made = subprocess.run(["losetup", "--find", "--show", str(backing)], capture_output=True, text=True, check=False)
+    if made.returncode:
+        pytest.skip(f"no loop device here: {made.stderr.strip()}")
+    device = made.stdout.strip()
+    try:
+        source = sparse(tmp_path / "source", 6 * MIB, [(MIB, 100_000), (4 * MIB, MIB)])
+        copied(peer, source, Path(device))
+        with open(device, "rb") as file:
+            assert file.read(6 * MIB) == source.read_bytes()
+        with Image(device) as image:
+            sent = send(image, peer, str(tmp_path / "back"), RUN)
+            peer.ask("commit", image=sent.image, mode=0o600, owner="", group="")
+        assert (tmp_path / "back").stat().st_size == 8 * MIB
+        with Image(str(tmp_path / "back")) as large, pytest.raises(StreamError) as caught:
+            os.truncate(backing, 4 * MIB)
+            subprocess.run(["losetup", "--set-capacity", device], check=True)
+            send(large, peer, device, RUN)
+        assert caught.value.kind == "too_small"
+    finally:
+        subprocess.run(["losetup", "--detach", device], check=True)
+
+
+def wait_until(condition, seconds: float = 10.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
