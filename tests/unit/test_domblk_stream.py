@@ -291,10 +291,10 @@ def test_only_the_file_that_is_known_is_removed(peer, tmp_path):
     source, target = sparse(tmp_path / "source", MIB, [(0, 5000)]), tmp_path / "target"
     with Image(str(source)) as image:
         sent = send(image, peer, str(target), RUN)
-        known = peer.ask("commit", image=sent.image, mode=0o640, owner="", group="")["known"]
+        peer.ask("commit", image=sent.image, mode=0o640, owner="", group="")
     assert target.stat().st_mode & 0o777 == 0o640
-    assert not peer.ask("remove", path=str(target), known={**known, "size": 1})["removed"]
-    assert peer.ask("remove", path=str(target), known=known)["removed"]
+    assert not peer.ask("remove", path=str(target), known={**sent.known, "size": 1})["removed"]
+    assert peer.ask("remove", path=str(target), known=sent.known)["removed"]
     assert names(tmp_path) == ["source"]
 
 

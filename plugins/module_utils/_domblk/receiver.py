@@ -74,6 +74,8 @@ BLKZEROOUT = 0x127F
 PUNCH_HOLE = 0x02 | 0x01
 SYNC_FILE_RANGE_WRITE = 2
 PREFIX, SUFFIX = b".kvmops-", b".part"
+# What receivers are going to write here is noted, so that two of them do not count on the same free space.
+SPACE = "/run/kvmops-migration/space"
 
 Extent = Tuple[int, int]
 BlockList = Dict[int, bytes]
@@ -409,8 +411,8 @@ class Image:
     def flush(self) -> None:
         os.fsync(self.handle)
 
-    def commit(self, mode: int, owner: str, group: str) -> Dict[str, int]:
-        """Give it owner, mode and name, on the disk when this returns; what tells it from another file."""
+    def commit(self, mode: int, owner: str, group: str) -> None:
+        """Give it owner, mode and name, on the disk when this returns."""
         if not self.is_device:
             os.fchown(self.handle, _user(owner), _group(group))
             os.fchmod(self.handle, mode)
@@ -422,9 +424,7 @@ class Image:
             self._rename(now is None)
             _relabel(self.target)
             sync_directory(os.path.dirname(self.target))
-        found = identity(os.fstat(self.handle))
         os.close(self.handle)
-        return found
 
     def _rename(self, is_new: bool) -> None:
         if is_new:
@@ -604,6 +604,7 @@ class Receiver:
         self._count = 0
         self._listening: Optional[socket.socket] = None
         self._token = b""
+        self._note: Optional[str] = None
 
     def serve(self) -> None:
         widen(self._commands)
@@ -631,6 +632,9 @@ class Receiver:
             for image in list(self._images):
                 with suppress(OSError):
                     self.do_discard(image)
+            if self._note:
+                with suppress(OSError):
+                    os.unlink(self._note)
 
     def _line(self) -> bytes:
         while b"\n" not in self._pending:
@@ -669,10 +673,27 @@ class Receiver:
             os.close(handle)
         return answer
 
-    def do_space(self, path: str) -> Dict[str, Any]:
-        """What a file system has left, in bytes, and which one it is."""
-        found = os.statvfs(to_bytes(path))
-        return {"free": found.f_bavail * found.f_frsize, "device": os.stat(to_bytes(path)).st_dev}
+    def do_reserve(self, needs: Dict[str, int], run: str) -> Dict[str, Any]:
+        """Note how many bytes each file will need; what is missing, by directory, counting what others have noted."""
+        free: Dict[int, List[Any]] = {}
+        notes = []
+        for path, need in needs.items():
+            target = os.path.realpath(to_bytes(path))
+            directory = target
+            while not os.path.isdir(directory):
+                directory = os.path.dirname(directory)
+            device = os.stat(directory).st_dev
+            found = os.statvfs(directory)
+            row = free.setdefault(device, [to_text(directory), found.f_bavail * found.f_frsize, 0])
+            row[2] += need
+            notes.append({"device": device, "bytes": need, "part": to_text(part_name(target, run))})
+        for note in _noted(os.getpid()):
+            if note["device"] in free:
+                free[note["device"]][1] -= note["bytes"]
+        missing = [row for row in free.values() if row[2] > row[1]]
+        if not missing:
+            self._note = _note(notes)
+        return {"missing": [{"directory": row[0], "free": max(0, row[1]), "need": row[2]} for row in missing]}
 
     def do_make_directory(self, path: str, mode: int, owner: str, group: str) -> Dict[str, Any]:
         """Make a directory, and those above it; the answer has those that were made, the outermost first."""
@@ -733,6 +754,11 @@ class Receiver:
             return pieces(own.handle, number, size, name)
 
         return {"digests": base64.b64encode(b"".join(in_order(one, numbers, threads()))).decode("ascii")}
+
+    def do_begin(self, image: int) -> Dict[str, Any]:
+        """From now on what was there before counts as lost."""
+        self._images[image].begin()
+        return {}
 
     def do_listen(self, address: str) -> Dict[str, Any]:
         self._stop_listening()
@@ -798,7 +824,6 @@ class Receiver:
         """Take frames until the last one; they begin after the word that this is ready for them."""
         own = self._images[image]
         try:
-            own.begin()
             if not clear:
                 self._say({"ready": True})
                 return self._receive(own, Input(self._commands))
@@ -863,13 +888,26 @@ class Receiver:
             raise failures[0]
         if verify is not None and not hmac.compare_digest(found, verify):
             raise Failed("what was read back from %s is not what was sent" % to_text(own.path), "differs")
-        return {"digest": found}
+        # Owner, mode and name will change, and none of these.
+        return {"digest": found, "known": identity(os.fstat(own.handle))}
+
+    def do_rebase(self, image: int, backing: str, kind: str) -> Dict[str, Any]:
+        """Let an image that lies on another one look for it at another place."""
+        own = self._images[image]
+        # QEMU wants the locks that keep others away.
+        lock(own.handle, fcntl.F_UNLCK)
+        try:
+            _run(["qemu-img", "rebase", "-u", "-f", "qcow2", "-F", kind, "-b", backing, "--", to_text(own.path)])
+        finally:
+            lock(own.handle, fcntl.F_WRLCK)
+        own.flush()
+        return {"known": identity(os.fstat(own.handle))}
 
     def do_commit(self, image: int, mode: int, owner: str, group: str) -> Dict[str, Any]:
         own = self._images[image]
-        known = own.commit(mode, owner, group)
+        own.commit(mode, owner, group)
         del self._images[image]
-        return {"path": to_text(own.target), "known": known}
+        return {"path": to_text(own.target)}
 
     def do_discard(self, image: int) -> Dict[str, Any]:
         own = self._images.pop(image, None)
@@ -877,6 +915,45 @@ class Receiver:
             with suppress(FileNotFoundError):
                 own.discard()
         return {}
+
+
+def _note(notes: List[Dict[str, Any]]) -> Optional[str]:
+    """Let other receivers know what this one is going to write; the lock says that it lives."""
+    try:
+        os.makedirs(SPACE, mode=0o700, exist_ok=True)
+        path = os.path.join(SPACE, str(os.getpid()))
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        os.write(handle, json.dumps(notes).encode("ascii"))
+    except OSError:
+        return None
+    return path
+
+
+def _noted(but: int) -> Iterator[Dict[str, Any]]:
+    """What other receivers are still going to write."""
+    with suppress(OSError):
+        for name in os.listdir(SPACE):
+            with suppress(OSError, ValueError), open(os.path.join(SPACE, name), "r+b") as file:
+                if name == str(but):
+                    continue
+                with suppress(BlockingIOError):
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    # Its process was killed.
+                    os.unlink(file.name)
+                    continue
+                for note in json.load(file):
+                    done = 0
+                    with suppress(OSError):
+                        done = os.stat(to_bytes(note["part"])).st_blocks * 512
+                    yield {**note, "bytes": max(0, note["bytes"] - done)}
+
+
+def _run(command: List[str]) -> None:
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    if done.returncode:
+        said = done.stdout.decode("utf-8", "replace").strip().splitlines()
+        raise Failed("%s failed: %s" % (command[0], said[-1] if said else "status %d" % done.returncode))
 
 
 def _said(error: BaseException) -> str:

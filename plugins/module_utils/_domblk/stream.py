@@ -93,6 +93,8 @@ class Login:
     user: str = ""
     port: int = 0
     key_file: str = ""
+    # By which name its key is known, where that is not the address that is used.
+    known_as: str = ""
 
     def command(self, timeout: float) -> List[str]:
         """What runs a receiver there, as root."""
@@ -100,6 +102,7 @@ class Login:
         options += [f"-oPort={self.port}"] if self.port else []
         options += [f"-oIdentityFile={self.key_file}"] if self.key_file else []
         options += [f"-oUser={self.user}"] if self.user else []
+        options += [f"-oHostKeyAlias={self.known_as}"] if self.known_as else []
         root = "" if self.user in ("", "root") else "sudo -n "
         quoted = BOOT.replace("'", '"')
         script = f"for p in {' '.join(PYTHONS)}; do command -v $p >/dev/null && exec {root}$p -c '{quoted}'; done; exit 127"
@@ -312,11 +315,13 @@ class Image:
 class Sent:
     """An image that has been written under its temporary name; `image` is the receiver's number of it.
 
-    `bytes_sent` is what went over the wire, `digest` that of the content where it was verified, else empty.
+    `known` tells it from another file, also when it has its own name. `bytes_sent` is what went over the wire,
+    `digest` that of the content where it was verified, else empty.
     """
 
     image: int
     temporary: str
+    known: Dict[str, int]
     bytes_sent: int
     seconds: float
     digest: str
@@ -348,13 +353,14 @@ def send(
         digest = sending.run(update, clear_address)
         hold()
         peer.order("seal", image=prepared["image"], name=peer.hash, verify=digest or None)
-        peer.answer()
+        sealed = peer.answer()
     except Exception:
         if not peer.is_lost:
             peer.ask("discard", image=prepared["image"])
         raise
     bytes_sent = peer.bytes_sent - sent_before + sending.aside
-    return Sent(prepared["image"], prepared["temporary"], bytes_sent, time.monotonic() - began, digest)
+    took = time.monotonic() - began
+    return Sent(prepared["image"], prepared["temporary"], sealed["known"], bytes_sent, took, digest)
 
 
 class _Sending:
@@ -422,6 +428,7 @@ class _Sending:
     # The way
 
     def _open(self, clear_address: str) -> None:
+        self._peer.ask("begin", image=self._image)
         if not clear_address:
             self._peer.order("receive", image=self._image, clear=False)
             self._peer.answer()
