@@ -183,6 +183,15 @@ class Volume:
     format: str
 
 
+@dataclass(frozen=True)
+class BlockInfo:
+    """Bytes that a guest sees of a disk, that its image takes up, and the size of the file or device."""
+
+    capacity: int
+    allocation: int
+    physical: int
+
+
 def bounded(call: Callable[[], T], seconds: float, what: str) -> T:
     """The result of the call, or NoAnswer when it takes longer than that."""
     results: List[T] = []
@@ -397,6 +406,16 @@ class Host:
                 raise
             return False
 
+    def block_info(self, uuid: str, target: str) -> BlockInfo | None:
+        """The sizes of a disk's image, None for an empty drive or an image that libvirt cannot look at."""
+        try:
+            capacity, allocation, physical = self._ask(self._domain(uuid).blockInfo, target, 0)
+        except NoAnswer:
+            raise
+        except LibvirtFailure:
+            return None
+        return BlockInfo(int(capacity), int(allocation), int(physical))
+
     def sync_time(self, uuid: str) -> None:
         """Let the guest's agent set its clock by its virtual hardware clock."""
         # The bindings want a time all the same.
@@ -476,6 +495,18 @@ class Host:
             return Volume(path, int(info[1]), int(info[2]), domain_xml.volume_format(self._ask(volume.XMLDesc, 0)))
         except NotFound:
             return None
+
+    def volume_name(self, path: str) -> Tuple[str, str] | None:
+        """Pool and name of the volume with that path, where an active pool knows it."""
+        try:
+            volume = self._ask(self._connection.storageVolLookupByPath, path)
+            return self._ask(self._ask(volume.storagePoolLookupByVolume).name), self._ask(volume.name)
+        except NotFound:
+            return None
+
+    def volume_path(self, pool: str, name: str) -> str:
+        """The path of a volume; raises NotFound where the pool has none of that name."""
+        return str(self._ask(self._ask(self._pool(pool).storageVolLookupByName, name).path))
 
     def create_volume(
         self, pool: str, name: str, capacity: int, image: str = "raw", backing: str = "", backing_format: str = ""

@@ -72,6 +72,11 @@ def _leaving(host: Host, domain: Domain) -> bool:
         return False
 
 
+def state_at(host: Host, domain: Domain) -> str:
+    """The domain's state on that host; one that is paused for a migration away is not one that arrives."""
+    return state_of(domain, arriving=not _leaving(host, domain))
+
+
 def _domain(host: Host, domain: Domain) -> Dict[str, Any]:
     disks: List[Dict[str, Any]] = []
     # A domain can go away while the host is being looked at.
@@ -89,7 +94,7 @@ def _domain(host: Host, domain: Domain) -> Dict[str, Any]:
     return {
         "name": domain.name,
         "uuid": domain.uuid,
-        "state": state_of(domain, arriving=not _leaving(host, domain)),
+        "state": state_at(host, domain),
         "persistent": domain.persistent,
         "autostart": domain.autostart,
         "disks": disks,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import posixpath
 import xml.etree.ElementTree as ET
 from dataclasses import dataclass
-from typing import Collection, Mapping, Tuple
+from typing import Collection, Iterator, Mapping, Tuple
 
 from .refusal import Refusal
 
@@ -48,6 +48,15 @@ def directory(path: str) -> str:
 
 
 @dataclass(frozen=True)
+class Layer:
+    """What libvirt knows to lie below the image of a disk; `type` and `source` are as those of a disk."""
+
+    type: str = "file"
+    source: str = ""
+    format: str = ""
+
+
+@dataclass(frozen=True)
 class Disk:
     """One disk of a domain; `source` is empty for an empty drive, `backing` are the files below it, nearest first."""
 
@@ -65,6 +74,18 @@ class Disk:
     backing: Tuple[str, ...] = ()
     # Format of the nearest of them.
     backing_format: str = ""
+    # All below its image, nearest first, and whether libvirt knows that nothing is below the last of them.
+    layers: Tuple[Layer, ...] = ()
+    ends: bool = False
+    bus: str = ""
+    # Of a network disk.
+    protocol: str = ""
+    transient: bool = False
+    discard: str = ""
+    detect_zeroes: str = ""
+    serial: str = ""
+    # Format of its encryption.
+    encryption: str = ""
 
     @property
     def directory(self) -> str:
@@ -172,6 +193,13 @@ def _nvram(root: ET.Element) -> str:
     return source.get("file", "") if source is not None else (node.text or "").strip()
 
 
+def nvram_template(text: str) -> str:
+    """The file that the firmware's variables begin as; empty where the domain names none."""
+    root = _root(text)
+    found = (root.find("os/varstore"), root.find("os/nvram"))
+    return next((node.get("template", "") for node in found if node is not None), "")
+
+
 def _memory(node: ET.Element | None) -> int:
     if node is None or not (node.text or "").strip().isdigit():
         return 0
@@ -197,7 +225,37 @@ def _disk(node: ET.Element) -> Disk:
         startup="mandatory" if source is None else source.get("startupPolicy", "mandatory"),
         backing=_backing(node),
         backing_format=_backing_format(node),
+        layers=tuple(_layers(node)),
+        ends=_ends(node),
+        bus="" if target is None else target.get("bus", ""),
+        protocol="" if source is None else source.get("protocol", ""),
+        transient=node.find("transient") is not None,
+        discard="" if driver is None else driver.get("discard", ""),
+        detect_zeroes="" if driver is None else driver.get("detect_zeroes", ""),
+        serial=node.findtext("serial", ""),
+        encryption=_encryption(node),
     )
+
+
+def _encryption(node: ET.Element) -> str:
+    """libvirt writes it beside the source or in it."""
+    found = node.find("source/encryption")
+    found = node.find("encryption") if found is None else found
+    return "" if found is None else found.get("format", "")
+
+
+def _layers(node: ET.Element) -> Iterator[Layer]:
+    store = node.find("backingStore")
+    # An empty one says that there is nothing.
+    while store is not None and len(store):
+        kind, form = store.get("type", "file"), store.find("format")
+        yield Layer(kind, _source(store.find("source"), kind), "" if form is None else form.get("type", ""))
+        store = store.find("backingStore")
+
+
+def _ends(node: ET.Element) -> bool:
+    stores = list(node.iter("backingStore"))
+    return bool(stores) and len(stores[-1]) == 0
 
 
 def _source(source: ET.Element | None, kind: str) -> str:

@@ -160,9 +160,17 @@ def _fits(node: ET.Element, part: Part) -> bool:
     return part.harmless is None or node.get(part.harmless[0]) != part.harmless[1]
 
 
+def has_emulated_tpm(text: str) -> bool:
+    """Whether it has a TPM whose state is on the host's disks."""
+    return ET.fromstring(text).find(_EMULATED_TPM) is not None
+
+
+_EMULATED_TPM = "devices/tpm/backend[@type='emulator']"
+
+
 def tpm_state(text: str, default: str) -> str:
     """Where the host keeps the state of its emulated TPM; empty where it has none."""
-    backend = ET.fromstring(text).find("devices/tpm/backend[@type='emulator']")
+    backend = ET.fromstring(text).find(_EMULATED_TPM)
     if backend is None:
         return ""
     source = backend.find("source")

@@ -521,6 +521,13 @@ class virStoragePool(_Object):
             raise libvirtError(f"storage pool '{self._name}' is not active", VIR_ERR_OPERATION_INVALID)
         return self._host.directories[self._pool.path]
 
+    def storageVolLookupByName(self, name):
+        if not self._pool.active:
+            raise _not_valid(f"storage pool '{self._name}' is not active")
+        if name not in self._pool.listed:
+            raise libvirtError(f"Storage volume not found: no storage vol with matching name '{name}'", 50)
+        return virStorageVol(self._host, self._name, name, self._read_only)
+
     def refresh(self, flags):
         self._changes("refresh")
         directory = self._directory()
@@ -560,6 +567,15 @@ class virStorageVol(_Object):
     @property
     def _file(self) -> File:
         return self._pool.listed[self._name]
+
+    def name(self):
+        return self._name
+
+    def path(self):
+        return posixpath.join(self._pool.path, self._name)
+
+    def storagePoolLookupByVolume(self):
+        return virStoragePool(self._host, self._pool.name, self._read_only)
 
     def info(self):
         return [0, self._file.capacity, self._file.allocation]
@@ -626,6 +642,17 @@ class virDomain(_Object, AroundDomain):
         if target not in [known for known, _path, _readonly in self._guest.disks()]:
             raise libvirtError(f"invalid argument: invalid path: {target}", VIR_ERR_INVALID_ARG)
         return (self._guest.requests, 512, self._guest.requests, 512, -1)
+
+    def blockInfo(self, target, flags):
+        self._host.called("blockInfo")
+        path = next((path for known, path, _readonly in self._guest.disks() if known == target), "")
+        if not path:
+            message = f"invalid argument: disk '{target}' does not currently have a source assigned"
+            raise libvirtError(message, VIR_ERR_INVALID_ARG)
+        file = self._host.file(path)
+        if file is None:
+            raise libvirtError(f"cannot stat file '{path}': No such file or directory", VIR_ERR_SYSTEM_ERROR, ENOENT)
+        return [file.capacity, file.allocation, file.allocation]
 
     def setAutostart(self, wanted):
         self._changes("setAutostart")
