@@ -188,7 +188,9 @@ def test_a_killed_sender_leaves_nothing(tmp_path, number, clear):
     )
     address = "127.0.0.1" if clear else ""
     command = [sys.executable, "-c", script, str(source), str(tmp_path / "target"), address]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}) as child:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    ) as child:
         assert child.stdout.readline()
         assert len(names(tmp_path)) == 2
         child.send_signal(number)

@@ -9,6 +9,7 @@ import copy
 import pytest
 
 from ansible_collections.kvmops.migration.plugins.module_utils._migrate import guest, job
+from ansible_collections.kvmops.migration.plugins.module_utils._pure import guest as pure_guest
 from fake import libvirt as fake
 from fake.lab import DEST_URI, IMAGE, OTHER, UUID, disk_xml, domain_xml
 
@@ -228,15 +229,18 @@ def test_c1_26_an_offline_move_without_state_loses_none(shared):
 
 
 @pytest.mark.parametrize("everywhere", [True, False])
-def test_c1_26_an_offline_move_takes_no_state_of_a_tpm_along(shared, everywhere):
+def test_c1_26_an_offline_move_brings_the_state_of_a_tpm_unless_it_is_there(shared, everywhere):
     tpm = "<tpm model='tpm-crb'><backend type='emulator'/></tpm>"
     shared.add(state=SHUTOFF, xml=domain_xml(disks=[disk_xml(), tpm]))
-    shared.kvm1.write(f"{guest.TPM_STATE}/{UUID}", fake.File("dir"))
+    state = f"{pure_guest.TPM_STATE}/{UUID}"
+    shared.kvm1.write(state, fake.File("dir"))
+    shared.kvm1.write(f"{state}/tpm2/tpm2-00.permall", fake.File("raw", content="secrets"))
     if everywhere:
-        shared.kvm2.directories[guest.TPM_STATE] = shared.kvm1.directories[guest.TPM_STATE]
-        assert shared.move().outcome == "migrated"
-    else:
-        refused(shared, "offline_local_disk", "takes no state of its TPM along", "start the VM and move it live")
+        shared.kvm2.directories[pure_guest.TPM_STATE] = shared.kvm1.directories[pure_guest.TPM_STATE]
+    result = shared.move()
+    assert result.outcome == "migrated", result
+    there = shared.kvm2.file(f"{state}/tpm2/tpm2-00.permall")
+    assert (there is None) if everywhere else there.content == "secrets"
 
 
 def test_c1_26_where_a_users_own_libvirt_keeps_the_state_of_a_tpm_is_not_guessed(shared):

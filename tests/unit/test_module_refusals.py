@@ -142,19 +142,6 @@ def test_c1_27_a_saved_state_would_stay_behind(lab, refused):
     refused("managed_save", "saved state")
 
 
-def test_c1_14_an_offline_move_takes_no_local_disk_along(lab, refused):
-    lab.add(state=SHUTOFF)
-    refused("offline_local_disk", "start the VM and move it live")
-
-
-def test_c1_26_an_offline_move_takes_no_firmware_variables_along(lab, refused):
-    lab.kvm2.share("/vm", lab.kvm1)
-    lab.kvm2.directories["/nvram"] = {}
-    lab.kvm1.write("/nvram/a.fd", fake.File("raw"))
-    lab.add(state=SHUTOFF, xml=domain_xml(nvram="/nvram/a.fd"))
-    refused("offline_local_disk", "takes no firmware variables along", "/nvram/a.fd")
-
-
 def test_c2_46_a_destination_without_the_pool(lab, refused):
     lab.add()
     del lab.kvm2.pools["vm"]

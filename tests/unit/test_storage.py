@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -84,9 +86,9 @@ def test_only_writable_disks_that_hold_something_are_copied(case):
 
 
 @given(cases())
-def test_nothing_is_copied_offline(case):
+def test_nothing_is_copied_offline_that_must_stay(case):
     definition, evidence, wish = case[:3]
-    plans = planned((definition, evidence, wish, True))
+    plans = planned((definition, evidence, replace(wish, stays="nobody can copy it"), True))
     assert storage.copied(plans or ()) == ()
 
 

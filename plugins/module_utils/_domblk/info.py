@@ -18,7 +18,6 @@ from dataclasses import replace
 from typing import Any, Callable, Dict, List, Mapping, Sequence, Tuple, TypeVar
 
 from .._libvirt import BlockInfo, Domain, Host, LibvirtFailure, NoAnswer, NotFound, bounded
-from .._migrate.guest import TPM_STATE
 from .._migrate.info import state_at
 from .._migrate.local import RunCommand
 from .._migrate.place import connect, refusal
@@ -350,7 +349,7 @@ def _nvram(path: str, template: str, here: Images | None) -> Dict[str, Any] | No
 
 def _tpm(host: Host, domain: Domain, text: str, here: Images | None) -> Dict[str, Any] | None:
     # Where libvirt keeps it for the sessions of users depends on the user.
-    default = posixpath.join(TPM_STATE, domain.uuid) if uris.parse(host.uri).path == "/system" else ""
+    default = posixpath.join(guest.TPM_STATE, domain.uuid) if uris.parse(host.uri).path == "/system" else ""
     if not guest.has_emulated_tpm(text):
         return None
     path = guest.tpm_state(text, default)

@@ -696,18 +696,16 @@ class Receiver:
         return {"missing": [{"directory": row[0], "free": max(0, row[1]), "need": row[2]} for row in missing]}
 
     def do_make_directory(self, path: str, mode: int, owner: str, group: str) -> Dict[str, Any]:
-        """Make a directory, and those above it; the answer has those that were made, the outermost first."""
-        made: List[bytes] = []
-        at = to_bytes(path)
-        while not os.path.isdir(at):
-            made.insert(0, at)
-            at = os.path.dirname(at)
-        for one in made:
-            os.mkdir(one, mode)
-            os.chown(one, _user(owner), _group(group))
-            _relabel(one)
-            sync_directory(os.path.dirname(one))
-        return {"made": [to_text(one) for one in made]}
+        """Make a directory where there is none."""
+        one = to_bytes(path)
+        if os.path.isdir(one):
+            return {"made": False}
+        os.mkdir(one, mode)
+        os.chmod(one, mode)
+        os.chown(one, _user(owner), _group(group))
+        _relabel(one)
+        sync_directory(os.path.dirname(one))
+        return {"made": True}
 
     def do_remove_directory(self, path: str) -> Dict[str, Any]:
         """Remove a directory that is empty."""
@@ -739,6 +737,12 @@ class Receiver:
         self._count += 1
         self._images[self._count] = image = Image(to_bytes(path), run, size, update)
         return {"image": self._count, "temporary": to_text(image.path), "fresh": image.is_fresh}
+
+    def do_digest(self, path: str, name: str) -> Dict[str, Any]:
+        """One digest for the size and content of a file that is there."""
+        with open(to_bytes(path), "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            return {"digest": summary(size, block_list(file.fileno(), size, name), name)}
 
     def do_hash(self, image: int, name: str) -> Dict[str, Any]:
         """The block list of what is there, and how many bytes that is."""

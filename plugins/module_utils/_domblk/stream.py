@@ -105,7 +105,9 @@ class Login:
         options += [f"-oHostKeyAlias={self.known_as}"] if self.known_as else []
         root = "" if self.user in ("", "root") else "sudo -n "
         quoted = BOOT.replace("'", '"')
-        script = f"for p in {' '.join(PYTHONS)}; do command -v $p >/dev/null && exec {root}$p -c '{quoted}'; done; exit 127"
+        script = (
+            f"for p in {' '.join(PYTHONS)}; do command -v $p >/dev/null && exec {root}$p -c '{quoted}'; done; exit 127"
+        )
         return [*SSH, *options, "--", self.host, script]
 
 
@@ -582,7 +584,9 @@ class _Sending:
         theirs = self._pieces.get(number)
         if number not in there:
             zero = far.hasher(self._peer.hash)
-            theirs = b"".join(zero(far.ZERO[: min(PIECE, last - at)])[:PIECE_DIGEST] for at in range(first, last, PIECE))
+            theirs = b"".join(
+                zero(far.ZERO[: min(PIECE, last - at)])[:PIECE_DIGEST] for at in range(first, last, PIECE)
+            )
         if theirs is None:
             yield first, last
             return

@@ -81,6 +81,9 @@ class Disks:
         )
         self._check_backing(plans)
         copied = [self._there(target) for target in storage.copied(plans)]
+        if offline:
+            # libvirt has no part in their copy, and needs no pool.
+            return Layout(plans)
         for disk in copied:
             self._check_pool(disk)
         present = [disk for disk in copied if self._dest.host.volume(disk.source) is not None]

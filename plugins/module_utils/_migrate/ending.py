@@ -14,6 +14,8 @@ import time
 from contextlib import suppress
 from typing import Any, Callable, Dict, List, Tuple
 
+from .._domblk import carry
+from .._domblk.stream import StreamError
 from .._libvirt import Host, LibvirtFailure
 from .._pure import jobstats, messages, outcome, storage
 from .._pure import status as statuses
@@ -49,6 +51,8 @@ CURES = {
     "guest_died": "look at the end of /var/log/libvirt/qemu/{name}.log on both hosts, and start it again",
     outcome.MIGRATED: "undefine it on the source when it is no longer needed there",
 }
+# Seconds for a login at the destination.
+CONNECT_TIMEOUT = 10.0
 # Outcomes after which nothing of the run is left to do.
 SETTLED = (outcome.MIGRATED, outcome.FAILED, outcome.CRASH, outcome.LOST)
 
@@ -103,6 +107,7 @@ class Ending:
         self._carry_autostart()
         self._report.warn(*moments.confirm(self._ledger, self._dest))
         self._remove_markers()
+        self._remove_sources()
         self._refresh_pools()
         if self._ledger.mode != "offline":
             self._add_statistics(job)
@@ -128,6 +133,7 @@ class Ending:
         if settled:
             if end.source_state in outcome.ACTIVE:
                 self._report.warn(*job.restore(self._source))
+            self.take_back()
             self._warn(self.forget_left_behind())
             self._remove_markers()
             self._report.warn(*guest.remove_nvram(self._ledger, self._storages()[1]))
@@ -153,6 +159,29 @@ class Ending:
             known.role if settled and job.given_up is None else None,
             outcome=end.row.outcome,
         )
+
+    def take_back(self) -> None:
+        """Remove the files that were sent; while that cannot be done, the run is not settled."""
+        ledger = self._ledger
+        try:
+            self._report.warn(*carry.take_back(ledger.carried, ledger.way, ledger.run, CONNECT_TIMEOUT))
+        except (Refusal, StreamError) as error:
+            said = error.problem if isinstance(error, Refusal) else str(error)
+            raise Refusal(
+                f"{ledger.name} is where it was, and what was sent to {self._dest} is still there: {said}",
+                outcome.UNDETERMINED,
+                "run again, or recover.yml, when that host answers",
+                outcome=outcome.UNDETERMINED,
+            ) from error
+
+    def _remove_sources(self) -> None:
+        """Remove what was copied, where that was asked for and the guest is defined nowhere else."""
+        gone, warnings = carry.remove_sources(self._ledger.remove)
+        self._report.warn(*warnings)
+        if gone:
+            left = [one for one in self._report.result["left_behind"] if one["path"] not in gone]
+            self._report.add(left_behind=left, removed=gone)
+            self._warn(tried(lambda local: local.forget(self._ledger.uuid, gone), self._local))
 
     def _message(self, job: Job) -> str:
         """What libvirt said about it, or would have said."""

@@ -12,21 +12,21 @@ import threading
 import time
 from typing import Any, Dict, List, Mapping, Sequence, Set
 
+from .._domblk.carry import tpm_files
 from .._libvirt import AGENT_UNRESPONSIVE, CHECKPOINT, Host, LibvirtFailure, Moment
 from .._pure import domain_xml, guest, storage
 from .._pure import options as table
 from .._pure import uri as uris
 from .._pure.domain_xml import Definition, Disk
+from .._pure.domblk import NVRAM, TPM, File
 from .._pure.refusal import Refusal
 from . import moments
 from .disks import Disks, Layout, remove_images
-from .ledger import NVRAM, Ledger
+from .ledger import Ledger
 from .place import Place
 from .probe import Storage
 from .report import Report
 
-# Where libvirt keeps the state of emulated TPMs, each in a directory named by the guest's UUID.
-TPM_STATE = "/var/lib/libvirt/swtpm"
 # The first libvirt and the first QEMU that take the bitmaps of a copied disk along.
 BITMAPS = ((7, 1, 0), (6, 0, 0))
 # Seconds that an agent gets to be there again after the move, between two tries, and for its answer.
@@ -48,6 +48,8 @@ class Guest:
         self._uuid = place.uuid
         # What the ledger of the run says of it.
         self.noted: Dict[str, Any] = {}
+        # What has to be copied besides the images of its disks.
+        self.files: List[File] = []
 
     def check(
         self,
@@ -57,8 +59,12 @@ class Guest:
         disks: Disks,
         layout: Layout,
         facts: Mapping[str, Any] | None,
+        stays: str = "",
     ) -> None:
-        """Refuse what would not survive the move; nothing is changed."""
+        """Refuse what would not survive the move; nothing is changed.
+
+        `stays` is why files of a guest that is shut off cannot be copied, empty where they can.
+        """
         text = self._source.host.xml(self._uuid)
         offline = mode not in table.ACTIVE
         if not offline:
@@ -67,12 +73,17 @@ class Guest:
             self.noted["agent"] = guest.agent_connected(text)
         self._check_stale()
         if offline:
-            self._check_stays("firmware variables", definition.nvram, disks)
-            self._check_stays("state of its TPM", self._tpm_state(text), disks)
+            if self._goes_along("its firmware variables", definition.nvram, disks, stays):
+                self.noted["nvram"] = definition.nvram
+                nvram = arriving.nvram or definition.nvram
+                self.files.append(File(NVRAM, definition.nvram, nvram))
+            state = self._tpm_state(text)
+            if self._goes_along("the state of its TPM", state, disks, stays):
+                self.files += tpm_files(state)
         elif definition.nvram:
             self._check_nvram(definition.nvram, arriving.nvram or definition.nvram, disks, facts)
         self._check_media(arriving, offline)
-        self._check_moments(disks, {plan.source for plan in layout.copied})
+        self._check_moments(disks, {plan.source for plan in layout.copied}, offline)
 
     def _check_parts(self, text: str) -> None:
         host = self._source.host
@@ -120,24 +131,41 @@ class Guest:
             fate = "is replaced" if self._options["persistent"] else "stays, and counts when the VM starts next"
             self._report.warn(f"{dest} has another definition of {name} than {self._source.host}: it {fate}")
 
-    def _check_stays(self, what: str, path: str, disks: Disks) -> None:
-        """An offline move takes the definition along, and libvirt begins all else anew at the destination."""
+    def _goes_along(self, what: str, path: str, disks: Disks, stays: str) -> bool:
+        """Whether a file or directory has to be copied: an offline move takes nothing but the definition along."""
         if not path or self._exists(self._source, path) is False:
-            return
+            return False
         evidence = disks.of_directory(domain_xml.directory(path))
-        said = evidence.verdict == storage.UNKNOWN and self._options["storage"] == "shared"
-        if evidence.verdict != storage.SHARED and not said:
+        if evidence.verdict == storage.SHARED:
+            return False
+        if evidence.verdict == storage.UNKNOWN:
+            if self._options["storage"] == "shared":
+                return False
             raise Refusal(
-                f"an offline move takes no {what} along, and {path} is not shared: {evidence.reason}",
-                "offline_local_disk",
-                "start the VM and move it live",
+                f"it is not known whether both hosts share {what} ({path}): {evidence.reason}",
+                "sharedness_unknown",
+                "say storage: shared if they do, or start the VM and move it live",
             )
+        if stays:
+            raise Refusal(
+                f"an offline move must copy {what} ({path}), which is not shared ({evidence.reason}), and {stays}",
+                "offline_local_disk",
+                "run virt_migrate on the source, or start the VM and move it live",
+            )
+        return True
+
+    def may_replace(self, file: File, disks: Disks, facts: Mapping[str, Any] | None) -> bool:
+        """Refuse to replace a file at the destination that nothing accounts for."""
+        # Nobody else has a directory of that name.
+        if file.target != TPM and not (file.target == NVRAM and self._is_its_own(file.dest)):
+            disks.check_replaceable([Disk(file.target, source=file.dest)], facts, self._options["force"])
+        return True
 
     def _tpm_state(self, text: str) -> str:
-        state = guest.tpm_state(text, posixpath.join(TPM_STATE, self._uuid))
+        state = guest.tpm_state(text, posixpath.join(guest.TPM_STATE, self._uuid))
         if state and uris.parse(self._source.host.uri).path != "/system":
             raise Refusal(
-                f"an offline move takes no state of its TPM along, and where {self._source.host} keeps it for a user is"
+                f"an offline move must copy the state of its TPM, and where {self._source.host} keeps it for a user is"
                 " not known",
                 "offline_local_disk",
                 "start the VM and move it live",
@@ -195,7 +223,7 @@ class Guest:
 
     # Snapshots and checkpoints
 
-    def _check_moments(self, disks: Disks, copied: Set[str]) -> None:
+    def _check_moments(self, disks: Disks, copied: Set[str], offline: bool) -> None:
         here = moments.of(self._source.host, self._uuid)
         there = moments.of(self._dest.host, self._uuid) if self._place.at_dest is not None else []
         keys, known = tuple(map(moments.key, here)), tuple(map(moments.key, there))
@@ -210,7 +238,7 @@ class Guest:
         if here:
             self._check_options(keys)
         for moment in here:
-            self._check_files(moment, disks, copied)
+            self._check_files(moment, disks, copied, offline)
 
     def _check_options(self, keys: Sequence[moments.Key]) -> None:
         for option in ("dest_name", "dest_xml", "persistent_xml"):
@@ -225,9 +253,10 @@ class Guest:
                 "leave persistent and undefine_source out, and let the VM be persistent",
             )
 
-    def _check_files(self, moment: Moment, disks: Disks, copied: Set[str]) -> None:
+    def _check_files(self, moment: Moment, disks: Disks, copied: Set[str], offline: bool) -> None:
         for path in guest.moment_files(moment.xml):
-            if path in copied and moment.kind == CHECKPOINT and self._carries_bitmaps():
+            # An image that is copied as it is has everything in it; else QEMU can take the bitmaps along.
+            if path in copied and (offline or (moment.kind == CHECKPOINT and self._carries_bitmaps())):
                 continue
             evidence = disks.of_directory(domain_xml.directory(path))
             if evidence.verdict != storage.SHARED:

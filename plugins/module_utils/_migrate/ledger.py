@@ -7,11 +7,12 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Dict, Mapping, Tuple
+from typing import Any, Dict, List, Mapping, Tuple
+
+from .._domblk.carry import Carried, Way
+from .._pure.domblk import NVRAM
 
 AROUND = ("agent", "nvram", "new_nvram", "moments", "moments_at_dest_before")
-# Stands where a disk has its target.
-NVRAM = "nvram"
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,11 @@ class Ledger:
     moments: Tuple[Tuple[str, str], ...] = ()
     moments_at_dest_before: Tuple[Tuple[str, str], ...] = ()
     suspended: bool = False
+    # Files that were sent while the guest was shut off, and the way that they went.
+    carried: List[Carried] = field(default_factory=list)
+    way: Way = field(default_factory=Way)
+    # By path, the sources that go away once the guest is at the destination, and what tells them from others.
+    remove: Dict[str, Dict[str, int]] = field(default_factory=dict)
 
     def plain(self) -> Dict[str, Any]:
         return asdict(self)
@@ -67,6 +73,8 @@ class Ledger:
         """The ledger that was kept; what a later version of this collection has added is left out."""
         known = {own.name: plain[own.name] for own in fields(cls) if own.name in plain}
         known["images"] = tuple(Image(**image) for image in plain.get("images", ()))
+        known["carried"] = [Carried(**one) for one in plain.get("carried", ())]
+        known["way"] = Way(**plain.get("way", {}))
         for moments in ("moments", "moments_at_dest_before"):
             known[moments] = tuple((kind, name) for kind, name in plain.get(moments, ()))
         return cls(**known)

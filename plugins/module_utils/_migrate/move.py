@@ -7,15 +7,19 @@
 from __future__ import annotations
 
 import posixpath
+import time
 from contextlib import suppress
 from typing import Any, Dict, List, Mapping, Tuple
 
+from .._domblk.carry import Carrying, Way, way_to
+from .._domblk.info import chain_of
 from .._libvirt import Host, LibvirtFailure, unknown_flags
-from .._pure import certificates, checks, domain_xml, jobstats, outcome, schedule, storage
+from .._pure import certificates, checks, domain_xml, domblk, jobstats, outcome, schedule, storage
 from .._pure import options as table
 from .._pure import status as statuses
 from .._pure import uri as uris
 from .._pure.domain_xml import Definition
+from .._pure.domblk import File, Wish
 from .._pure.refusal import Refusal
 from .._pure.schedule import Size, Step
 from . import moments, probe
@@ -33,6 +37,7 @@ from .probe import Storage
 from .report import PLANNED, Report, Request
 from .settle import Settlement
 
+NOTHING_CARRIED = Carrying((), Way(), Wish(), "", 0.0, lambda _file: False)
 # QEMU has post-copy over parallel connections since this version.
 PARALLEL_POSTCOPY = (10, 1, 0)
 
@@ -61,19 +66,40 @@ class Move:
         before = self._source.xml(self._place.uuid, inactive=True)
         self._check_facts()
         layout = self._lay_out(mode)
-        self._check_copies(layout)
+        if mode in table.ACTIVE:
+            self._check_copies(layout)
         check_asleep(self._source, self._place, layout, self._definition.nvram)
         values, steps = self._resolve(mode, layout)
         self._check_versions(values)
         self._describe(mode, layout, values)
+        with self._carrying(mode, layout) as carrying:
+            return self._run(mode, before, layout, values, steps, carrying)
+
+    def _run(
+        self,
+        mode: str,
+        before: str,
+        layout: Layout,
+        values: Dict[str, Any],
+        steps: Tuple[Step, ...],
+        carrying: Carrying,
+    ) -> Dict[str, Any]:
+        if carrying.files:
+            carrying.check()
+            self._report.add(files=carrying.plan())
         if self._request.check_mode:
-            self._report.add(left_behind=self._ending(self._ledger(mode, self._images(layout))).left_behind())
+            self._report.add(left_behind=self._ending(self._ledger(mode, self._images(mode, layout))).left_behind())
             planned = domain_xml.renamed(before, values["dest_name"] or self._place.name)
             moved = _moved(layout)
             planned = domain_xml.repointed(planned, moved) if moved else planned
             return self._report.finished(changed=True, outcome=PLANNED, **self._diff(before, planned))
         watch = self._watch(mode, layout, steps)
-        self._move(self._ledger(mode, self._images(layout)), layout, values, watch)
+        ledger = self._ledger(mode, self._images(mode, layout))
+        ledger.carried = carrying.carried()
+        ledger.way = carrying.way
+        if self._request.copy.remove_source and self._options["undefine_source"]:
+            ledger.remove = carrying.known_sources()
+        self._move(ledger, layout, values, watch, carrying)
         return self._finished(before)
 
     def resume(self) -> Dict[str, Any]:
@@ -105,7 +131,7 @@ class Move:
         images = tuple(image for ledger in earlier for image in ledger.images)
         for ledger in earlier:
             self._guest.noted.update(ledger.around)
-        self._move(self._ledger("live", images), layout, values, Watch(can_abort=False))
+        self._move(self._ledger("live", images), layout, values, Watch(can_abort=False), NOTHING_CARRIED)
         for ledger in earlier:
             self._request.local.close_run(ledger.run)
         return self._finished(before)
@@ -155,6 +181,14 @@ class Move:
 
     def _lay_out(self, mode: str) -> Layout:
         definition = self._definition = domain_xml.parse(self._source.xml(self._place.uuid))
+        copy = self._request.copy
+        domblk.check(copy, definition)
+        if copy.relocates:
+            places_of = {
+                disk.target: domblk.place(disk, copy) for disk in definition.disks if domblk.concerns(copy, disk)
+            }
+            current = self._source.xml(self._place.uuid, inactive=True, secure=True)
+            self._options["dest_xml"] = domain_xml.relocated(current, places_of)
         given = checks.definitions(self._options)
         for option, wanted in given.items():
             domain_xml.check_same(wanted, option, definition, name=option == "dest_xml")
@@ -169,8 +203,9 @@ class Move:
             self._options["copy_storage"],
             tuple(self._options["migrate_disks"] or ()),
             self._options["unsafe"],
+            self._stays(),
         )
-        disks = Disks(
+        disks = self._disks = Disks(
             definition,
             given.get("dest_xml"),
             self._source_pools,
@@ -179,7 +214,9 @@ class Move:
             self._local,
         )
         layout = disks.lay_out(wish, mode == "offline", self._facts, self._options["force"])
-        self._guest.check(mode, definition, given.get("dest_xml", definition), disks, layout, self._facts)
+        self._guest.check(
+            mode, definition, given.get("dest_xml", definition), disks, layout, self._facts, self._stays()
+        )
         return layout
 
     def _check_facts(self) -> None:
@@ -217,7 +254,8 @@ class Move:
 
     def _resolve(self, mode: str, layout: Layout) -> Tuple[Dict[str, Any], Tuple[Step, ...]]:
         """The options with what the evidence has made of them, and the steps towards the end of the job."""
-        targets = [plan.target for plan in layout.copied]
+        # What a guest that is shut off needs is copied without libvirt.
+        targets = [plan.target for plan in layout.copied] if mode in table.ACTIVE else []
         options = dict(self._options) if targets else table.without_copies(self._options)
         domain = self._place.at_source
         values = {
@@ -340,9 +378,14 @@ class Move:
 
     # The move
 
-    def _images(self, layout: Layout) -> Tuple[Image, ...]:
+    def _images(self, mode: str, layout: Layout) -> Tuple[Image, ...]:
         return tuple(
-            Image(plan.target, plan.source, plan.dest, probe.marker(plan.dest, self._request.run_id))
+            Image(
+                plan.target,
+                plan.source,
+                plan.dest,
+                probe.marker(plan.dest, self._request.run_id) if mode in table.ACTIVE else "",
+            )
             for plan in layout.copied
         )
 
@@ -380,7 +423,7 @@ class Move:
             (self._source_pools, self._dest_pools),
         )
 
-    def _move(self, ledger: Ledger, layout: Layout, values: Dict[str, Any], watch: Watch) -> None:
+    def _move(self, ledger: Ledger, layout: Layout, values: Dict[str, Any], watch: Watch, carrying: Carrying) -> None:
         place, worker = self._place, self._request.worker
         limits = Limits.of(self._source, place.uuid) if watch.statistics else Limits(place.uuid)
         ledger.limits = limits.before
@@ -390,6 +433,8 @@ class Move:
         if trouble:
             raise Refusal(trouble, "not_permitted", "run as root (become: true)")
         worker.phase(statuses.JOURNALLED)
+        if ledger.carried:
+            self._carry(ending, ledger, carrying)
         self._prepare(ending, ledger, layout)
         worker.phase(statuses.PREPARED)
         if values["control"] == "direct":
@@ -419,6 +464,71 @@ class Move:
             raise ending.fail(job, end)
         ending.succeed(job, end)
 
+    # Files of a guest that is shut off
+
+    def _stays(self) -> str:
+        """Why they cannot be copied, or nothing."""
+        if self._local is None or self._request.images is None:
+            return "virt_migrate does not run on the source, so that it cannot be copied"
+        if uris.parse(self._dest.uri).is_local:
+            return "dest_uri leads nowhere, so that it cannot be copied"
+        return ""
+
+    def _carrying(self, mode: str, layout: Layout) -> Carrying:
+        copy, options = self._request.copy, self._options
+        if mode in table.ACTIVE:
+            return NOTHING_CARRIED
+        files: Dict[str, File] = {}
+        for plan in layout.copied:
+            disk = self._definition.disk(plan.target)
+            assert disk is not None
+            chain = chain_of(disk, disk.source, self._request.images)
+            for file in domblk.files(disk, chain, copy, plan.dest):
+                files.setdefault(file.source, file)
+        for file in self._guest.files:
+            files.setdefault(file.source, file)
+        if not files:
+            return NOTHING_CARRIED
+        address = uris.parse_data(options["migrate_uri"]) if options["migrate_uri"] else ""
+        return Carrying(
+            list(files.values()),
+            way_to(self._dest.uri, address),
+            copy,
+            self._request.run_id,
+            options["connect_timeout"],
+            lambda file: self._guest.may_replace(file, self._disks, self._facts),
+        )
+
+    def _carry(self, ending: Ending, ledger: Ledger, carrying: Carrying) -> None:
+        """Send the files; when this fails, nothing of them is left."""
+        worker, began = self._request.worker, time.monotonic()
+
+        def tell(done: int, total: int) -> None:
+            wish = worker.wish()
+            if wish is not None:
+                raise Refusal(f"the copy was given up: {wish[1]}", wish[0], "run again when it is wanted")
+            elapsed = time.monotonic() - began
+            worker.say(**statuses.copying(done, total, elapsed))
+
+        try:
+            worker.phase(statuses.COPYING)
+            known = carrying.copy(tell, worker.phase)
+            worker.phase(statuses.COPIED)
+            for one in ledger.carried:
+                one.known = known[one.dest]
+            trouble = self._note(ledger)
+            if trouble:
+                raise Refusal(trouble, "not_permitted", "make room in /var/lib/kvmops-migration")
+            carrying.commit()
+        except Exception:
+            carrying.close()
+            ending.take_back()
+            for said in (ending.forget_left_behind(), ending.record(outcome.FAILED)):
+                self._warn(said)
+            self._request.local.close_run(ledger.run)
+            raise
+        self._report.add(copied={"bytes_sent": carrying.bytes_sent, "seconds": round(carrying.seconds, 3)})
+
     def _traffic(self) -> Dict[str, Tuple[int, int]]:
         return self._local.traffic() if self._local is not None else {}
 
@@ -433,7 +543,8 @@ class Move:
     def _definitions(self, mode: str, layout: Layout) -> Dict[str, str]:
         """The XML that the destination gets. It has the VM's secrets, and goes into no result, log or journal."""
         definitions = {}
-        sparse = [plan.target for plan in layout.copied if self._is_sparse(plan.source)]
+        copied = layout.copied if mode in table.ACTIVE else ()
+        sparse = [plan.target for plan in copied if self._is_sparse(plan.source)]
         if sparse:
             # Without this they would not stay sparse.
             current = self._options["dest_xml"] or self._source.xml(self._place.uuid, migratable=True, secure=True)
@@ -458,6 +569,8 @@ class Move:
             moments.park(ledger, self._source, self._dest)
             # A run that goes on with another one's images has their marks already.
             for image in ledger.images if layout.copied else ():
+                if not image.marker:
+                    continue
                 what = f"{image.marker} on {self._dest} could not be made"
                 pool = self._dest_pools.pool(posixpath.dirname(image.dest))
                 if pool is not None:

@@ -10,8 +10,10 @@ import time
 from dataclasses import dataclass, field
 from typing import Any, Dict, Mapping
 
+from .._domblk.info import Images
 from .._libvirt import Host
 from .._pure import uri as uris
+from .._pure.domblk import Wish
 from .local import Local
 from .place import Place
 from .settle import End
@@ -34,6 +36,10 @@ class Request:
     check_mode: bool = False
     diff: bool = False
     now: float = field(default_factory=time.time)
+    # How the files of a guest that is shut off are copied.
+    copy: Wish = field(default_factory=Wish)
+    # The images of this machine.
+    images: Images | None = None
 
     @property
     def run_id(self) -> str:

@@ -10,8 +10,10 @@ import os
 import time
 from typing import Any, Dict, Mapping
 
+from .._domblk.info import Images
 from .._pure import checks
 from .._pure import uri as uris
+from .._pure.domblk import Wish
 from .._pure.refusal import Refusal
 from . import worker as workers
 from .answer import kept
@@ -26,9 +28,12 @@ JOIN_PATIENCE = 7 * 24 * 3600.0
 TOLD = ("name", "uuid", "source", "dest", "actions")
 
 
-def start(module: Any) -> Dict[str, Any]:
-    """The result of the run, or `run` and `watching` for a controller that watches it."""
-    options = module.params
+def start(module: Any, options: Mapping[str, Any] | None = None, copy: Wish | None = None) -> Dict[str, Any]:
+    """The result of the run, or `run` and `watching` for a controller that watches it.
+
+    `options` are those of virt_migrate where the module has others, `copy` what it wants of the copies of files.
+    """
+    options = module.params if options is None else options
     try:
         checks.check(options)
     except Refusal as error:
@@ -39,7 +44,15 @@ def start(module: Any) -> Dict[str, Any]:
         options["name"],
         options["on_controller_loss"] if options["_watch"] else "",
     )
-    request = Request(options, Local(module.run_command), worker, module.check_mode, module._diff)
+    request = Request(
+        options,
+        Local(module.run_command),
+        worker,
+        module.check_mode,
+        module._diff,
+        copy=copy or Wish(bandwidth=(options["bandwidth"] or 0) << 20),
+        images=Images.of(module),
+    )
     if module.check_mode:
         return run(request)
     while True:

@@ -318,6 +318,67 @@ def repointed(text: str, images: Mapping[str, str]) -> str:
     return ET.tostring(root, encoding="unicode")
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where a disk of a definition lies from now on, and in which format.
+
+    `flat` where the image has nothing below it any more.
+    """
+
+    path: str
+    block: bool = False
+    format: str = ""
+    flat: bool = False
+
+
+def relocated(text: str, places: Mapping[str, Place]) -> str:
+    """The domain's XML with disks at other places, by target; everything else stays, secrets included."""
+    root = _root(text)
+    for node in root.findall("devices/disk"):
+        place = places.get(_disk(node).target)
+        if place is not None:
+            _relocate(node, place)
+    return ET.tostring(root, encoding="unicode")
+
+
+def _relocate(node: ET.Element, place: Place) -> None:
+    source = node.find("source")
+    if source is None:
+        source = ET.SubElement(node, "source")
+    for attribute in ("file", "dev", "pool", "volume", "mode", "index"):
+        source.attrib.pop(attribute, None)
+    node.set("type", "block" if place.block else "file")
+    source.set("dev" if place.block else "file", place.path)
+    driver = node.find("driver")
+    if place.format:
+        if driver is None:
+            driver = ET.SubElement(node, "driver", name="qemu")
+        driver.set("type", place.format)
+    # Images name what is below them, and libvirt looks there again; an empty element says that nothing is.
+    for store in node.findall("backingStore"):
+        if len(store) or place.flat:
+            node.remove(store)
+
+
+def copy_target(place: Place) -> str:
+    """The disk element that libvirt's block copy takes for where the copy goes."""
+    node = ET.Element("disk", type="block" if place.block else "file")
+    ET.SubElement(node, "driver", type=place.format or "raw")
+    ET.SubElement(node, "source", {"dev" if place.block else "file": place.path})
+    return ET.tostring(node, encoding="unicode")
+
+
+def mirrors(text: str) -> Mapping[str, str]:
+    """By target, the path that a block copy of a running domain's disk goes to."""
+    found = {}
+    for node in _root(text).findall("devices/disk"):
+        mirror = node.find("mirror")
+        source = None if mirror is None else mirror.find("source")
+        if mirror is not None and mirror.get("job", "copy") == "copy" and source is not None:
+            found[_disk(node).target] = source.get("file") or source.get("dev", "")
+    return found
+
+
 def pool_path(text: str) -> Tuple[str, str]:
     """Type and target path of a storage pool's XML; the path is empty for pools without one."""
     root = ET.fromstring(text)

@@ -17,6 +17,8 @@ ASKS_QEMU: Version = (8, 5, 0)
 TELLS_REASONS: Version = (6, 0, 0)
 
 AGENT = "org.qemu.guest_agent.0"
+# Where libvirt keeps the state of emulated TPMs, each in a directory named by the guest's UUID.
+TPM_STATE = "/var/lib/libvirt/swtpm"
 
 
 @dataclass(frozen=True)

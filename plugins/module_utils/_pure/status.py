@@ -14,12 +14,15 @@ RUN_DIRECTORY = "/run/kvmops-migration"
 # to do; see `Worker.phase`.
 CHECKING = "checking"
 JOURNALLED = "journalled"
+# With disks that nobody but this collection copies: on their way, all there under temporary names, and with their own.
+COPYING = "copying"
+COPIED = "copied"
 PREPARED = "prepared"
 MOVING = "moving"
 MOVED = "moved"
 SETTLED = "settled"
 FINISHING = "finishing"
-PHASES = (CHECKING, JOURNALLED, PREPARED, MOVING, MOVED, SETTLED, FINISHING)
+PHASES = (CHECKING, JOURNALLED, COPYING, COPIED, PREPARED, MOVING, MOVED, SETTLED, FINISHING)
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
@@ -44,6 +47,20 @@ def progress(point: Mapping[str, Any], stats: Mapping[str, Any], upcoming: str) 
         "dirty_rate": point["dirty_rate"],
         "iteration": point["iteration"],
         "next": upcoming,
+    }
+
+
+def copying(done: int, total: int, elapsed: float) -> Dict[str, Any]:
+    """The part of a status that changes while files are copied; bytes and seconds."""
+    return {
+        "elapsed": elapsed,
+        "percent": 100 * done // total if total else 100,
+        "memory": {"total": 0, "done": 0},
+        "disk": {"total": total, "done": done},
+        "throughput": done / elapsed if elapsed else 0.0,
+        "dirty_rate": 0,
+        "iteration": 0,
+        "next": "",
     }
 
 
@@ -94,7 +111,7 @@ class Teller:
         actions = list(status.get("actions") or [])
         lines = [action_line(status["name"], action) for action in actions[self._actions :]]
         self._actions = max(self._actions, len(actions))
-        began = status.get("phase") != self._phase and status.get("phase") == MOVING
+        began = status.get("phase") != self._phase and status.get("phase") in (COPYING, MOVING)
         self._phase = str(status.get("phase"))
         # What is over before it has begun to move anything is told by its answer.
         self._told = now if self._told is None else self._told

@@ -66,6 +66,8 @@ class Wish:
     copy_storage: str | None = None
     migrate_disks: Tuple[str, ...] = ()
     unsafe: bool = False
+    # Why the disks of a guest that is shut off cannot be copied, empty where they can.
+    stays: str = ""
 
 
 def by_kind(disk: Disk) -> Evidence | None:
@@ -175,11 +177,12 @@ def _plan_local(disk: Disk, evidence: Evidence, wish: Wish, offline: bool) -> Di
         raise Refusal(
             f"{said} was said, but {what}", "not_shared", "use storage: copy, or put the disk on shared storage"
         )
-    if offline:
+    if offline and wish.stays:
         raise Refusal(
-            f"an offline move takes no disk along, and {what}",
+            f"{what}, and {wish.stays}",
             "offline_local_disk",
-            "start the VM and move it live, or put the disk on storage that both hosts share",
+            "run virt_migrate on the source, or start the VM and move it live, or put the disk on storage that both"
+            " hosts share",
         )
     if disk.shareable:
         raise Refusal(f"a shareable disk cannot be copied, and {what}", "not_shared", "put it on shared storage")
@@ -187,7 +190,7 @@ def _plan_local(disk: Disk, evidence: Evidence, wish: Wish, offline: bool) -> Di
         raise Refusal(
             f"migrate_disks leaves out {disk.target}, and {what}", "not_shared", f"add {disk.target} to migrate_disks"
         )
-    if wish.copy_storage == "inc" and not disk.backing:
+    if wish.copy_storage == "inc" and not disk.backing and not offline:
         raise Refusal(
             "copy_storage: inc copies what lies on top of a base image, and disk"
             f" {disk.target} ({disk.source}) has none",

@@ -158,6 +158,12 @@ def for_data(address: str) -> str:
     return f"tcp://[{address}]" if ":" in address else f"tcp://{address}"
 
 
+def parse_data(text: str) -> str:
+    """The host that a URI for the guest's data names, empty where it names none."""
+    match = re.match(r"[a-z]+:(?://)?(\[[^\]]+\]|[^:/?]+)", text)
+    return match[1].strip("[]") if match and not text.startswith("unix:") else ""
+
+
 def secrets(*texts: str | None) -> Set[str]:
     """The passwords in URIs, as they stand there and as they are meant."""
     found = {match[1] for text in texts if text for match in _SECRET.finditer(text)}

@@ -13,6 +13,7 @@ from ansible.module_utils.testing import patch_module_args
 
 from ansible_collections.kvmops.migration.plugins.module_utils._migrate import local, worker
 from ansible_collections.kvmops.migration.plugins.modules import virt_migrate, virt_migrate_info
+from fake import carry as fake_carry
 from fake import libvirt as fake
 
 UUID = "5ba1ab1e-0000-4000-8000-000000000001"
@@ -60,6 +61,7 @@ class Lab:
         monkeypatch.setattr(local.Local, "daemon_errors", lambda _, since: list(self.daemon_errors))
         monkeypatch.setattr(AnsibleModule, "warn", lambda _, text, **more: self.warnings.append(text))
         monkeypatch.setattr(local.Local, "certificates", lambda _: self.certificates.get(self.world.local, NO_TLS))
+        fake_carry.use(self.world, monkeypatch)
         self.on("kvm1")
 
     def on(self, name):

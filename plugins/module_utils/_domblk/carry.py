@@ -1,0 +1,431 @@
+# Copyright: (c) 2026, The kvmops.migration authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# PRIVATE to the collection: it can have breaking changes at any time.
+"""The files of a guest that is shut off, on their way to where they shall be, all of them or none.
+
+They are locked, copied under temporary names and verified; only when all of them are there do they get their names. What
+must be known to take that back is in the ledger of the run before it is done.
+"""
+
+from __future__ import annotations
+
+import grp
+import os
+import posixpath
+import pwd
+import subprocess
+import time
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Callable, Dict, List, Mapping, Sequence, Tuple
+
+from .._pure import uri as uris
+from .._pure.domblk import TPM, File, Folder, Wish
+from .._pure.refusal import Refusal
+from . import receiver as far
+from .stream import Image, Login, Peer, Sent, StreamError, send
+
+# Seconds for a receiver whose sender was killed, or whose link was cut, to notice it and to let go.
+LETS_GO = far.SILENCE + 15.0
+STEP = 0.5
+# Seconds between two words about how far it is.
+TELL_EVERY = 0.5
+
+CURES = {
+    "ENOSPC": ("no_space", "make room there"),
+    "EDQUOT": ("no_space", "make room there, or raise the quota"),
+    "differs": ("copy_differs", "look for faults of memory, disk and network on both hosts, then run again"),
+    "in_use": ("image_in_use", "end the process that has it open, or wait for the other run"),
+    "foreign": ("dest_image_exists", "remove it there, or give another path"),
+    "too_small": ("dest_too_small", "give a device that is as large as the image"),
+    "changed": ("image_changed", "end whatever changes it, then run again"),
+    "gone": ("copy_interrupted", "run again when both hosts and the link between them are well"),
+    "unreachable": ("port_blocked", "open the ports 49152 to 49215 there, or leave encrypt at true"),
+    "ENOENT": ("directory_missing", "make that directory there"),
+    "EACCES": ("not_permitted", "run as root (become: true)"),
+}
+OTHERWISE = ("copy_failed", "remove the cause, then run again")
+
+
+@dataclass
+class Carried:
+    """A file at the destination that is a run's own: `known` tells it from others, and is empty until it is whole."""
+
+    target: str
+    source: str
+    dest: str
+    known: Dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Way:
+    """How the files come to the destination; without a host they stay on this one."""
+
+    host: str = ""
+    user: str = ""
+    port: int = 0
+    key_file: str = ""
+    known_as: str = ""
+
+    def open(self, timeout: float) -> Peer:
+        if not self.host:
+            return Peer.local()
+        login = Login(self.host, self.user, self.port, self.key_file, self.known_as)
+        try:
+            return Peer.over_ssh(login, timeout)
+        except StreamError as error:
+            raise Refusal(
+                f"no image can be sent to {self.host}: {error}",
+                "ssh_login",
+                "role ssh_trust",
+                role="ssh_trust",
+            ) from error
+
+
+def way_to(dest_uri: str, address: str = "") -> Way:
+    """The way to the host behind a URI, by another address of it where one is given."""
+    uri = uris.parse(dest_uri, "dest_uri")
+    if uri.is_local:
+        return Way()
+    is_ssh = uri.transport in ("ssh", "libssh", "libssh2")
+    key_file = dict(uri.query).get("keyfile", "")
+    return Way(
+        address or uri.host,
+        (uri.user if is_ssh else "") or "root",
+        (uri.port or 0) if is_ssh else 0,
+        key_file if is_ssh else "",
+        uri.host if address and address != uri.host else "",
+    )
+
+
+def refusal(error: StreamError, what: str, **details: Any) -> Refusal:
+    failure_class, cure = CURES.get(error.kind, OTHERWISE)
+    return Refusal(f"{what}: {error}", failure_class, cure, **details)
+
+
+class Carrying:
+    """One copy of several files. Used as a context: at its end nothing is locked, and nothing unfinished is left."""
+
+    def __init__(
+        self,
+        files: Sequence[File],
+        way: Way,
+        wish: Wish,
+        run: str,
+        timeout: float,
+        replaceable: Callable[[File], bool],
+    ):
+        """`replaceable` says of a file whether what is at its destination may be replaced; it raises a Refusal if not."""
+        self.files = tuple(files)
+        self.way = way
+        self._wish = wish
+        self._run = run
+        self._timeout = timeout
+        self._replaceable = replaceable
+        self._images: Dict[str, Image] = {}
+        self._peer: Peer | None = None
+        self._updates: Dict[str, bool] = {}
+        self._skipped: Dict[str, str] = {}
+        self._stages: List[str] = []
+        self._sent: List[Tuple[File, Sent]] = []
+        self.bytes_sent = 0
+        self.seconds = 0.0
+
+    def __enter__(self) -> Carrying:
+        return self
+
+    def __exit__(self, *_exception: Any) -> None:
+        self.close()
+
+    def close(self) -> None:
+        for image in self._images.values():
+            image.close()
+        self._images = {}
+        if self._peer is not None:
+            self._peer.close()
+            self._peer = None
+        for stage in self._stages:
+            with suppress(FileNotFoundError):
+                os.unlink(stage)
+
+    @property
+    def total(self) -> int:
+        """Bytes that the files hold data for, without those that are there already."""
+        return sum(image.data for path, image in self._images.items() if path not in self._skipped)
+
+    # Before anything is changed
+
+    def check(self) -> None:
+        """Lock the sources, and refuse what could not be done."""
+        peer = self._peer = self.way.open(self._timeout)
+        needs = {}
+        for file in self.files:
+            self._lock(file)
+            if file.dest == file.source and not self.way.host:
+                raise Refusal(f"{file.source} is where it shall be already", "same_path", "give another place")
+            there = self._ask("stat", path=file.dest)
+            if not file.folders and self._ask("stat", path=posixpath.dirname(file.dest))["type"] != "directory":
+                raise Refusal(
+                    f"there is no directory {posixpath.dirname(file.dest)} at the destination",
+                    "directory_missing",
+                    "make it there, or give another place",
+                )
+            if there["type"] == "directory" or there["type"] == "other":
+                raise Refusal(f"{file.dest} is no file at the destination", "dest_image_exists", "give another path")
+            self._check_same(file, there)
+            if there["type"] != "missing":
+                if file.is_base and self._is_equal(file, there):
+                    self._skipped[file.source] = "the same base image is there"
+                    continue
+                self._updates[file.source] = self._replaceable(file) and there["type"] == "file"
+            grows = self._images[file.source].data - (there["allocated"] if self._updates.get(file.source) else 0)
+            if there["type"] != "block":
+                needs[file.dest] = max(0, grows)
+        missing = peer.ask("reserve", needs=needs, run=self._run)["missing"]
+        for one in missing:
+            raise Refusal(
+                f"the copy needs {one['need']} bytes in {one['directory']} on {peer.where}, and {one['free']} are free"
+                " and not promised to other copies",
+                "no_space",
+                "make room there, or give another place",
+            )
+
+    def _lock(self, file: File) -> None:
+        if file.source in self._images:
+            return
+        try:
+            self._images[file.source] = Image(file.source)
+        except StreamError as error:
+            raise refusal(error, f"{file.source} cannot be copied") from error
+        except OSError as error:
+            raise Refusal(
+                f"{file.source} cannot be read: {error.strerror}", "image_unreadable", "restore it from a backup"
+            ) from error
+
+    def _check_same(self, file: File, there: Mapping[str, Any]) -> None:
+        """A link, or another mount, may lead to the very same file."""
+        known = self._images[file.source].known
+        if not self.way.host and all(there.get(key) == known[key] for key in ("inode", "device")):
+            raise Refusal(f"{file.dest} is {file.source} itself", "same_path", "give another place")
+
+    def _is_equal(self, file: File, there: Mapping[str, Any]) -> bool:
+        image = self._images[file.source]
+        if file.backing or there["type"] != "file" or there["size"] != image.size:
+            return False
+        assert self._peer is not None
+        self._peer.order("digest", path=file.dest, name=self._peer.hash)
+        here = far.summary(image.size, far.block_list(image.handle, image.size, self._peer.hash), self._peer.hash)
+        return bool(self._peer.answer()["digest"] == here)
+
+    def _ask(self, do: str, **arguments: Any) -> Dict[str, Any]:
+        assert self._peer is not None
+        try:
+            return self._peer.ask(do, **arguments)
+        except StreamError as error:
+            raise refusal(error, f"{arguments.get('path', do)} at the destination") from error
+
+    def plan(self) -> List[Dict[str, Any]]:
+        """What is done with each file, why, and how many bytes that is at most."""
+        rows = []
+        for file in self.files:
+            image = self._images[file.source]
+            action, reason = "copy", "it is not there"
+            if file.source in self._skipped:
+                action, reason = "keep", self._skipped[file.source]
+            elif file.convert:
+                action, reason = "convert", f"{file.format} becomes {file.convert}"
+            elif self._updates.get(file.source):
+                action, reason = "update", "an older copy of it is there"
+            rows.append(
+                {
+                    "target": file.target,
+                    "source": file.source,
+                    "dest": file.dest,
+                    "format": file.convert or file.format,
+                    "action": action,
+                    "reason": reason,
+                    "bytes": 0 if action == "keep" else image.data,
+                }
+            )
+        return rows
+
+    def carried(self) -> List[Carried]:
+        """What the ledger has to know before the first byte is written."""
+        return [Carried(file.target, file.source, file.dest) for file in self.files if file.source not in self._skipped]
+
+    # The copy
+
+    def copy(self, tell: Callable[[int, int], None], hold: Callable[[str], None]) -> Dict[str, Dict[str, int]]:
+        """Write all files under temporary names; by destination, what tells each of them from others.
+
+        `tell` gets the bytes done and those in all, and may raise to end it; `hold` the name of each step.
+        """
+        total, done = self.total, 0
+        said = 0.0
+        known = {}
+
+        for file in self.files:
+            if file.source in self._skipped:
+                continue
+
+            def progress(count: int, before: int = done) -> None:
+                nonlocal said
+                if time.monotonic() - said > TELL_EVERY:
+                    tell(min(total, before + count), total)
+                    said = time.monotonic()
+
+            sent = self._send(file, progress, hold)
+            known[file.dest] = sent.known
+            self._sent.append((file, sent))
+            self.bytes_sent += sent.bytes_sent
+            self.seconds += sent.seconds
+            done += self._images[file.source].data
+        tell(total, total)
+        return known
+
+    def _send(self, file: File, progress: Callable[[int], None], hold: Callable[[str], None]) -> Sent:
+        assert self._peer is not None
+        source = self._images[file.source]
+        opened = None
+        if file.convert:
+            opened = source = self._converted(file)
+        try:
+            for folder in file.folders:
+                self._peer.ask("make_directory", **asdict(folder))
+            sent = send(
+                source,
+                self._peer,
+                file.dest,
+                self._run,
+                update=self._updates.get(file.source, False) and not file.convert,
+                verify=self._wish.verify,
+                bandwidth=self._wish.bandwidth,
+                clear_address="" if self._wish.encrypt or not self.way.host else self.way.host,
+                progress=progress,
+                hold=lambda: hold("verifying"),
+            )
+            if file.backing:
+                told = self._peer.ask("rebase", image=sent.image, backing=file.backing, kind=file.backing_format)
+                sent = replace(sent, known=told["known"])
+            return sent
+        except StreamError as error:
+            raise refusal(error, f"{file.source} could not be copied to {file.dest}") from error
+        finally:
+            if opened is not None:
+                opened.close()
+
+    def _converted(self, file: File) -> Image:
+        """The image in its new format, beside the source, or where it shall be if that is on this host."""
+        beside = file.source if self.way.host else file.dest
+        stage = far.to_text(far.part_name(far.to_bytes(beside), f"{self._run}-convert"))
+        self._stages.append(stage)
+        command = ["qemu-img", "convert", "-f", file.format, "-O", file.convert]
+        command += ["-r", str(self._wish.bandwidth)] if self._wish.bandwidth else []
+        _qemu_img([*command, "--", file.source, stage], file)
+        if self._wish.verify:
+            compare = ["qemu-img", "compare", "-f", file.format, "-F", file.convert]
+            _qemu_img([*compare, "--", file.source, stage], file)
+        return Image(stage)
+
+    def commit(self) -> None:
+        """Give all files their names."""
+        for file, sent in self._sent:
+            self._ask("commit", image=sent.image, mode=file.mode, owner=file.owner, group=file.group)
+        self._sent = []
+
+    def known_sources(self) -> Dict[str, Dict[str, int]]:
+        """By path, what tells each source from another file."""
+        return {file.source: self._images[file.source].known for file in self.files if not file.is_base}
+
+
+def remove_sources(known: Mapping[str, Mapping[str, int]]) -> Tuple[List[str], List[str]]:
+    """Remove files whose copies have taken their places, if they are still what was copied: the paths that are gone,
+    and warnings about those that are not."""
+    gone, warnings = [], []
+    for path, own in known.items():
+        try:
+            if far.identity(os.stat(path)) != dict(own):
+                warnings.append(f"{path} was left in place: it is not the file that was copied")
+                continue
+            os.unlink(path)
+            far.sync_directory(os.path.dirname(os.fsencode(path)))
+            gone.append(path)
+        except FileNotFoundError:
+            gone.append(path)
+        except OSError as error:
+            warnings.append(f"{path} could not be removed: {error.strerror}")
+    return gone, warnings
+
+
+def _qemu_img(command: List[str], file: File) -> None:
+    try:
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False
+        )
+    except FileNotFoundError:
+        raise Refusal("qemu-img is not installed here", "qemu_img_missing", "install qemu-utils or qemu-img") from None
+    if done.returncode:
+        said = done.stdout.decode("utf-8", "replace").strip().splitlines()
+        reason = said[-1] if said else f"status {done.returncode}"
+        raise Refusal(f"{file.source} could not be converted to {file.convert}: {reason}", *OTHERWISE)
+
+
+def take_back(carried: Sequence[Carried], way: Way, run: str, timeout: float) -> List[str]:
+    """Remove what a run has made at the destination; returns what could not be removed."""
+    if not carried:
+        return []
+    warnings: List[str] = []
+    deadline = time.monotonic() + LETS_GO
+    with way.open(timeout) as peer:
+        for one in carried:
+            while True:
+                try:
+                    peer.ask("remove_part", path=one.dest, run=run)
+                    if one.known:
+                        peer.ask("remove", path=one.dest, known=one.known)
+                    if one.target == TPM:
+                        # Ours alone, and only where it is empty.
+                        peer.ask("remove_directory", path=posixpath.dirname(one.dest))
+                        peer.ask("remove_directory", path=posixpath.dirname(posixpath.dirname(one.dest)))
+                    break
+                except StreamError as error:
+                    # Whoever wrote it may not have noticed yet that it is alone.
+                    if error.kind == "in_use" and time.monotonic() < deadline:
+                        time.sleep(STEP)
+                        continue
+                    warnings.append(f"{one.dest} on {peer.where} could not be removed: {error}")
+                    break
+    return warnings
+
+
+# The state of an emulated TPM
+
+
+def tpm_files(directory: str) -> List[File]:
+    """The files of a TPM's state, with owners and modes as they are."""
+    found = []
+    for folder, _folders, names in os.walk(directory):
+        folders = tuple(_folder(one) for one in dict.fromkeys((directory, folder)))
+        for name in sorted(names):
+            path = posixpath.join(folder, name)
+            # What swtpm locks, and makes anew.
+            if name == ".lock" or not os.path.isfile(path):
+                continue
+            own = _folder(path)
+            found.append(File(TPM, path, path, mode=own.mode, owner=own.owner, group=own.group, folders=folders))
+    return found
+
+
+def _folder(path: str) -> Folder:
+    status = os.stat(path)
+    return Folder(path, status.st_mode & 0o7777, *_names(status.st_uid, status.st_gid))
+
+
+def _names(uid: int, gid: int) -> Tuple[str, str]:
+    owner = group = ""
+    with suppress(KeyError):
+        owner = pwd.getpwuid(uid).pw_name
+    with suppress(KeyError):
+        group = grp.getgrgid(gid).gr_name
+    return owner, group

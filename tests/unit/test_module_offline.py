@@ -1,0 +1,207 @@
+# Copyright: (c) 2026, The kvmops.migration authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""virt_migrate with a VM that is shut off and whose files must go along."""
+
+from __future__ import annotations
+
+import pytest
+from test_module_recover import Killed
+
+from ansible_collections.kvmops.migration.plugins.module_utils._domblk.stream import StreamError
+from ansible_collections.kvmops.migration.plugins.module_utils._migrate import worker
+from ansible_collections.kvmops.migration.plugins.module_utils._pure import status as statuses
+from fake import libvirt as fake
+from fake.lab import IMAGE, UUID, disk_xml, domain_xml
+
+SHUTOFF = fake.VIR_DOMAIN_SHUTOFF
+OFFLINE_FLAGS = {"OFFLINE", "PEER2PEER", "PERSIST_DEST", "UNDEFINE_SOURCE"}
+
+
+def files(host) -> set[str]:
+    return {f"{folder}/{name}" for folder, names in host.directories.items() for name in names}
+
+
+@pytest.fixture
+def stopped(lab):
+    lab.add(state=SHUTOFF)
+    return lab
+
+
+def test_c1_14_the_disk_goes_along(stopped):
+    result = stopped.move()
+    assert not result.failed, result
+    assert result.outcome == "migrated"
+    assert stopped.where() == (None, SHUTOFF)
+    assert stopped.kvm2.file(IMAGE).content == "a v1"
+    assert result.disks[0]["action"] == "copy"
+    assert [row["action"] for row in result.files] == ["copy"]
+    assert result.left_behind == [{"host": "kvm1", "target": "vda", "path": IMAGE}]
+    assert stopped.flags() >= {"OFFLINE", "PEER2PEER"}
+    assert not stopped.flags() & {"NON_SHARED_DISK", "NON_SHARED_INC"}
+    assert files(stopped.kvm2) == {IMAGE}
+    assert not stopped.world.source_locks
+    assert not stopped.unfinished()
+    again = stopped.move()
+    assert (again.changed, again.outcome) == (False, "already_there")
+
+
+def test_c1_14_check_mode_says_what_would_be_done_and_does_nothing(stopped):
+    result = stopped.move(check=True, diff=True)
+    assert (result.changed, result.outcome) == (True, "planned")
+    [row] = result.files
+    assert row == {
+        "target": "vda",
+        "source": IMAGE,
+        "dest": IMAGE,
+        "format": "qcow2",
+        "action": "copy",
+        "reason": "it is not there",
+        "bytes": 64 << 20,
+    }
+    assert stopped.where() == (SHUTOFF, None)
+    assert files(stopped.kvm2) == set()
+
+
+def test_c7_111_a_stale_copy_is_brought_up_to_date(stopped):
+    stopped.move()
+    stopped.kvm2.file(IMAGE).content = "a v2"
+    facts = stopped.facts("kvm1")
+    stopped.on("kvm2")
+    back = stopped.move(dest_uri="qemu+ssh://root@kvm1/system", _dest_facts=facts)
+    assert back.outcome == "migrated", back
+    assert [row["action"] for row in back.files] == ["update"]
+    assert stopped.world.sent[-1]["update"] is True
+    assert stopped.kvm1.file(IMAGE).content == "a v2"
+
+
+def test_an_image_there_that_nothing_accounts_for_is_not_replaced(stopped):
+    stopped.kvm2.write(IMAGE, fake.File(content="mine"))
+    result = stopped.move()
+    assert result.failure_class == "dest_image_exists"
+    assert stopped.kvm2.file(IMAGE).content == "mine"
+    assert stopped.move(force=True).outcome == "migrated"
+    assert stopped.kvm2.file(IMAGE).content == "a v1"
+
+
+def test_c1_26_firmware_variables_go_along(lab):
+    lab.kvm2.directories["/nvram"] = {}
+    lab.kvm1.write("/nvram/a.fd", fake.File("raw", content="boot order"))
+    lab.add(state=SHUTOFF, xml=domain_xml(nvram="/nvram/a.fd"))
+    result = lab.move()
+    assert result.outcome == "migrated", result
+    assert lab.kvm2.file("/nvram/a.fd").content == "boot order"
+    assert {one["target"] for one in result.left_behind} == {"vda", "nvram"}
+
+
+def test_c7_110_a_chain_goes_along_and_a_base_that_is_there_is_not_sent_again(lab):
+    lab.kvm1.write("/vm/base.qcow2", fake.File(content="base"))
+    lab.kvm1.write("/vm/a.qcow2", fake.File(content="top", backing="/vm/base.qcow2"))
+    lab.kvm1.write("/vm/b.qcow2", fake.File(content="other", backing="/vm/base.qcow2"))
+    lab.add(state=SHUTOFF, xml=domain_xml(disks=[disk_xml(), disk_xml("vdb", "/vm/b.qcow2")]))
+    result = lab.move()
+    assert result.outcome == "migrated", result
+    assert [row["source"] for row in result.files] == ["/vm/base.qcow2", "/vm/a.qcow2", "/vm/b.qcow2"]
+    assert lab.kvm2.file("/vm/base.qcow2").content == "base"
+
+
+def test_too_little_room_is_refused_before_anything(stopped):
+    stopped.world.free_bytes["kvm2"] = 1 << 20
+    result = stopped.move()
+    assert result.failure_class == "no_space"
+    assert "67108864 bytes in /vm on kvm2, and 1048576 are free" in result.msg
+    assert files(stopped.kvm2) == set()
+
+
+def test_a_destination_without_the_directory_is_refused(lab):
+    lab.kvm1.directories["/data"] = {}
+    lab.add(state=SHUTOFF, image="/data/a.qcow2")
+    assert lab.move().failure_class == "directory_missing"
+
+
+def test_without_a_login_nothing_is_tried(stopped):
+    stopped.world.unreachable_by_ssh.add("kvm2")
+    result = stopped.move()
+    assert (result.failure_class, result.role) == ("ssh_login", "ssh_trust")
+    assert not stopped.unfinished()
+
+
+def test_from_elsewhere_a_local_disk_cannot_be_copied(stopped):
+    stopped.on("kvm2")
+    result = stopped.move(uri="qemu+ssh://root@kvm1/system", dest_uri="qemu:///system")
+    assert result.failure_class == "offline_local_disk"
+    assert "run virt_migrate on the source" in result.msg
+
+
+@pytest.mark.parametrize("kind", ["ENOSPC", "differs", "gone"])
+@pytest.mark.parametrize("do", ["send", "commit"])
+def test_c7_111_a_copy_that_fails_leaves_nothing(stopped, kind, do):
+    def fail(_host):
+        raise StreamError("kvm2: it went wrong", kind)
+
+    stopped.world.peer_scripts[do] = fail
+    result = stopped.move()
+    assert result.failed
+    assert result.outcome == "refused" or result.outcome == "failed"
+    assert stopped.where() == (SHUTOFF, None)
+    assert files(stopped.kvm2) == set()
+    assert not stopped.unfinished()
+    assert stopped.journal_file() is None
+    stopped.world.peer_scripts.clear()
+    assert stopped.move().outcome == "migrated"
+
+
+def test_a_definition_that_does_not_arrive_takes_the_images_back(stopped):
+    def script(at, source, dest, guest):
+        if at == "prepare":
+            raise fake.libvirtError("Hook script execution failed: no", 38)
+
+    stopped.world.script = script
+    result = stopped.move()
+    assert result.outcome == "failed", result
+    assert stopped.where() == (SHUTOFF, None)
+    assert files(stopped.kvm2) == set()
+    assert not stopped.unfinished()
+
+
+def test_what_cannot_be_taken_back_is_undetermined_until_it_can(stopped):
+    def cut(host):
+        stopped.world.unreachable_by_ssh.add(host.name)
+        raise StreamError("kvm2: cut", "gone")
+
+    stopped.world.peer_scripts["send"] = cut
+    result = stopped.move()
+    assert result.outcome == "undetermined", result
+    assert len(stopped.unfinished()) == 1
+    stopped.world.peer_scripts.clear()
+    stopped.world.unreachable_by_ssh.clear()
+    settled = stopped.move(cleanup=True)
+    assert settled.outcome == "failed"
+    assert not stopped.unfinished()
+    assert files(stopped.kvm2) == set()
+
+
+@pytest.mark.parametrize("phase", statuses.PHASES[1:])
+@pytest.mark.parametrize("settle", ["the next run", "cleanup"])
+def test_c3_75_a_killed_run_is_ended_by_the_next(stopped, monkeypatch, phase, settle):
+    def reach(self, name):
+        self.say(phase=name)
+        if name == phase:
+            raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(worker.Worker, "phase", reach)
+        stopped.move()
+    assert len(stopped.unfinished()) == 1
+    result = stopped.move(cleanup=True) if settle == "cleanup" else stopped.move()
+    assert not result.failed, result
+    assert not stopped.unfinished()
+    moved = phase in (statuses.MOVED, statuses.SETTLED, statuses.FINISHING)
+    if settle == "cleanup" and not moved:
+        assert stopped.where() == (SHUTOFF, None)
+        assert files(stopped.kvm2) == set()
+        assert stopped.journal_file() is None
+    else:
+        assert stopped.where() == (None, SHUTOFF)
+        assert files(stopped.kvm2) == {IMAGE}
+        assert stopped.kvm2.file(IMAGE).content == "a v1"
+    assert UUID in (*stopped.kvm1.guests, *stopped.kvm2.guests)
