@@ -416,6 +416,27 @@ class Host:
             return None
         return BlockInfo(int(capacity), int(allocation), int(physical))
 
+    def block_job_progress(self, uuid: str, target: str) -> Tuple[int, int] | None:
+        """Bytes done and bytes in all of the job on that disk, None where there is none."""
+        found = self._ask(self._domain(uuid).blockJobInfo, target, 0)
+        return (int(found["cur"]), int(found["end"])) if found else None
+
+    def block_copy(self, uuid: str, target: str, xml: str, bandwidth: int, shallow: bool) -> None:
+        """Begin to copy a disk of a running domain; `bandwidth` in bytes per second, 0 for no limit.
+
+        `shallow` leaves what lies below the image where it is. Once the copy has all of it, every write goes to both
+        before the guest hears that it is done: since libvirt 8.0.0.
+        """
+        flags = libvirt.VIR_DOMAIN_BLOCK_COPY_TRANSIENT_JOB | _constant("VIR_DOMAIN_BLOCK_COPY_SYNCHRONOUS_WRITES")
+        flags |= libvirt.VIR_DOMAIN_BLOCK_COPY_SHALLOW if shallow else 0
+        params = {libvirt.VIR_DOMAIN_BLOCK_COPY_BANDWIDTH: bandwidth} if bandwidth else {}
+        self._ask(self._domain(uuid).blockCopy, target, xml, params, flags, patience=LONG_PATIENCE)
+
+    def end_block_copy(self, uuid: str, target: str, pivot: bool) -> None:
+        """End the copy of a disk: the domain goes on with the copy, or with the original. Waits until it does."""
+        flag = libvirt.VIR_DOMAIN_BLOCK_JOB_ABORT_PIVOT if pivot else 0
+        self._ask(self._domain(uuid).blockJobAbort, target, flag, patience=LONG_PATIENCE)
+
     def sync_time(self, uuid: str) -> None:
         """Let the guest's agent set its clock by its virtual hardware clock."""
         # The bindings want a time all the same.

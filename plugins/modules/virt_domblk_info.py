@@ -145,7 +145,7 @@ domains:
                 - V(ok).
                 - V(missing) or V(denied), where its file cannot be had.
                 - V(unreadable), where it is not what it was declared to be, or is broken.
-                - V(undeclared), where the image above does not say which format it has. Then nobody knows what is below.
+                - V(undeclared), where the image above does not say which format it has. What is below is unknown then.
                 - V(remote), where it is on no file system of this host.
                 - V(unread), where only libvirt or its file tells of it.
               returned: always

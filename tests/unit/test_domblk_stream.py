@@ -60,7 +60,7 @@ def allocated(path: Path) -> int:
 
 
 def names(folder: Path) -> list[str]:
-    return sorted(os.listdir(folder))
+    return sorted(path.name for path in folder.iterdir())
 
 
 extent = st.tuples(st.integers(0, 6 * MIB), st.integers(1, 300_000))

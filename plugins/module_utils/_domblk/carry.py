@@ -4,8 +4,8 @@
 # PRIVATE to the collection: it can have breaking changes at any time.
 """The files of a guest that is shut off, on their way to where they shall be, all of them or none.
 
-They are locked, copied under temporary names and verified; only when all of them are there do they get their names. What
-must be known to take that back is in the ledger of the run before it is done.
+They are locked, copied under temporary names and verified; only when all of them are there do they get their names.
+What must be known to take that back is in the ledger of the run before it is done.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ class Carrying:
         timeout: float,
         replaceable: Callable[[File], bool],
     ):
-        """`replaceable` says of a file whether what is at its destination may be replaced; it raises a Refusal if not."""
+        """`replaceable` raises a Refusal for a file that must not replace what is at its destination, else it is true."""
         self.files = tuple(files)
         self.way = way
         self._wish = wish

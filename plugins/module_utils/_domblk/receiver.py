@@ -40,7 +40,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Tuple
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Tuple
 
 BLOCK = 1 << 20
 # A changed block is compared again in pieces of this size, that of a page and of most file systems' blocks.
@@ -180,7 +180,7 @@ def block_list(handle: int, size: int, name: str, seen: Callable[[int], None] = 
     """The block list of `size` bytes of an open file; `seen` gets the number of blocks read so far."""
     digest, own = hasher(name), threading.local()
 
-    def one(block: Tuple[int, List[Extent]]) -> Tuple[int, Optional[bytes]]:
+    def one(block: Tuple[int, List[Extent]]) -> Tuple[int, bytes | None]:
         number = block[0]
         if not hasattr(own, "buffer"):
             own.buffer = bytearray(BLOCK)
@@ -320,7 +320,7 @@ class Image:
         self.is_fresh = not self.is_device and not update
         self.handle = self._open_device() if self.is_device else self._open_old() if update else self._open_new()
 
-    def _now(self) -> Optional[os.stat_result]:
+    def _now(self) -> os.stat_result | None:
         try:
             return os.stat(self.target)
         except FileNotFoundError:
@@ -358,7 +358,7 @@ class Image:
         self._taken = True
         return old
 
-    def _open_new_clone(self, old: int) -> Optional[int]:
+    def _open_new_clone(self, old: int) -> int | None:
         remove_part(self.path)
         new = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
@@ -511,7 +511,7 @@ class Input:
     `control` is the pipe of the commands where the data comes another way: when that ends, so does this.
     """
 
-    def __init__(self, handle: int, control: Optional[int] = None):
+    def __init__(self, handle: int, control: int | None = None):
         self._handle = handle
         self._control = control
 
@@ -532,7 +532,7 @@ class Input:
     def frame(self) -> Tuple[int, int, int]:
         header = bytearray(FRAME.size)
         self.fill(memoryview(header))
-        return FRAME.unpack(header)  # type: ignore[return-value]
+        return FRAME.unpack(header)
 
 
 class Writer(threading.Thread):
@@ -546,13 +546,13 @@ class Writer(threading.Thread):
         self._free: queue.Queue[bytearray] = queue.Queue()
         for _number in range(IN_FLIGHT):
             self._free.put(bytearray(BLOCK))
-        self.failure: Optional[BaseException] = None
+        self.failure: BaseException | None = None
         self._flusher = threading.Thread(target=self._flush, daemon=True)
 
     def buffer(self) -> bytearray:
         return self._free.get()
 
-    def put(self, kind: int, offset: int, length: int, buffer: Optional[bytearray] = None) -> None:
+    def put(self, kind: int, offset: int, length: int, buffer: bytearray | None = None) -> None:
         self._work.put((kind, offset, length, buffer))
 
     def end(self) -> None:
@@ -602,9 +602,9 @@ class Receiver:
         self._say_lock = threading.Lock()
         self._images: Dict[int, Image] = {}
         self._count = 0
-        self._listening: Optional[socket.socket] = None
+        self._listening: socket.socket | None = None
         self._token = b""
-        self._note: Optional[str] = None
+        self._note: str | None = None
 
     def serve(self) -> None:
         widen(self._commands)
@@ -767,7 +767,7 @@ class Receiver:
     def do_listen(self, address: str) -> Dict[str, Any]:
         self._stop_listening()
         family, kind, protocol, _name, where = socket.getaddrinfo(address, PORTS[0], type=socket.SOCK_STREAM)[0]
-        failure: Optional[OSError] = None
+        failure: OSError | None = None
         for port in PORTS:
             listening = socket.socket(family, kind, protocol)
             try:
@@ -798,10 +798,10 @@ class Receiver:
         try:
             while True:
                 left = max(0.0, until - time.monotonic())
-                ready = select.select([listening, self._commands], [], [], left)[0]
+                ready = select.select([listening.fileno(), self._commands], [], [], left)[0]
                 if self._commands in ready and not os.read(self._commands, 4096):
                     raise Gone
-                if listening in ready:
+                if listening.fileno() in ready:
                     connection = listening.accept()[0]
                     if self._knows(connection):
                         return connection
@@ -869,7 +869,7 @@ class Receiver:
             raise Failed("given up by the sender", "aborted")
         return {"bytes": count}
 
-    def do_seal(self, image: int, name: str, verify: Optional[str]) -> Dict[str, Any]:
+    def do_seal(self, image: int, name: str, verify: str | None) -> Dict[str, Any]:
         """Flush an image to the disk, and read it back: fails where it is not what it shall be."""
         own = self._images[image]
         # The disk works while the processor does.
@@ -921,7 +921,7 @@ class Receiver:
         return {}
 
 
-def _note(notes: List[Dict[str, Any]]) -> Optional[str]:
+def _note(notes: List[Dict[str, Any]]) -> str | None:
     """Let other receivers know what this one is going to write; the lock says that it lives."""
     try:
         os.makedirs(SPACE, mode=0o700, exist_ok=True)

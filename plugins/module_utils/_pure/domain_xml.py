@@ -368,14 +368,22 @@ def copy_target(place: Place) -> str:
     return ET.tostring(node, encoding="unicode")
 
 
-def mirrors(text: str) -> Mapping[str, str]:
-    """By target, the path that a block copy of a running domain's disk goes to."""
+@dataclass(frozen=True)
+class Mirror:
+    """A block copy of a running domain's disk: where it goes, and whether that has all of it."""
+
+    path: str
+    ready: bool = False
+
+
+def mirrors(text: str) -> Mapping[str, Mirror]:
+    """By target, the block copies that go on with the disks of a running domain."""
     found = {}
     for node in _root(text).findall("devices/disk"):
-        mirror = node.find("mirror")
-        source = None if mirror is None else mirror.find("source")
-        if mirror is not None and mirror.get("job", "copy") == "copy" and source is not None:
-            found[_disk(node).target] = source.get("file") or source.get("dev", "")
+        mirror = node.find("mirror[@job='copy']")
+        if mirror is not None:
+            kind = mirror.get("type", "file")
+            found[_disk(node).target] = Mirror(_source(mirror.find("source"), kind), mirror.get("ready") == "yes")
     return found
 
 
