@@ -116,7 +116,7 @@ class Carrying:
         timeout: float,
         replaceable: Callable[[File], bool],
     ):
-        """`replaceable` raises a Refusal for a file that must not replace what is at its destination, else it is true."""
+        """`replaceable` is true, or raises a Refusal for a file that must not replace what is at its destination."""
         self.files = tuple(files)
         self.way = way
         self._wish = wish
@@ -345,7 +345,8 @@ def remove_sources(known: Mapping[str, Mapping[str, int]]) -> Tuple[List[str], L
     gone, warnings = [], []
     for path, own in known.items():
         try:
-            if far.identity(os.stat(path)) != dict(own):
+            now = far.identity(os.stat(path))
+            if any(now[key] != value for key, value in own.items()):
                 warnings.append(f"{path} was left in place: it is not the file that was copied")
                 continue
             os.unlink(path)

@@ -46,6 +46,11 @@ def _runs(local: Local, names: Sequence[str]) -> Dict[str, Any]:
         for ledger in local.unfinished()
         if ledger.run not in going and (not names or ledger.name in names)
     ]
+    left += [
+        {"run": copy["run"], "name": copy["name"], "uuid": copy["uuid"], "dest": copy["dest_host"]}
+        for copy in local.copies()
+        if copy["run"] not in going and (not names or copy["name"] in names)
+    ]
     return {"runs": live, "unfinished": left}
 
 

@@ -177,9 +177,20 @@ class Local:
             os.unlink(os.path.join(self._unfinished, f"{run_id}.json"))
 
     def unfinished(self) -> List[Ledger]:
-        """The runs that were not settled, the oldest first."""
+        """The migrations that were not settled, the oldest first."""
+        return [Ledger.read(plain) for plain in self._all_unfinished() if "kind" not in plain]
+
+    def open_copy(self, ledger: Any) -> None:
+        """The same of a relocation, whose ledger has a `kind`."""
+        jsonfile.store(os.path.join(self._unfinished, f"{ledger.run}.json"), ledger.plain(), lasting=True)
+
+    def copies(self) -> List[Dict[str, Any]]:
+        """The relocations that were not settled, the oldest first."""
+        return [plain for plain in self._all_unfinished() if "kind" in plain]
+
+    def _all_unfinished(self) -> List[Dict[str, Any]]:
         found = [jsonfile.load(os.path.join(self._unfinished, name)) for name in sorted(_names(self._unfinished))]
-        return [Ledger.read(plain) for plain in found if plain and plain.get("run") and plain.get("uuid")]
+        return [plain for plain in found if plain and plain.get("run") and plain.get("uuid")]
 
     # Records of runs
 

@@ -121,8 +121,11 @@ def place(disk: Disk, wish: Wish, is_block: bool = False) -> Place:
     return Place(mapped(disk.source, wish), is_block, wish.format or disk.format, flat or wish.format == "raw")
 
 
-def files(disk: Disk, chain: Sequence[Image], wish: Wish, dest: str = "") -> List[File]:
-    """The files of one disk, those that others lie on first; raises Refusal for what a copy would lose."""
+def files(disk: Disk, chain: Sequence[Image], wish: Wish, dest: str = "", bases_stay: bool = False) -> List[File]:
+    """The files of one disk, those that others lie on first; raises Refusal for what a copy would lose.
+
+    `bases_stay` where what lies below an image is seen from its new place as well.
+    """
     top = chain[0]
     for image in chain:
         _check_image(disk, image)
@@ -130,8 +133,16 @@ def files(disk: Disk, chain: Sequence[Image], wish: Wish, dest: str = "") -> Lis
     wanted = wish.format or top.format
     flat = len(chain) > 1 and (wish.backing == FLATTEN or wanted != top.format)
     if flat or wanted != top.format:
-        _check_losses(disk, chain if flat else chain[:1], wish)
+        check_losses(disk, chain if flat else chain[:1], wish)
         return [File(disk.target, top.path, dest, top.format, convert=wanted)]
+    if bases_stay:
+        below = chain[1] if len(chain) > 1 else None
+        # Its own word for that may count from where it was.
+        return [
+            File(disk.target, top.path, dest, top.format, backing=below.path, backing_format=below.format)
+            if below
+            else File(disk.target, top.path, dest, top.format)
+        ]
     found = []
     for number, image in enumerate(chain):
         there = dest if number == 0 else mapped(image.path, wish)
@@ -166,18 +177,20 @@ def _check_image(disk: Disk, image: Image) -> None:
         )
 
 
-def _check_losses(disk: Disk, chain: Sequence[Image], wish: Wish) -> None:
+def check_losses(disk: Disk, chain: Sequence[Image], wish: Wish, running: bool = False) -> None:
+    """Refuse what makes a new image out of what a guest sees, where the old one has more than that."""
     lost = []
     for image in chain:
         lost += [f"internal snapshot {name}" for name in image.snapshots or ()]
         lost += [f"bitmap {name}" for name in image.bitmaps or ()]
         lost += ["its encryption"] if image.encrypted else []
     if lost and not wish.force:
-        option = f"format: {wish.format}" if wish.format else f"backing: {wish.backing}"
+        option = f"format: {wish.format}: " if wish.format else f"backing: {wish.backing}: "
+        option = "" if running else option
         raise Refusal(
-            f"{option}: disk {disk.target} would lose {', '.join(lost)}",
+            f"{option}disk {disk.target} would lose {', '.join(lost)}",
             "conversion_loses",
-            "leave the option out, or say force: true to give that up",
+            f"{'shut the VM down' if running else 'leave the option out'}, or say force: true to give that up",
         )
 
 

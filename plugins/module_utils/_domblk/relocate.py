@@ -1,0 +1,543 @@
+# Copyright: (c) 2026, The kvmops.migration authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# PRIVATE to the collection: it can have breaking changes at any time.
+"""The images of a guest move to another place on its own host, while it runs or while it is shut off.
+
+Of a guest that is shut off the images are copied and verified, then the definition is changed. Those of a running guest
+are copied by QEMU, which goes over to the copies; the definition is changed before that, because from the moment on at
+which a copy is complete every write goes to both images: whatever is killed or loses its power then, the definition
+names an image that has everything.
+
+What has become of it is what the domain's XML says. So a run that was killed is settled like one that was not.
+"""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import time
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Callable, Dict, List, Mapping, Sequence, Tuple
+
+from .._libvirt import Domain, Host, LibvirtFailure
+from .._migrate.disks import image_users
+from .._migrate.local import Local
+from .._migrate.place import connect, refusal, state_of
+from .._migrate.worker import Worker
+from .._pure import domain_xml, domblk, outcome
+from .._pure import status as statuses
+from .._pure import uri as uris
+from .._pure.domain_xml import Definition, Disk, Place
+from .._pure.domblk import File, Wish
+from .._pure.refusal import Refusal
+from . import carry
+from .carry import Carried, Carrying, Way
+from .info import Images, chain_of, path_of
+
+KIND = "relocation"
+# The first libvirt that writes to both images before the guest hears that it is done.
+SYNCHRONOUS: Tuple[int, int, int] = (8, 0, 0)
+STEP = 0.25
+# Outcomes.
+COPIED, ALREADY_THERE, PLANNED, FAILED, REFUSED = "copied", "already_there", "planned", "failed", "refused"
+
+
+@dataclass(frozen=True)
+class Move:
+    """One disk, by its target: where its image is and where it shall be."""
+
+    target: str
+    source: str
+    dest: str
+    format: str
+    block: bool = False
+    flat: bool = False
+
+    @property
+    def place(self) -> Place:
+        return Place(self.dest, self.block, self.format, self.flat)
+
+
+@dataclass
+class CopyLedger:
+    """One relocation, in plain data: it is kept as JSON from before the first change until it is settled."""
+
+    run: str
+    name: str
+    uuid: str
+    moves: List[Move]
+    carried: List[Carried] = field(default_factory=list)
+    # By path, the sources that go away afterwards, and what tells them from others.
+    remove: Dict[str, Dict[str, int]] = field(default_factory=dict)
+    kind: str = KIND
+    # What a person calls where it goes, as in the other ledgers.
+    dest_host: str = "another place on this host"
+
+    def plain(self) -> Dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def read(cls, plain: Mapping[str, Any]) -> CopyLedger:
+        known = {own.name: plain[own.name] for own in fields(cls) if own.name in plain}
+        known["moves"] = [Move(**one) for one in plain["moves"]]
+        known["carried"] = [Carried(**one) for one in plain.get("carried", ())]
+        return cls(**known)
+
+
+@dataclass
+class Request:
+    """One call of the module on one host."""
+
+    options: Mapping[str, Any]
+    wish: Wish
+    local: Local
+    images: Images
+    worker: Worker
+    check_mode: bool = False
+    diff: bool = False
+
+
+class Relocation:
+    """One run."""
+
+    def __init__(self, request: Request, host: Host, result: Dict[str, Any]):
+        self._request = request
+        self._host = host
+        self._result = result
+
+    def run(self) -> Dict[str, Any]:
+        request, host, options = self._request, self._host, self._request.options
+        settle_earlier(request, host, self._result)
+        domain = host.find(options["name"])
+        if domain is None:
+            known = ", ".join(one.name for one in host.domains()) or "none"
+            raise Refusal(
+                f"VM {options['name']} was not found on {host}", "not_found", f"give the name of one that is: {known}"
+            )
+        state = state_of(domain)
+        self._result.update(uuid=domain.uuid, state=state)
+        text = host.xml(domain.uuid, inactive=domain.persistent and not domain.active)
+        definition = domain_xml.parse(text)
+        domblk.check(request.wish, definition)
+        moves = [move for disk in definition.disks if (move := self._move(disk)) is not None]
+        before = host.xml(domain.uuid, inactive=domain.persistent)
+        self._result["disks"] = [asdict(move) for move in moves]
+        if not moves:
+            return self._finished(ALREADY_THERE, changed=False)
+        self._check_others(domain, moves)
+        if domain.active:
+            ledger = self._relocate_running(domain, definition, moves)
+        else:
+            ledger = self._relocate_stopped(domain, definition, moves)
+        if ledger is None:
+            after = domain_xml.relocated(before, {move.target: move.place for move in moves})
+            return self._finished(PLANNED, changed=True, **self._diff(before, after))
+        return self._finished(COPIED, changed=True, **self._diff(before, host.xml(domain.uuid, inactive=True)))
+
+    def _finished(self, said: str, changed: bool, **more: Any) -> Dict[str, Any]:
+        self._result.update(outcome=said, changed=changed or self._result["changed"], **more)
+        return self._result
+
+    def _diff(self, before: str, after: str) -> Dict[str, Any]:
+        if not self._request.diff:
+            return {}
+        name = self._request.options["name"]
+        return {"diff": [{"before_header": name, "after_header": name, "before": before, "after": after}]}
+
+    def _move(self, disk: Disk) -> Move | None:
+        """What has to be done about a disk, or nothing."""
+        wish = self._request.wish
+        if not domblk.concerns(wish, disk):
+            if disk.target in wish.disks:
+                raise Refusal(f"disks: disk {disk.target} has no image", "disk_target", "leave it out")
+            return None
+        path = path_of(self._host, disk)
+        if not path.startswith("/"):
+            raise Refusal(
+                f"disk {disk.target} is no file or device of {self._host}", "disk_target", "leave it out of disks"
+            )
+        dest = domblk.mapped(path, wish)
+        wanted = wish.format or disk.format
+        chain = chain_of(disk, path, self._request.images)
+        flat = len(chain) > 1 and (wish.backing == domblk.FLATTEN or wanted != disk.format)
+        if dest == path and wanted == disk.format and not flat:
+            return None
+        if dest == path:
+            raise Refusal(
+                f"disk {disk.target}: {path} cannot be replaced by itself in another format",
+                "same_path",
+                "give another place with dest_dir or path_map",
+            )
+        return Move(disk.target, path, dest, wanted, _is_block(dest), flat)
+
+    def _check_others(self, domain: Domain, moves: Sequence[Move]) -> None:
+        """Other VMs must not lose what they use, and nothing of theirs may be written to."""
+        users = image_users(self._host, domain.uuid)
+        for move in moves:
+            if move.dest in users:
+                raise Refusal(f"{move.dest} is a disk of VM {users[move.dest]}", "image_in_use", "give another place")
+            if self._request.wish.remove_source and move.source in users:
+                raise Refusal(
+                    f"remove_source: {move.source} is used by VM {users[move.source]} as well",
+                    "image_in_use",
+                    "leave remove_source out",
+                )
+
+    # A guest that is shut off
+
+    def _relocate_stopped(self, domain: Domain, definition: Definition, moves: Sequence[Move]) -> CopyLedger | None:
+        request, worker = self._request, self._request.worker
+        if self._host.has_managed_save(domain.uuid):
+            raise Refusal(
+                f"VM {domain.name} has a saved state, which knows its disks where they are",
+                "managed_save",
+                f"start it, or give the state up: virsh managedsave-remove {domain.name}",
+            )
+        files: List[File] = []
+        for move in moves:
+            disk = definition.disk(move.target)
+            assert disk is not None
+            chain = chain_of(disk, move.source, request.images)
+            files += domblk.files(disk, chain, request.wish, move.dest, bases_stay=True)
+        timeout = request.options["connect_timeout"]
+        with Carrying(files, Way(), request.wish, worker.run_id, timeout, self._may_replace) as carrying:
+            carrying.check()
+            self._result["files"] = carrying.plan()
+            if request.check_mode:
+                return None
+            ledger = CopyLedger(worker.run_id, domain.name, domain.uuid, list(moves), carrying.carried())
+            ledger.remove = carrying.known_sources() if request.wish.remove_source else {}
+            self._note(ledger)
+            try:
+                worker.phase(statuses.COPYING)
+                known = carrying.copy(_teller(worker), worker.phase)
+                worker.phase(statuses.COPIED)
+                for one in ledger.carried:
+                    one.known = known[one.dest]
+                self._note(ledger)
+                carrying.commit()
+                worker.phase(statuses.PREPARED)
+                places = {move.target: move.place for move in moves}
+                current = self._host.xml(domain.uuid, inactive=True, secure=True)
+                self._host.define(domain_xml.relocated(current, places))
+                worker.phase(statuses.MOVED)
+            except Exception as error:
+                carrying.close()
+                raise self._failed(ledger, error) from error
+            self._result.update(bytes_sent=carrying.bytes_sent)
+        self._settle(ledger)
+        return ledger
+
+    def _may_replace(self, file: File) -> bool:
+        if not self._request.wish.force:
+            raise Refusal(
+                f"{file.dest} exists, and nothing says that it may be replaced",
+                "dest_image_exists",
+                "remove it, give another place, or say force: true to have it replaced",
+            )
+        return True
+
+    # A running guest
+
+    def _relocate_running(self, domain: Domain, definition: Definition, moves: Sequence[Move]) -> CopyLedger | None:
+        request, host, worker, wish = self._request, self._host, self._request.worker, self._request.wish
+        rows = [self._check_running(domain, definition, move) for move in moves]
+        self._result["files"] = rows
+        if request.check_mode:
+            return None
+        ledger = CopyLedger(worker.run_id, domain.name, domain.uuid, list(moves))
+        if wish.remove_source:
+            # The guest goes on writing: its size and time will change.
+            ledger.remove = {move.source: _file(move.source) for move in moves if not _is_block(move.source)}
+        self._note(ledger)
+        try:
+            worker.phase(statuses.COPYING)
+            for move in moves:
+                shallow = not move.flat
+                host.block_copy(domain.uuid, move.target, domain_xml.copy_target(move.place), wish.bandwidth, shallow)
+            self._wait_until_ready(domain, moves)
+            worker.phase(statuses.COPIED)
+            if domain.persistent:
+                places = {move.target: move.place for move in moves}
+                current = host.xml(domain.uuid, inactive=True, secure=True)
+                host.define(domain_xml.relocated(current, places))
+            worker.phase(statuses.PREPARED)
+            for move in moves:
+                host.end_block_copy(domain.uuid, move.target, pivot=True)
+                worker.phase(statuses.MOVING)
+            worker.phase(statuses.MOVED)
+        except Exception as error:
+            raise self._failed(ledger, error) from error
+        self._settle(ledger)
+        return ledger
+
+    def _check_running(self, domain: Domain, definition: Definition, move: Move) -> Dict[str, Any]:
+        host, name = self._host, domain.name
+        if host.libvirt_version < SYNCHRONOUS:
+            raise Refusal(
+                f"VM {name} runs, and {host} has libvirt {'.'.join(map(str, host.libvirt_version))}: only since"
+                f" {'.'.join(map(str, SYNCHRONOUS))} does a copy of a running VM's disk lose no write when the power"
+                " fails",
+                "too_old",
+                "shut the VM down, or upgrade libvirt",
+            )
+        if host.block_job(domain.uuid, move.target):
+            raise Refusal(
+                f"a block job is going on with disk {move.target} of VM {name}",
+                "busy",
+                f"wait for its end, or end it: virsh blockjob {name} {move.target} --abort",
+            )
+        if os.path.exists(move.dest) and not move.block:
+            raise Refusal(
+                f"{move.dest} exists, and QEMU makes a new image for a running VM",
+                "dest_image_exists",
+                "remove it, or give another place",
+            )
+        folder = posixpath.dirname(move.dest)
+        if not os.path.isdir(folder):
+            raise Refusal(f"there is no directory {folder} on {host}", "directory_missing", "make it, or give another")
+        disk = definition.disk(move.target)
+        assert disk is not None
+        top = chain_of(disk, move.source, self._request.images)[0]
+        space = self._request.images.filesystem(move.dest)
+        need = top.allocated or 0
+        if space is not None and space.free is not None and need > space.free and not move.block:
+            raise Refusal(
+                f"the copy needs {need} bytes in {folder}, and {space.free} are free",
+                "no_space",
+                "make room there, or give another place",
+            )
+        domblk.check_losses(disk, [top], self._request.wish, running=True)
+        return {
+            "target": move.target,
+            "source": move.source,
+            "dest": move.dest,
+            "format": move.format,
+            "action": "block_copy",
+            "reason": "the VM runs",
+            "bytes": need,
+        }
+
+    def _wait_until_ready(self, domain: Domain, moves: Sequence[Move]) -> None:
+        tell = _teller(self._request.worker)
+        while True:
+            found = domain_xml.mirrors(self._host.xml(domain.uuid))
+            jobs = [self._host.block_job_progress(domain.uuid, move.target) for move in moves]
+            for move, job in zip(moves, jobs):
+                if job is None or move.target not in found:
+                    raise Refusal(
+                        f"the copy of disk {move.target} ended before it was complete",
+                        "copy_failed",
+                        f"look at /var/log/libvirt/qemu/{domain.name}.log",
+                    )
+            known = [job for job in jobs if job is not None]
+            tell(sum(job[0] for job in known), sum(job[1] for job in known))
+            if all(found[move.target].ready for move in moves):
+                return
+            time.sleep(STEP)
+
+    # The end
+
+    def _note(self, ledger: CopyLedger) -> None:
+        try:
+            self._request.local.open_copy(ledger)
+        except OSError as error:
+            raise Refusal(
+                f"the journal cannot be written: {error}", "not_permitted", "run as root (become: true)"
+            ) from error
+        self._request.worker.phase(statuses.JOURNALLED)
+
+    def _failed(self, ledger: CopyLedger, error: Exception) -> Refusal:
+        """The refusal that says so, once nothing is left of the run."""
+        said = _said(error)
+        moved = self._settle(ledger)
+        problem = f"moving the disks of {ledger.name} failed: {said.problem}"
+        if moved:
+            problem += f"; {', '.join(moved)} moved all the same"
+        return Refusal(problem, said.failure_class, said.cure, outcome=FAILED, changed=bool(moved))
+
+    def _settle(self, ledger: CopyLedger) -> List[str]:
+        end = settle(ledger, self._host, self._request.local)
+        self._result["warnings"] += end.warnings
+        self._result.update(removed=end.removed, left_behind=end.left)
+        self._request.worker.phase(statuses.FINISHING)
+        return end.moved
+
+
+@dataclass
+class End:
+    """What has become of a relocation: the targets of the disks that have moved."""
+
+    moved: List[str] = field(default_factory=list)
+    removed: List[str] = field(default_factory=list)
+    left: List[Dict[str, Any]] = field(default_factory=list)
+    warnings: List[str] = field(default_factory=list)
+
+
+def settle(ledger: CopyLedger, host: Host, local: Local) -> End:
+    """Do what is left to do: every disk is in one place afterwards, and what is not a disk's any more is gone."""
+    end = End()
+    domain = host.find_uuid(ledger.uuid)
+    if domain is None:
+        raise Refusal(
+            f"run {ledger.run} was moving the disks of {ledger.name}, which is no longer on {host}",
+            outcome.UNDETERMINED,
+            f"define it again; its images are {', '.join(f'{one.source} or {one.dest}' for one in ledger.moves)}",
+            outcome=outcome.UNDETERMINED,
+        )
+    for move in ledger.moves:
+        if _moved(move, domain, host):
+            end.moved.append(move.target)
+        elif not ledger.carried:
+            end.warnings += _remove_new(move, domain, host)
+    _agree(ledger.moves, domain, host)
+    back = [one for one in ledger.carried if one.target not in end.moved]
+    end.warnings += carry.take_back(back, Way(), ledger.run, 0.0)
+    for move in ledger.moves:
+        if move.target not in end.moved:
+            continue
+        own = {path: known for path, known in ledger.remove.items() if path == move.source}
+        gone, warnings = carry.remove_sources(own)
+        end.removed += gone
+        end.warnings += warnings
+        if not gone:
+            end.left.append({"host": host.hostname, "target": move.target, "path": move.source})
+    _refresh_pools(ledger.moves, host)
+    local.close_run(ledger.run)
+    return end
+
+
+def _moved(move: Move, domain: Domain, host: Host) -> bool:
+    """Whether the guest has its disk at the new place; a copy that still goes on comes to its end."""
+    if not domain.active:
+        return _source_of(host, domain, move.target, inactive=True) == move.dest
+    mirror = domain_xml.mirrors(host.xml(domain.uuid)).get(move.target)
+    if mirror is not None and mirror.path == move.dest:
+        defined = domain.persistent and _source_of(host, domain, move.target, inactive=True) == move.dest
+        host.end_block_copy(domain.uuid, move.target, pivot=mirror.ready and defined)
+    return _source_of(host, domain, move.target, inactive=False) == move.dest
+
+
+def _source_of(host: Host, domain: Domain, target: str, inactive: bool) -> str:
+    disk = domain_xml.parse(host.xml(domain.uuid, inactive=inactive)).disk(target)
+    return path_of(host, disk) if disk is not None else ""
+
+
+def _agree(moves: Sequence[Move], domain: Domain, host: Host) -> None:
+    """Let the definition of a running guest name the images that it uses."""
+    if not (domain.active and domain.persistent):
+        return
+    here = domain_xml.parse(host.xml(domain.uuid))
+    places = {}
+    for move in moves:
+        disk = here.disk(move.target)
+        used = path_of(host, disk) if disk is not None else ""
+        if disk is not None and used and used != _source_of(host, domain, move.target, inactive=True):
+            places[move.target] = move.place if used == move.dest else Place(used, _is_block(used), disk.format)
+    if places:
+        host.define(domain_xml.relocated(host.xml(domain.uuid, inactive=True, secure=True), places))
+
+
+def _remove_new(move: Move, domain: Domain, host: Host) -> List[str]:
+    """Remove the image that QEMU had begun to write."""
+    if move.block or move.dest in image_users(host, ""):
+        return []
+    try:
+        with suppress(FileNotFoundError):
+            os.unlink(move.dest)
+    except OSError as error:
+        return [f"{move.dest} could not be removed: {error.strerror}"]
+    return []
+
+
+def _refresh_pools(moves: Sequence[Move], host: Host) -> None:
+    folders = {posixpath.dirname(path) for move in moves for path in (move.source, move.dest)}
+    with suppress(LibvirtFailure):
+        for pool in host.pools():
+            if pool.active and pool.is_directory and pool.path in folders:
+                host.refresh_pool(pool.name)
+
+
+def settle_earlier(request: Any, host: Host, result: Dict[str, Any]) -> List[str]:
+    """Settle what killed relocations of this VM have left; `result` gets what became of them. Returns the outcomes."""
+    name, outcomes = request.options["name"], []
+    for plain in request.local.copies():
+        ledger = CopyLedger.read(plain)
+        if ledger.name != name:
+            continue
+        if request.check_mode:
+            result["warnings"].append(f"run {ledger.run} of {name} is not settled; a real run does it")
+            continue
+        end = settle(ledger, host, request.local)
+        said = COPIED if len(end.moved) == len(ledger.moves) else FAILED
+        result["warnings"] += end.warnings
+        result["changed"] = True
+        result.setdefault("settled", []).append({"run": ledger.run, "outcome": said, "actions": []})
+        outcomes.append(said)
+    return outcomes
+
+
+def _teller(worker: Worker) -> Callable[[int, int], None]:
+    began = time.monotonic()
+
+    def tell(done: int, total: int) -> None:
+        wish = worker.wish()
+        if wish is not None:
+            raise Refusal(f"it was given up: {wish[1]}", wish[0], "run again when it is wanted")
+        worker.say(**statuses.copying(done, total, time.monotonic() - began))
+
+    return tell
+
+
+def _said(error: Exception) -> Refusal:
+    if isinstance(error, Refusal):
+        return error
+    if isinstance(error, LibvirtFailure):
+        return refusal(error, "libvirt failed")
+    return Refusal(f"{type(error).__name__}: {error}", "broke_down", "report this as a fault of the collection")
+
+
+def _is_block(path: str) -> bool:
+    try:
+        return os.stat(path).st_mode & 0o170000 == 0o060000
+    except OSError:
+        return False
+
+
+def _file(path: str) -> Dict[str, int]:
+    found = os.stat(path)
+    return {"inode": found.st_ino, "device": found.st_dev}
+
+
+def run(request: Request) -> Dict[str, Any]:
+    """The module's result; a Refusal carries what the result has so far."""
+    began = time.monotonic()
+    result: Dict[str, Any] = {
+        "changed": False,
+        "name": request.options["name"],
+        "warnings": [],
+        "disks": [],
+        "files": [],
+    }
+    host: Host | None = None
+    try:
+        uri = request.options["uri"]
+        if not uris.parse(uri, "uri").is_local:
+            raise Refusal(
+                f"uri: {uris.redact(uri)} leads to another host, and images are moved by the host that has them",
+                "bad_option",
+                "run virt_domblk_copy on that host",
+            )
+        host = connect(uri, request.options["connect_timeout"], "uri")
+        return Relocation(request, host, result).run()
+    except Refusal as error:
+        error.details = {**result, "outcome": REFUSED, **error.details}
+        raise
+    except LibvirtFailure as error:
+        raise refusal(error, "libvirt failed", {}, **{**result, "outcome": FAILED}) from error
+    finally:
+        result["duration_s"] = round(time.monotonic() - began, 3)
+        if host is not None:
+            host.close()
