@@ -17,6 +17,7 @@ from ansible_collections.kvmops.migration.plugins.plugin_utils.sites import Else
 class ActionModule(ActionBase):
     """Runs virt_migrate on the source, with the destination resolved from the inventory."""
 
+    MODULE = MODULE
     _supports_check_mode = True
     _supports_async = True
 
@@ -31,10 +32,10 @@ class ActionModule(ActionBase):
             return elsewhere[host]
 
         here = Here(self, self._task.delegate_to or variables["inventory_hostname"], variables)
-        errand = Errand(here, self._task.args, variables, reach)
+        errand = Errand(here, self._task.args, variables, reach, self.MODULE)
         try:
             if self._task.async_val or self._task.check_mode:
-                answer = here.execute(MODULE, errand.arguments(), wrap_async=bool(self._task.async_val))
+                answer = here.execute(self.MODULE, errand.arguments(), wrap_async=bool(self._task.async_val))
             else:
                 answer = errand.run()
         finally:

@@ -32,8 +32,16 @@ class Errand:
     `reach` gives another host of the inventory by its name.
     """
 
-    def __init__(self, site: Any, args: Mapping[str, Any], variables: Mapping[str, Any], reach: Callable[[str], Any]):
+    def __init__(
+        self,
+        site: Any,
+        args: Mapping[str, Any],
+        variables: Mapping[str, Any],
+        reach: Callable[[str], Any],
+        module: str = runs.MODULE,
+    ):
         self._site = site
+        self._module = module
         self._variables = variables
         self._reach = reach
         self._given = dict(args)
@@ -58,12 +66,12 @@ class Errand:
 
     def plan(self) -> dict[str, Any]:
         """What would be done: in check mode there is nothing to watch."""
-        return dict(self._site.execute(runs.MODULE, self.arguments()))
+        return dict(self._site.execute(self._module, self.arguments()))
 
     def start(self) -> None:
         args = self.arguments()
         tell = self._tell if _said(args, "progress", True) else None
-        self._run = runs.Run(self._site, args, tell)
+        self._run = runs.Run(self._site, args, tell, self._module)
         if args.get("outage_address"):
             self._outage = Outage(self._reach(args.get("outage_from") or "localhost"), args["outage_address"])
             self._outage.start()
@@ -121,7 +129,7 @@ class Errand:
         added: dict[str, Any] = {
             "dest_uri": args.get("dest_uri") or uris.for_host(address or host_vars.get("ansible_host") or dest)
         }
-        if address and not args.get("migrate_uri") and not _said(args, "tunnelled"):
+        if address and self._module == runs.MODULE and not args.get("migrate_uri") and not _said(args, "tunnelled"):
             added["migrate_uri"] = uris.for_data(address)
         self._dest = self._reach(dest)
         facts = self._facts(dest)

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 # PRIVATE to the collection: it can have breaking changes at any time.
-"""A run of virt_migrate as the controller sees it: begun on the source host, watched there, fetched when it is over.
+"""A run as the controller sees it: begun on the source host, watched there, fetched when it is over.
 
 The run belongs to a process on that host. Each look renews its lease, so that the process knows of a controller that is
 gone; a controller that is interrupted runs no clean-up of its own.
@@ -63,8 +63,9 @@ class Vigil:
 class Run:
     """One run, from its beginning to its answer in `result`."""
 
-    def __init__(self, site: Any, args: Mapping[str, Any], tell: Callable[[str], None] | None):
+    def __init__(self, site: Any, args: Mapping[str, Any], tell: Callable[[str], None] | None, module: str = MODULE):
         self._site = site
+        self._module = module
         self._args = dict(args)
         self._tell = tell
         self._teller = Teller(TELL_EVERY)
@@ -79,7 +80,7 @@ class Run:
 
     def start(self) -> None:
         """Begin it, or join the one that goes on."""
-        said = self._site.execute(MODULE, {**self._args, "_watch": True})
+        said = self._site.execute(self._module, {**self._args, "_watch": True})
         if not said.get("watching"):
             self.result = said
             return

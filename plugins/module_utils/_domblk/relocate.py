@@ -211,6 +211,7 @@ class Relocation:
             ledger.remove = carrying.known_sources() if request.wish.remove_source else {}
             self._note(ledger)
             try:
+                worker.phase(statuses.JOURNALLED)
                 worker.phase(statuses.COPYING)
                 known = carrying.copy(_teller(worker), worker.phase)
                 worker.phase(statuses.COPIED)
@@ -253,6 +254,7 @@ class Relocation:
             ledger.remove = {move.source: _file(move.source) for move in moves if not _is_block(move.source)}
         self._note(ledger)
         try:
+            worker.phase(statuses.JOURNALLED)
             worker.phase(statuses.COPYING)
             for move in moves:
                 shallow = not move.flat
@@ -347,7 +349,6 @@ class Relocation:
             raise Refusal(
                 f"the journal cannot be written: {error}", "not_permitted", "run as root (become: true)"
             ) from error
-        self._request.worker.phase(statuses.JOURNALLED)
 
     def _failed(self, ledger: CopyLedger, error: Exception) -> Refusal:
         """The refusal that says so, once nothing is left of the run."""
@@ -387,12 +388,11 @@ def settle(ledger: CopyLedger, host: Host, local: Local) -> End:
             f"define it again; its images are {', '.join(f'{one.source} or {one.dest}' for one in ledger.moves)}",
             outcome=outcome.UNDETERMINED,
         )
-    for move in ledger.moves:
-        if _moved(move, domain, host):
-            end.moved.append(move.target)
-        elif not ledger.carried:
-            end.warnings += _remove_new(move, domain, host)
+    end.moved = [move.target for move in ledger.moves if _moved(move, domain, host)]
     _agree(ledger.moves, domain, host)
+    for move in ledger.moves:
+        if move.target not in end.moved and not ledger.carried:
+            end.warnings += _remove_new(move, host)
     back = [one for one in ledger.carried if one.target not in end.moved]
     end.warnings += carry.take_back(back, Way(), ledger.run, 0.0)
     for move in ledger.moves:
@@ -440,7 +440,7 @@ def _agree(moves: Sequence[Move], domain: Domain, host: Host) -> None:
         host.define(domain_xml.relocated(host.xml(domain.uuid, inactive=True, secure=True), places))
 
 
-def _remove_new(move: Move, domain: Domain, host: Host) -> List[str]:
+def _remove_new(move: Move, host: Host) -> List[str]:
     """Remove the image that QEMU had begun to write."""
     if move.block or move.dest in image_users(host, ""):
         return []

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from typing import Any, Dict, List
 
+from .._domblk import relocate
 from .._libvirt import MIGRATION_OUT, Host, LibvirtFailure
 from .._pure import outcome
 from .._pure import uri as uris
@@ -51,9 +52,10 @@ def _run(request: Request, report: Report, hosts: List[Host]) -> Dict[str, Any]:
     timeout = options["connect_timeout"]
     source = places.connect(options["uri"], timeout, "uri")
     hosts.append(source)
+    relocated = relocate.settle_earlier(request, source, report.result) if source_uri.is_local else []
     if options["cancel"] or options["cleanup"]:
         aborted = options["cancel"] and _abort(request, source)
-        return _clean_up(request, report, source, hosts, aborted)
+        return _clean_up(request, report, source, hosts, aborted, relocated)
 
     dest_uri = options["dest_uri"]
     if request.facts_uuid == source.uuid:
@@ -148,9 +150,13 @@ def _settle_earlier(request: Request, report: Report, source: Host, dest: Host, 
     return report.finished(changed=True, outcome=end.row.outcome)
 
 
-def _clean_up(request: Request, report: Report, source: Host, hosts: List[Host], aborted: bool) -> Dict[str, Any]:
+def _clean_up(
+    request: Request, report: Report, source: Host, hosts: List[Host], aborted: bool, relocated: List[str]
+) -> Dict[str, Any]:
     """Settle every unfinished run of this VM, and begin no new one."""
     ledgers = unfinished(request)
+    if not ledgers and relocated:
+        return report.finished(outcome=relocated[-1])
     if not ledgers:
         # A job that was aborted has left the VM where it was.
         return report.finished(changed=aborted, outcome=outcome.FAILED if aborted else NOTHING)

@@ -1,0 +1,150 @@
+# Copyright: (c) 2026, The kvmops.migration authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# PRIVATE to the collection: it can have breaking changes at any time.
+"""Begins a run of virt_domblk_copy: on this host, or to another one as a move of a guest that is shut off."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from typing import Any, Dict, Mapping
+
+from .._migrate import start as migrate
+from .._migrate import worker as workers
+from .._migrate.answer import kept
+from .._migrate.local import Local
+from .._migrate.worker import Held, Worker
+from .._pure import domblk
+from .._pure import options as table
+from .._pure.domblk import Wish
+from .._pure.refusal import Refusal
+from . import relocate
+from .info import Images
+
+MODULE = "virt_domblk_copy"
+# What this module has in common with virt_migrate.
+COMMON = (
+    "name",
+    "uri",
+    "dest_uri",
+    "dest_host",
+    "connect_timeout",
+    "force",
+    "progress",
+    "on_controller_loss",
+    "undefine_source",
+)
+OWN: Dict[str, Dict[str, Any]] = {
+    "disks": {"type": "list", "elements": "str"},
+    "dest_dir": {"type": "str"},
+    "path_map": {"type": "dict"},
+    "format": {"type": "str", "choices": list(domblk.FORMATS)},
+    "backing": {"type": "str", "choices": list(domblk.BACKING), "default": domblk.KEEP},
+    "bandwidth": {"type": "int"},
+    "verify": {"type": "bool", "default": True},
+    "encrypt": {"type": "bool", "default": True},
+    "remove_source": {"type": "bool", "default": False},
+}
+MOST_MIB = 1 << 24
+
+
+def argument_spec() -> Dict[str, Dict[str, Any]]:
+    """The argument spec of the module."""
+    shared = table.argument_spec()
+    spec = {name: shared[name] for name in (*COMMON, *table.HIDDEN)}
+    spec["dest_uri"] = {key: value for key, value in spec["dest_uri"].items() if key != "required"}
+    return {**spec, **{name: dict(row) for name, row in OWN.items()}}
+
+
+def wish_of(options: Mapping[str, Any]) -> Wish:
+    """What the options say; raises Refusal for a value that cannot be meant."""
+    bandwidth = options["bandwidth"] or 0
+    if not 0 <= bandwidth <= MOST_MIB:
+        raise Refusal(
+            f"bandwidth: {bandwidth} is out of range", "bad_option", f"accepted: 0 to {MOST_MIB} MiB/s, 0 for no limit"
+        )
+    path_map = {str(here): str(there) for here, there in (options["path_map"] or {}).items()}
+    return Wish(
+        disks=tuple(options["disks"] or ()),
+        dest_dir=options["dest_dir"] or "",
+        path_map=path_map,
+        format=options["format"] or "",
+        backing=options["backing"],
+        verify=options["verify"],
+        encrypt=options["encrypt"],
+        bandwidth=bandwidth << 20,
+        remove_source=options["remove_source"],
+        force=options["force"],
+    )
+
+
+def start(module: Any) -> Dict[str, Any]:
+    """The result of the run, or `run` and `watching` for a controller that watches it."""
+    options = module.params
+    try:
+        wish = wish_of(options)
+        if not options["dest_uri"] and not (wish.dest_dir or wish.path_map):
+            raise Refusal(
+                "neither another place nor another host was given",
+                "bad_option",
+                "give dest_dir or path_map, or dest_host for another host",
+            )
+    except Refusal as error:
+        error.details = {"changed": False, "outcome": relocate.REFUSED, **error.details}
+        raise
+    if options["dest_uri"]:
+        return migrate.start(module, _as_migration(options), wish)
+    return _relocate(module, options, wish)
+
+
+def _as_migration(options: Mapping[str, Any]) -> Dict[str, Any]:
+    """The options of virt_migrate that mean the same."""
+    spec = table.argument_spec()
+    values = {name: row.get("default") for name, row in spec.items()}
+    values.update({name: options[name] for name in (*COMMON, *table.HIDDEN)})
+    # A guest that runs is not for this module.
+    return {**values, "mode": "offline", "tls": "false"}
+
+
+def _relocate(module: Any, options: Mapping[str, Any], wish: Wish) -> Dict[str, Any]:
+    run_id = f"{int(time.time())}-{os.urandom(4).hex()}"
+    worker = Worker(run_id, options["name"], options["on_controller_loss"] if options["_watch"] else "")
+    request = relocate.Request(
+        options, wish, Local(module.run_command), Images.of(module), worker, module.check_mode, module._diff
+    )
+    if module.check_mode:
+        return relocate.run(request)
+    wished = json.dumps([options["disks"], wish.dest_dir, wish.path_map, wish.format, wish.backing])
+    while True:
+        try:
+            worker.take()
+            break
+        except Held as held:
+            joined = _join(options, wished, held.status)
+            if joined is not None:
+                return joined
+    worker.say(wished=wished)
+    if options["_watch"] and worker.detach(lambda: kept(module, lambda: relocate.run(request))):
+        return {"changed": False, "run": worker.run_id, "watching": True}
+    try:
+        return relocate.run(request)
+    finally:
+        worker.leave()
+
+
+def _join(options: Mapping[str, Any], wished: str, status: Mapping[str, Any]) -> Dict[str, Any] | None:
+    """The answer of a run that does the same; None where that one has gone without one."""
+    run_id = str(status["run"])
+    if status.get("wished") != wished:
+        raise Refusal(
+            f"run {run_id} is at VM {options['name']}: {status.get('line', 'it has just begun')}",
+            "busy",
+            "wait for its end (status.yml shows how far it is), or end it (cancel.yml)",
+            outcome=relocate.REFUSED,
+        )
+    if options["_watch"]:
+        return {"changed": False, "run": run_id, "watching": True, "adopted": True}
+    ended = workers.wait_for(run_id, migrate.JOIN_PATIENCE)
+    return None if ended is None else {**ended, "adopted": run_id}
