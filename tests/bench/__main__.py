@@ -13,9 +13,11 @@ import sys
 from tests.lab.paths import LabError, require_root
 
 from . import report
+from .copies import AgainstLimit, AgainstRsync, BySize, Sample, Update
 from .pairs import Load, Pairs
 from .steps import Steps
 
+SPARSE = "20 GiB with 1.5 GiB allocated in 96 pieces"
 TINY = ("centos64a", "/vm/centos64-32bit.qcow2")
 BENCHES = {
     bench.name: bench
@@ -29,6 +31,11 @@ BENCHES = {
             Load(memory_mib=1024, link_mib_per_s=112, dirty_mib_per_s=34, over_mib=832),
         ),
         Steps("steps", "the steps of moving the tiny guest", 10, *TINY),
+        AgainstRsync("copy-raw", f"a raw image of {SPARSE}, from host to host", 5, Sample("raw")),
+        AgainstRsync("copy-qcow2", f"a qcow2 image of {SPARSE}, from host to host", 10, Sample("qcow2")),
+        AgainstLimit("copy-limit", "the same raw image against one connection of nc", 10, Sample("raw")),
+        BySize("copy-size", "1.5 GiB in an image of 20 and of 200 GiB", 10, Sample("raw"), Sample("raw", gib=200)),
+        Update("copy-update", "bringing a copy up to date after one percent has changed", 10, Sample("raw")),
     )
 }
 

@@ -72,9 +72,8 @@ USER_TIMEOUT = 60000
 NEEDS, DENIES = 100, 200
 CONSISTENT_READ, WRITE, RESIZE = 0, 1, 3
 F_OFD_GETLK = 36
-# Of a block that cannot be compared, and how many blocks are compared piece by piece: 4 KiB of digests for each.
+# Of a block that cannot be compared.
 UNLIKE = b""
-PIECED = 16384
 
 
 class StreamError(Exception):
@@ -350,11 +349,11 @@ def send(
     """
     began, sent_before = time.monotonic(), peer.bytes_sent
     prepared = peer.ask("prepare", path=target, run=run, size=source.size, update=update)
-    sending = _Sending(source, peer, prepared["image"], prepared["fresh"], verify, bandwidth, progress)
+    sending = _Sending(source, peer, prepared["image"], prepared["fresh"], verify, bandwidth, progress, update)
     try:
-        digest = sending.run(update, clear_address)
+        digest = sending.run(clear_address)
         hold()
-        peer.order("seal", image=prepared["image"], name=peer.hash, verify=digest or None)
+        peer.order("seal", image=prepared["image"], name=peer.hash, verify=digest or None, tree=sending.by_tree)
         sealed = peer.answer()
     except Exception:
         if not peer.is_lost:
@@ -377,6 +376,7 @@ class _Sending:
         verify: bool,
         bandwidth: int,
         progress: Callable[[int], None],
+        update: bool,
     ):
         self._source = source
         self._peer = peer
@@ -387,16 +387,20 @@ class _Sending:
         self._progress = progress
         self._socket: socket.socket | None = None
         self._blocks: BlockList = {}
-        self._pieces: Dict[int, bytes] = {}
+        # The digests of the pieces of blocks, on both sides.
+        self._ours: Dict[int, bytes] = {}
+        self._theirs: Dict[int, bytes] = {}
         self._done = 0
         self._began = time.monotonic()
+        # Whether the digests are those of a tree, of which each side remembers the pieces.
+        self.by_tree = update and not fresh
         # Bytes that did not go through the receiver's own channel.
         self.aside = 0
 
-    def run(self, update: bool, clear_address: str) -> str:
+    def run(self, clear_address: str) -> str:
         """The digest of the content, empty where none was asked for."""
         peer = self._peer
-        there = self._compared() if update and not self._fresh else None
+        there = self._compared() if self.by_tree else None
         try:
             self._open(clear_address)
             try:
@@ -545,26 +549,17 @@ class _Sending:
         """The receiver's block list, made there while ours is made here."""
         peer, source = self._peer, self._source
         peer.order("hash", image=self._image, name=peer.hash)
-        self._blocks = far.block_list(source.handle, source.size, peer.hash)
+        self._blocks = far.block_list(source.handle, source.size, peer.hash, kept=self._ours)
         told = peer.answer()
         there = far.unpack(told)
         if told["size"] != source.size:
             # A digest there is that of as much as there is.
             there[min(told["size"], source.size) // BLOCK] = UNLIKE
         both = [number for number, digest in there.items() if self._blocks.get(number, digest) != digest]
-        both = [number for number in both if there[number] != UNLIKE][:PIECED]
-        self._pieces = self._fetch_pieces(both)
+        both = [number for number in both if number in self._ours and there[number] != UNLIKE]
+        told = peer.ask("pieces", numbers=both) if both else {"digests": []}
+        self._theirs = {number: base64.b64decode(digests) for number, digests in zip(both, told["digests"])}
         return there
-
-    def _fetch_pieces(self, numbers: Sequence[int]) -> Dict[int, bytes]:
-        if not numbers:
-            return {}
-        told = self._peer.ask("pieces", image=self._image, name=self._peer.hash, numbers=list(numbers))
-        digests, found = base64.b64decode(told["digests"]), {}
-        for number in numbers:
-            count = -(-min(BLOCK, self._source.size - number * BLOCK) // PIECE) * PIECE_DIGEST
-            found[number], digests = digests[:count], digests[count:]
-        return found
 
     def _send_changes(self, there: BlockList) -> None:
         source, here = self._source, self._blocks
@@ -577,20 +572,22 @@ class _Sending:
                 self._frame(begin, len(data), far.ZEROES if is_zero else far.DATA, b"" if is_zero else data)
                 self._went(len(data))
 
+    def _nothing(self, length: int) -> bytes:
+        """The digests of the pieces of a block of zeros."""
+        digest = far.hasher(self._peer.hash)
+        whole, rest = divmod(length, PIECE)
+        found = digest(far.ZERO[:PIECE])[:PIECE_DIGEST] * whole
+        return found + (digest(far.ZERO[:rest])[:PIECE_DIGEST] if rest else b"")
+
     def _changes(self, number: int, there: BlockList) -> Iterator[Extent]:
         """The begin and end of each part of a block that differs."""
         first = number * BLOCK
         last = min(first + BLOCK, self._source.size)
-        theirs = self._pieces.get(number)
-        if number not in there:
-            zero = far.hasher(self._peer.hash)
-            theirs = b"".join(
-                zero(far.ZERO[: min(PIECE, last - at)])[:PIECE_DIGEST] for at in range(first, last, PIECE)
-            )
-        if theirs is None:
+        ours = self._ours.get(number)
+        theirs = self._theirs.get(number) if number in there else self._nothing(last - first)
+        if not ours or not theirs:
             yield first, last
             return
-        ours = far.pieces(self._source.handle, number, self._source.size, self._peer.hash)
         begin = None
         for count, at in enumerate(range(first, last, PIECE)):
             where = slice(count * PIECE_DIGEST, (count + 1) * PIECE_DIGEST)
