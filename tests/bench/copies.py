@@ -39,7 +39,7 @@ path, size, piece = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 with open(path, "wb") as file:
     file.truncate(size)
     for number in range({PIECES}):
-        file.seek(number * (size // {PIECES}))
+        file.seek(number * (size // {PIECES} >> 20 << 20))
         for _mib in range(piece >> 20):
             file.write(os.urandom(1 << 20))
 """
@@ -66,7 +66,7 @@ path, size, piece = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 with open(path, "r+b") as file:
     for number in range({PIECES}):
         for within in range(0, piece, 409600):
-            file.seek(number * (size // {PIECES}) + within)
+            file.seek(number * (size // {PIECES} >> 20 << 20) + within)
             file.write(os.urandom(4096))
 """
 DOMAIN = """<domain type='qemu'><name>{vm}</name><memory unit='MiB'>64</memory><os><type>hvm</type></os><devices>

@@ -52,7 +52,7 @@ def wait_for(condition: Callable[[], Any], seconds: float = 60, what: str = "it"
 
 @dataclass
 class Answer:
-    """What one call of virt_migrate has answered."""
+    """What one call of a module has answered."""
 
     rc: int
     out: str
@@ -86,10 +86,9 @@ class Answer:
 class Call:
     """One call under way."""
 
-    def __init__(self, host: str, options: dict[str, Any], *arguments: str):
-        module = ("-m", "kvmops.migration.virt_migrate", "-a", json.dumps(options))
+    def __init__(self, host: str, options: dict[str, Any], *arguments: str, module: str = "virt_migrate"):
         self.process = subprocess.Popen(
-            ["ansible", host, *module, *arguments],
+            ["ansible", host, "-m", f"kvmops.migration.{module}", "-a", json.dumps(options), *arguments],
             cwd=PLAYBOOKS,
             env=plain_environment(),
             stdin=subprocess.DEVNULL,
@@ -117,6 +116,12 @@ def virt_migrate(host: str, **options: Any) -> Answer:
     """`ansible HOST -m kvmops.migration.virt_migrate`."""
     arguments = options.pop("arguments", ())
     return Call(host, options, *arguments).answer()
+
+
+def virt_domblk_copy(host: str, **options: Any) -> Answer:
+    """`ansible HOST -m kvmops.migration.virt_domblk_copy`."""
+    arguments = options.pop("arguments", ())
+    return Call(host, options, *arguments, module="virt_domblk_copy").answer()
 
 
 # --- guests

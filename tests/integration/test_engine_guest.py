@@ -177,7 +177,7 @@ FIRMWARE = (
 )
 
 
-def test_c1_26_an_offline_move_takes_neither_along(footprint):
+def test_c1_26_an_offline_move_brings_the_state_of_a_tpm():
     tpm = "<tpm model='tpm-tis'><backend type='emulator' version='2.0'/></tpm>"
     with small(devices=tpm, start=False) as source:
         # It has never run: there is no state yet that could stay behind.
@@ -186,7 +186,11 @@ def test_c1_26_an_offline_move_takes_neither_along(footprint):
         source = other(source)
         faults.must(source, "virsh", "start", "small")
         faults.must(source, "virsh", "destroy", "small")
-        refused("small", source, "offline_local_disk", footprint, "takes no state of its TPM along", TPM)
+        uuid = faults.must(source, "virsh", "domuuid", "small").strip()
+        state = digest(source, f"{TPM}/{uuid}/tpm2/tpm2-00.permall")
+        move("small", source).ok()
+        assert digest(other(source), f"{TPM}/{uuid}/tpm2/tpm2-00.permall") == state != ""
+        faults.must(other(source), "virsh", "start", "small")
 
 
 # --- C1: definitions
