@@ -20,6 +20,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Callable, Dict, List, Mapping, Sequence, Tuple
 
+from .._pure import status as statuses
 from .._pure import uri as uris
 from .._pure.domblk import TPM, File, Folder, Wish
 from .._pure.refusal import Refusal
@@ -303,7 +304,7 @@ class Carrying:
                 bandwidth=self._wish.bandwidth,
                 clear_address="" if self._wish.encrypt or not self.way.host else self.way.host,
                 progress=progress,
-                hold=lambda: hold("verifying"),
+                hold=lambda: hold(statuses.VERIFYING),
             )
             if file.backing:
                 told = self._peer.ask("rebase", image=sent.image, backing=file.backing, kind=file.backing_format)
@@ -407,7 +408,8 @@ def tpm_files(directory: str) -> List[File]:
     """The files of a TPM's state, with owners and modes as they are."""
     found = []
     for folder, _folders, names in os.walk(directory):
-        folders = tuple(_folder(one) for one in dict.fromkeys((directory, folder)))
+        above = (posixpath.dirname(directory), directory, folder)
+        folders = tuple(_folder(one) for one in dict.fromkeys(above))
         for name in sorted(names):
             path = posixpath.join(folder, name)
             # What swtpm locks, and makes anew.

@@ -16,13 +16,14 @@ CHECKING = "checking"
 JOURNALLED = "journalled"
 # With disks that nobody but this collection copies: on their way, all there under temporary names, and with their own.
 COPYING = "copying"
+VERIFYING = "verifying"
 COPIED = "copied"
 PREPARED = "prepared"
 MOVING = "moving"
 MOVED = "moved"
 SETTLED = "settled"
 FINISHING = "finishing"
-PHASES = (CHECKING, JOURNALLED, COPYING, COPIED, PREPARED, MOVING, MOVED, SETTLED, FINISHING)
+PHASES = (CHECKING, JOURNALLED, COPYING, VERIFYING, COPIED, PREPARED, MOVING, MOVED, SETTLED, FINISHING)
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
