@@ -19,6 +19,8 @@ description:
     a disk that is not shared is copied while the VM runs.
   - What libvirt keeps beside memory and disks goes along (autostart flag, metadata, changes that wait for the next
     start, UEFI variables, TPM state, snapshots, checkpoints), or the move is refused with what helps.
+  - While a run moves the VM, the same call joins it. One that wants another end for the VM, its disks or its data is
+    refused; one that only wants another way there, such as another O(policy) or O(bandwidth), joins it with a warning.
   - What happened is decided from the VM's state on both hosts and not from an error code. While one of them
     does not answer, nothing is started, resumed, undefined or deleted.
 author:
@@ -685,7 +687,7 @@ settled:
   type: list
   elements: dict
 adopted:
-  description: The run that was going on already with the same wish, and that this one has joined.
+  description: The run that was going on already, and that this call has joined.
   returned: when there was one
   type: str
 ended:

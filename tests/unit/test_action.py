@@ -319,6 +319,11 @@ def test_a_run_that_goes_on_already_is_joined(watch):
     assert not any(script.startswith("rm ") for script in source.scripts)
 
 
+def test_what_a_joined_run_does_otherwise_is_in_its_answer(watch):
+    source = Source(DONE, start={"run": "r0", "watching": True, "adopted": True, "warnings": ["bandwidth"]})
+    assert watch(source)[0]["warnings"] == ["bandwidth"]
+
+
 def test_an_answer_that_was_lost_on_the_way_is_fetched_again(watch):
     source = Source(MOVING, 'done\n{"chang', DONE)
     assert watch(source)[0]["outcome"] == "migrated"
