@@ -87,6 +87,19 @@ def test_a_wish_for_another_end_is_refused_by_name(join, first, second, said):
     assert "give the same options" in refused.cure
 
 
+def test_nobody_joins_to_settle_what_goes_on(join):
+    refused = join({}, {"cleanup": True})
+    assert refused.failure_class == "busy"
+    assert "options" not in refused.message
+
+
+def test_who_only_settles_is_joined_by_nobody_who_wants_a_move(lab):
+    run = worker.Worker("r1", "a", "", table.told(params(cleanup=True))).take()
+    with pytest.raises(Refusal, match="cleanup"):
+        call()
+    run.leave()
+
+
 def test_another_way_to_the_same_end_is_joined_and_said(join):
     joined = join({"bandwidth": 100}, {"policy": "must_complete", "timeout": 60, "progress": False})
     (warning,) = joined["warnings"]

@@ -85,10 +85,11 @@ def _join(options: Mapping[str, Any], status: Mapping[str, Any]) -> Dict[str, An
 def _agree(options: Mapping[str, Any], status: Mapping[str, Any], run: Mapping[str, Any] | None) -> List[str]:
     """Warnings about what that run does otherwise than it was said here; refused where its end would be another."""
     name, run_id = options["name"], str(status["run"])
-    differing = {} if run is None else table.differing(run, table.told(options))
+    differing = table.differing(run or {}, table.told(options))
     if run is None or options["cleanup"] or differing[table.RESULT]:
         there = status.get("dest") or uris.redact(str((run or {}).get("dest_uri") or "another host"))
-        otherwise = f" with other options: {', '.join(differing[table.RESULT])}" if differing else ""
+        others = [] if options["cleanup"] else differing[table.RESULT]
+        otherwise = f" with other options: {', '.join(others)}" if others else ""
         how_far = status.get("line", "it has just begun")
         raise Refusal(
             f"VM {name} is being moved to {there} by run {run_id}{otherwise}: {how_far}",

@@ -689,9 +689,9 @@ OPTIONS = (
         type="bool",
         default=False,
         clashes=(Clash((True,), "cancel", (True,), "the end of a run settles it, too", "leave cleanup out"),),
-        decides=CALL,
+        decides=RESULT,
     ),
-    Option("cancel", type="bool", default=False, decides=CALL),
+    Option("cancel", type="bool", default=False, decides=RESULT),
     Option(
         "connect_timeout",
         type="int",
