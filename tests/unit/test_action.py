@@ -435,6 +435,12 @@ def test_a_queue_in_check_mode_watches_nothing(queue):
     [
         ({"moves": [move("a", bandwith=1)]}, "moves: 'bandwith' is not known; cure: accepted: name, guest"),
         ({"moves": [move("a")], "options": {"bandwith": 1}}, "options: 'bandwith' is not known"),
+        (
+            {"moves": [move("a"), move("b", bandwidth=-1)]},
+            "moves: b: bandwidth: -1 is not accepted; cure: accepted: MiB",
+        ),
+        ({"moves": [move("a")], "options": {"copy_storage": "x"}}, "moves: a: value of copy_storage must be one of"),
+        ({"moves": [move("a", dest_host=None)]}, "moves: a: no destination was given"),
         ({"moves": [{"name": "a"}]}, "has no source"),
         ({"moves": "a"}, "moves: 'a' is not accepted; cure: accepted: a list of mappings"),
         ({"moves": [move("a", source="kvm9")]}, "source 'kvm9' of a is not in the inventory; cure: known hosts: kvm1"),
