@@ -444,7 +444,8 @@ options:
   cleanup:
     description:
       - Only settle what earlier runs with this VM have left that were killed or could not tell where it is; no move is
-        begun and no destination is needed.
+        begun and no destination is needed, but for a run whose O(dest_uri) had a password: passwords are kept
+        nowhere, so it must be given again.
       - Every run does this first for its VM.
     type: bool
     default: false

@@ -170,6 +170,11 @@ def redact(text: str) -> str:
     return _PASSWORD.sub(r"\1:***@", text)
 
 
+def lost_password(text: str) -> bool:
+    """Whether the URI had a password, which is hidden in it and so can no longer be used."""
+    return ":***@" in text and redact(text) == text
+
+
 def hidden(text: str) -> str:
     """What was given as a URI, with everything in it hidden that may have been meant as a password."""
     return _WHOLE_PASSWORD.sub(r"\1:***@", text)

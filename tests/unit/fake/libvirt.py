@@ -30,6 +30,7 @@ VIR_ERR_OPERATION_DENIED = 29
 VIR_ERR_SYSTEM_ERROR = 38
 VIR_ERR_RPC = 39
 VIR_ERR_NO_DOMAIN = 42
+VIR_ERR_AUTH_FAILED = 45
 VIR_ERR_NO_STORAGE_POOL = 49
 VIR_ERR_NO_STORAGE_VOL = 50
 VIR_ERR_OPERATION_INVALID = 55
@@ -225,6 +226,8 @@ class FakeHost:
         self.answers = threading.Event()
         self.answers.set()
         self.broken = ""
+        # What a URI that leads here from elsewhere must have.
+        self.password = ""
         self.calls: list[str] = []
         self.add_pool("vm", "/vm")
 
@@ -343,6 +346,9 @@ class World:
             raise libvirtError(
                 f"unable to connect to server at '{address}:22': Name or service not known", VIR_ERR_SYSTEM_ERROR
             )
+        password = rest.partition("/")[0].rpartition("@")[0].partition(":")[2]
+        if address and self.hosts[name].password not in ("", password):
+            raise libvirtError("authentication failed: Failed to authenticate: Access denied", VIR_ERR_AUTH_FAILED)
         return self.hosts[name]
 
 
