@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 
 import pytest
@@ -559,6 +560,56 @@ def test_old_memory_is_never_resumed(lab, sent, outcome, state):
     assert result.outcome == outcome
     assert lab.where() == (state, None)
     assert bool(lab.unfinished()) == sent
+
+
+def restart(lab, host):
+    """Its daemon begins anew: connections that it had are closed for good, and statistics of jobs forgotten."""
+    lab.world.hosts[host.name] = copy.copy(host)
+    host.broken = "client socket is closed"
+
+
+@pytest.mark.parametrize(
+    ("restarted", "persistent", "stale", "outcome", "state"),
+    [
+        # libvirt defines a guest that shall stay before it lets it run.
+        (True, True, False, "failed", RUNNING),
+        # Nothing is left there of a transient guest that has run and ended, nor of what came over an older definition.
+        (True, False, False, "undetermined", PAUSED),
+        (True, True, True, "undetermined", PAUSED),
+        # The daemon that has seen all of the job would know of one that came to its end.
+        (False, False, False, "failed", RUNNING),
+        (False, True, True, "failed", RUNNING),
+    ],
+)
+def test_c3_69_a_paused_source_is_resumed_only_when_the_guest_cannot_have_run_elsewhere(
+    lab, restarted, persistent, stale, outcome, state
+):
+    """libvirt that begins anew leaves a guest paused of which it has not heard whether the other side runs it."""
+    lab.add(persistent=persistent)
+    if stale:
+        lab.add("kvm2", state=SHUTOFF, image="", xml=domain_xml())
+
+    def lose(source, dest, guest):
+        guest.state, guest.reason = PAUSED, fake.VIR_DOMAIN_PAUSED_MIGRATION
+        if stale:
+            dest.guests[UUID].state, dest.guests[UUID].reason = SHUTOFF, 1
+        else:
+            dest.guests.pop(UUID)
+        if restarted:
+            restart(lab, source)
+
+    fail_in(lab, "finish", "client socket is closed", then=lose)
+    result = lab.move()
+    assert result.outcome == outcome
+    assert lab.where() == (state, SHUTOFF if stale else None)
+    if outcome == "undetermined":
+        assert "nothing proves that it has not run on kvm2" in result.msg
+        assert "virsh destroy a on kvm1, else virsh resume a there" in result.cure
+        assert lab.kvm2.file(IMAGE) is not None
+        assert len(lab.unfinished()) == 1
+        # Not by the next run either, which has seen nothing of the job.
+        assert lab.move(cleanup=True).outcome == "undetermined"
+        assert lab.where()[0] == PAUSED
 
 
 def test_a_guest_that_has_got_a_definition_at_the_destination_has_arrived_there(lab):

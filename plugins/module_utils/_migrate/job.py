@@ -85,6 +85,8 @@ class Job:
         self.error: LibvirtFailure | None = None
         self.last: Dict[str, Any] = {}
         self.actions: List[Dict[str, Any]] = []
+        # Whether this process has begun it.
+        self.begun_here = False
         # Whether the guest was stopped so that the job can end.
         self.suspended = False
         # Failure class and reason, where the job was ended from here.
@@ -110,6 +112,7 @@ class Job:
 
     def run(self, dest_uri: str, params: Mapping[str, Any], flags: Sequence[str]) -> None:
         """Migrate; what libvirt said about it is in `error`, and proves nothing about where the guest is."""
+        self.begun_here = True
         self._began = now()
         # Before the first byte: a job can be over before anybody has looked.
         for action in self._convergence.begin() if self._watch_over.statistics else ():

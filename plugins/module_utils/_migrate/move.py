@@ -410,7 +410,7 @@ class Move:
         except BaseException:
             if job.suspended:
                 # Whoever stopped us did not want the guest to stand still.
-                Settlement(self._source, self._dest, ledger).settle()
+                Settlement(self._source, self._dest, ledger, witnessed=True).settle()
             raise
         self._report.add(networks=jobstats.networks(before, self._traffic()))
         end = ending.settle(job)

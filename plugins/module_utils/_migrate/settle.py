@@ -42,6 +42,8 @@ class Side:
         self._uuid = uuid
         self._arriving = arriving
         self.domain: Domain | None = None
+        # Whether the connection is one that was there all the time.
+        self.kept = True
 
     def state(self) -> str:
         """The guest's state there, `unknown` when the host does not tell."""
@@ -58,6 +60,7 @@ class Side:
         return outcome.UNKNOWN
 
     def _open_again(self) -> None:
+        self.kept = False
         self.host.close()
         self.host = Host.open(self.host.uri, PATIENCE, patience=PATIENCE)
 
@@ -70,14 +73,18 @@ class Side:
 
 
 class Settlement:
-    """Looks at both sides until they are at rest, and does what the table says."""
+    """Looks at both sides until they are at rest, and does what the table says.
 
-    def __init__(self, source: Host, dest: Host, ledger: Ledger):
+    `witnessed` says that the connection to the source is older than the job: its daemon still knows of it then.
+    """
+
+    def __init__(self, source: Host, dest: Host, ledger: Ledger, witnessed: bool = False):
         self.source = Side(source, ledger.uuid, arriving=False)
         self.dest = Side(dest, ledger.uuid, arriving=True)
         self._name = ledger.name
         self._uuid = ledger.uuid
         self._ledger = ledger
+        self._witnessed = witnessed
         self._done: List[str] = []
         self._warnings: List[str] = []
         self._given_back = True
@@ -85,8 +92,11 @@ class Settlement:
     def settle(self) -> End:
         """Where the guest is, after everything that may safely be done about it."""
         source, dest, row = self._at_rest()
-        if outcome.RESUME_SOURCE in row.actions and self._ledger.ran and self._has_sent_all(dest):
-            row = outcome.SENT
+        if outcome.RESUME_SOURCE in row.actions and self._ledger.ran:
+            if self._has_sent_all(dest):
+                row = outcome.SENT
+            elif not self._has_never_run_there(dest):
+                row = outcome.UNPROVEN
         if row.outcome == outcome.FAILED:
             what = f"giving {moments.named(self._ledger.moments)} back to {self.source.host}"
             self._given_back = self._try(self._give_back, what)
@@ -139,6 +149,16 @@ class Settlement:
         except LibvirtFailure:
             return False
         return (stats.get("type"), stats.get("operation")) == (JOB_COMPLETED, MIGRATION_OUT)
+
+    def _has_never_run_there(self, dest: str) -> bool:
+        """Whether that is proven, of a guest that the source does not know to have sent all of.
+
+        libvirt defines a guest that shall stay before it lets it run. And a daemon that has seen all of the job knows
+        when everything was sent; one that began anew meanwhile leaves a guest paused whose job was that far, without
+        saying so.
+        """
+        defined_first = self._ledger.persistent and dest == outcome.ABSENT
+        return defined_first or (self._witnessed and self.source.kept)
 
     def _has_left(self) -> bool:
         """Whether the source has let the guest go: it has run at the destination, and its last writes are there."""

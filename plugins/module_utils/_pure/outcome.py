@@ -160,6 +160,15 @@ SENT = _row(
     "{name} is paused on {source}, which has sent all of it: it may have run on {dest} since then; nothing was touched",
 )
 
+# The same, where nobody can tell whether it has: a daemon that began anew has forgotten how far its job was, and a
+# guest that gets no definition at the destination leaves nothing there when it ends.
+UNPROVEN = _row(
+    "*",
+    "*",
+    UNDETERMINED,
+    "{name} is paused on {source}, and nothing proves that it has not run on {dest} since then; nothing was touched",
+)
+
 # What must be true of both sides for an action, checked again at the moment of acting.
 GUARDS: Dict[str, Tuple[FrozenSet[str], FrozenSet[str]]] = {
     UNDEFINE_SOURCE: (_states("shut_off"), _states("running paused")),
