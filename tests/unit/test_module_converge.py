@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from ansible_collections.kvmops.migration.plugins.module_utils._libvirt import Host
 from ansible_collections.kvmops.migration.plugins.module_utils._migrate import job
 from fake import libvirt as fake
 from fake.lab import IMAGE, UUID, disk_xml, domain_xml
@@ -613,6 +614,34 @@ def test_c6_102_a_resume_that_fails_can_be_tried_again(lab, copy):
     assert lab.kvm1.file(IMAGE) is not None
     lab.world.script = lambda *_: None
     assert lab.move(postcopy_resume=True).outcome == "migrated"
+
+
+@pytest.mark.parametrize(("seconds", "outcome"), [(100, "migrated"), (300, "postcopy_failed")])
+def test_c6_102_a_resume_may_take_a_while_to_begin(lab, copy, monkeypatch, seconds, outcome):
+    """The source goes on to say that it has failed until the two have connected anew."""
+    fail_postcopy(lab, copy)
+    clock = [0.0]
+    began = threading.Event()
+    monkeypatch.setattr(job, "now", lambda: clock[0])
+    find = Host.find_uuid
+
+    def look(self, uuid):
+        if began.is_set():
+            clock[0] += 10
+            if clock[0] >= seconds:
+                began.clear()
+                lab.world.complete_job()
+        return find(self, uuid)
+
+    def script(phase, source, dest, guest):
+        guest.reason = fake.VIR_DOMAIN_PAUSED_POSTCOPY_FAILED
+        lab.world.hold_job()
+        began.set()
+
+    monkeypatch.setattr(Host, "find_uuid", look)
+    lab.world.script = script
+    result = lab.move(postcopy_resume=True)
+    assert result.outcome == outcome
 
 
 def test_resuming_needs_a_libvirt_that_knows_it(lab, copy):

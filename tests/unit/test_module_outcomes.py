@@ -624,3 +624,88 @@ def test_a_guest_that_has_got_a_definition_at_the_destination_has_arrived_there(
     result = lab.move()
     assert result.outcome == "undetermined"
     assert lab.where() == (PAUSED, SHUTOFF)
+
+
+class Fetching:
+    """Post-copy in which one page comes with each look until the last one ends it, or until it is `stuck` there."""
+
+    def __init__(self, pages, stuck=0):
+        self.left, self.stuck = pages, stuck
+
+    def tick(self, world, guest):
+        if self.left == 1:
+            world.migration.arrive()
+            return {}
+        self.left = max(self.left - 1, self.stuck)
+        return {"memory_remaining": self.left, "memory_postcopy_requests": 1}
+
+
+def in_postcopy(lab, how, pages, stuck=0):
+    """A post-copy whose daemons lose each other, in the move or in its resume: libvirt's call fails, and it goes on."""
+
+    def script(phase, source, dest, guest):
+        if phase == ("resume" if how == "resumed" else "prepare"):
+            if how != "resumed":
+                lab.world.migration.hand_over()
+            lab.world.model = Fetching(pages, stuck)
+            raise fake.Unattended("Unable to read from socket: Connection reset by peer", 38)
+
+    lab.add()
+    options = {"postcopy": True, "postcopy_resume": how == "resumed"}
+    if how == "resumed":
+        lab.lose_postcopy()
+        assert lab.move(**options).outcome == "postcopy_failed"
+    lab.world.script = script
+    return lab.move(**options)
+
+
+@pytest.mark.parametrize("how", ["begun", "resumed"])
+def test_c6_101_a_postcopy_that_comes_through_without_the_daemons_has_moved(lab, how):
+    """It takes longer than two sides get to come to rest, and more of it comes all the time."""
+    result = in_postcopy(lab, how, pages=60)
+    assert result.outcome == "migrated", result.msg
+    assert lab.where() == (None, RUNNING)
+    assert "both hosts show that the VM has moved" in " ".join(result.warnings)
+    assert lab.unfinished() == []
+
+
+@pytest.mark.parametrize("how", ["begun", "resumed"])
+def test_c6_101_a_postcopy_of_which_nothing_comes_any_more_is_no_split_brain(lab, how):
+    result = in_postcopy(lab, how, pages=60, stuck=50)
+    assert result.outcome == "undetermined"
+    assert "a job still goes on" in result.msg
+    assert lab.where() == (PAUSED, RUNNING)
+    assert "resume" not in lab.kvm1.calls
+    assert len(lab.unfinished()) == (2 if how == "resumed" else 1)
+
+
+def test_c6_101_nothing_is_resumed_from_which_the_guest_has_gone_in_postcopy(lab):
+    """It has ended at the destination, and the source has not noticed."""
+
+    def script(phase, source, dest, guest):
+        if phase == "prepare":
+            lab.world.migration.hand_over()
+            dest.guests.pop(UUID)
+            raise fake.Unattended("Unable to read from socket: Connection reset by peer", 38)
+
+    lab.add(persistent=False)
+    lab.world.script = script
+    assert lab.move(postcopy=True).outcome == "undetermined"
+    assert lab.where() == (PAUSED, None)
+
+
+def test_c6_101_a_torn_postcopy_with_a_silent_destination_says_what_helps(lab, impatient):
+    lab.add()
+    lab.lose_postcopy()
+    lose = lab.world.script
+
+    def script(phase, source, dest, guest):
+        if phase == "perform":
+            dest.answers.clear()
+        lose(phase, source, dest, guest)
+
+    lab.world.script = script
+    result = lab.move(postcopy=True)
+    assert result.outcome == "undetermined"
+    assert "post-copy failed by what kvm1 says, and kvm2 does not say whether a runs; nothing" in result.msg
+    assert "postcopy_resume: true" in result.cure

@@ -138,8 +138,7 @@ class Ending:
         self._worker.phase(statuses.FINISHING)
         said = outcome.say(end.row, ledger.name, str(self._source), str(self._dest), end.source_state, end.dest_state)
         self._report.finished(changed=not settled, outcome=end.row.outcome)
-        unclear = end.row in (outcome.SENT, outcome.UNPROVEN)
-        failure_class, cure = end.row.outcome, CURES["paused" if unclear else end.row.outcome].format(**known_as)
+        failure_class, cure = end.row.outcome, CURES[_cure(end)].format(**known_as)
         if settled and job.given_up is not None:
             failure_class, reason = job.given_up
             message, cure = f"it was given up: {reason} ({message})", GIVEN_UP_CURES[failure_class]
@@ -277,6 +276,14 @@ class Ending:
     def _warn(self, text: str) -> None:
         if text:
             self._report.warn(text)
+
+
+def _cure(end: End) -> str:
+    """What helps, as CURES has it: some of what cannot be told is told well enough for that."""
+    if end.row in (outcome.SENT, outcome.UNPROVEN):
+        return "paused"
+    torn = outcome.POSTCOPY_FAILED in (end.source_state, end.dest_state)
+    return outcome.POSTCOPY if torn and end.row.outcome == outcome.UNDETERMINED else end.row.outcome
 
 
 def _cleanup(job: Job, what: str) -> Dict[str, Any]:

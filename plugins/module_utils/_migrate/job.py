@@ -27,6 +27,8 @@ GROWTH = 1.2
 ABORT_PATIENCE = 30.0
 # Seconds that libvirt gets to return from a post-copy that has failed.
 TORN_PATIENCE = 30.0
+# Seconds that a resumed post-copy gets to begin.
+RESUME_PATIENCE = 120.0
 # Failing calls for statistics in a row after which nobody watches over the job any more.
 TOLERATED = 5
 now = time.monotonic
@@ -41,7 +43,7 @@ class Watch:
     size: Size = field(default_factory=lambda: Size(0))
     # The highest downtime limit that is permitted, in milliseconds.
     max_downtime: int | None = None
-    # Whether it can be taken back: post-copy cannot.
+    # Whether it can be taken back: a post-copy that is resumed cannot.
     can_abort: bool = True
 
 
@@ -76,8 +78,9 @@ class Job:
         self._began = now()
         self._missed = 0
         self._obeyed: float | None = None
-        # Since when the source has known that post-copy has failed.
+        # Since when the source has known that post-copy has failed; one that is resumed begins with that.
         self._torn_at: float | None = None
+        self._has_begun = watch.can_abort
         # Since when the job should be over, because it was ended from here.
         self._ended_at: float | None = None
         self._convergence = Convergence(watch.steps, watch.size, limits.downtime, watch.max_downtime)
@@ -212,10 +215,10 @@ class Job:
         with suppress(LibvirtFailure):
             domain = self._open().find_uuid(self._uuid)
             if domain is None or domain.reason != "postcopy_failed":
-                self._torn_at = None
+                self._torn_at, self._has_begun = None, True
             elif self._torn_at is None:
                 self._torn_at = now()
-            elif now() - self._torn_at >= TORN_PATIENCE:
+            elif now() - self._torn_at >= (TORN_PATIENCE if self._has_begun else RESUME_PATIENCE):
                 self._wait_no_longer("post-copy has failed, and the destination does not come back from it")
 
     def _look_at_abort(self) -> None:

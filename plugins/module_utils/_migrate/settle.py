@@ -17,7 +17,7 @@ from . import disks, moments
 from .ledger import Ledger
 from .place import names, refusal, state_of
 
-# Seconds within which both sides must come to rest, and between two looks.
+# Seconds within which both sides must come to rest, or in post-copy more memory come over, and between two looks.
 LIMIT = 30.0
 STEP = 0.5
 PATIENCE = 10.0
@@ -63,6 +63,18 @@ class Side:
         self.kept = False
         self.host.close()
         self.host = Host.open(self.host.uri, PATIENCE, patience=PATIENCE)
+
+    @property
+    def in_postcopy(self) -> bool:
+        """Whether the guest has gone from there, and its memory is still being fetched, at the last look."""
+        return self.domain is not None and self.domain.reason == "postcopy"
+
+    def left(self) -> int | None:
+        """Bytes of memory that have still to come, where it is told."""
+        try:
+            return self.host.job_stats(self._uuid).get("memory_remaining")
+        except LibvirtFailure:
+            return None
 
     def busy(self) -> bool:
         """Whether a job goes on there; who does not tell may be busy."""
@@ -116,9 +128,15 @@ class Settlement:
 
     def _at_rest(self) -> Tuple[str, str, outcome.Row]:
         deadline = time.monotonic() + LIMIT
+        left = None
         while True:
             source, dest, row = self._look()
-            moving = row.outcome == outcome.FAILED and source in outcome.ACTIVE and self.source.busy()
+            # In post-copy the two QEMUs need no daemon: they go on, and may come through, after the call has failed.
+            fetching = source == outcome.PAUSED and self.source.in_postcopy
+            moving = fetching or (row.outcome == outcome.FAILED and source in outcome.ACTIVE and self.source.busy())
+            if fetching:
+                before, left = left, self.source.left()
+                deadline = deadline if left in (None, before) else time.monotonic() + LIMIT
             if not (row.wait or moving):
                 return source, dest, row
             if time.monotonic() >= deadline:

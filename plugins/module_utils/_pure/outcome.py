@@ -89,6 +89,20 @@ def _states(text: str) -> FrozenSet[str]:
 # The first row that fits counts; together they fit every pair.
 TABLE = (
     _row(
+        "postcopy_failed",
+        "unknown",
+        UNDETERMINED,
+        "post-copy failed by what {source} says, and {dest} does not say whether {name} runs; nothing was touched",
+        wait=True,
+    ),
+    _row(
+        "unknown",
+        "postcopy_failed",
+        UNDETERMINED,
+        "post-copy failed by what {dest} says, and {source} does not say whether {name} runs; nothing was touched",
+        wait=True,
+    ),
+    _row(
         "unknown", "*", UNDETERMINED, "{source} does not say whether {name} runs there; nothing was touched", wait=True
     ),
     _row("*", "unknown", UNDETERMINED, "{dest} does not say whether {name} runs there; nothing was touched", wait=True),
