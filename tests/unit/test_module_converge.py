@@ -583,6 +583,25 @@ def test_c6_100_a_destination_that_does_not_know_of_the_failure_is_not_waited_fo
     assert "abortJob" not in lab.kvm1.calls
 
 
+def test_a_job_of_which_libvirt_tells_nothing_is_said_to_be_silent(lab, copy, monkeypatch):
+    model = copy(dirty=10 * MIB)
+    said = []
+    monkeypatch.setattr(job.Worker, "say", lambda self, **facts: said.append(facts))
+    tick = model.tick
+
+    def silent(world, guest):
+        if not said or 3 < model.clock < 12:
+            model.clock += 1
+            return {"type": fake.VIR_DOMAIN_JOB_NONE}
+        return {"type": fake.VIR_DOMAIN_JOB_UNBOUNDED, **tick(world, guest)}
+
+    model.tick = silent
+    assert lab.move().outcome == "migrated"
+    waits = [facts["waits"] for facts in said if facts.get("waits")]
+    assert waits[0] == "libvirt has told nothing of the job for 5 s"
+    assert [facts["waits"] for facts in said if "percent" in facts][-1] == "", "it goes on"
+
+
 def test_c3_68_an_ended_job_that_does_not_come_back_is_not_waited_for(lab, copy, monkeypatch):
     """libvirt's call waits for the other daemon for good, where the link is dead and keepalive is off."""
     copy(**FAST)

@@ -12,6 +12,8 @@ import pytest
 from ansible_collections.kvmops.migration.plugins.module_utils import _libvirt
 from ansible_collections.kvmops.migration.plugins.module_utils._migrate import settle
 from ansible_collections.kvmops.migration.plugins.module_utils._migrate.ledger import Image, Ledger
+from ansible_collections.kvmops.migration.plugins.module_utils._migrate.worker import Worker
+from ansible_collections.kvmops.migration.plugins.module_utils._pure import status as statuses
 from fake import libvirt as fake
 from fake.lab import DEST_URI, IMAGE, OTHER, UUID, disk_xml, domain_xml
 
@@ -709,3 +711,51 @@ def test_c6_101_a_torn_postcopy_with_a_silent_destination_says_what_helps(lab, i
     assert result.outcome == "undetermined"
     assert "post-copy failed by what kvm1 says, and kvm2 does not say whether a runs; nothing" in result.msg
     assert "postcopy_resume: true" in result.cure
+
+
+@pytest.fixture
+def lines(lab, monkeypatch):
+    """The lines that whoever watches could read of the run, each once."""
+    found = []
+    say = Worker.say
+
+    def listen(self, **facts):
+        say(self, **facts)
+        line = statuses.line(self._status)
+        if line not in found:
+            found.append(line)
+
+    monkeypatch.setattr(Worker, "say", listen)
+    return found
+
+
+def test_what_is_waited_for_after_the_job_is_said(lab, impatient, lines):
+    lab.add()
+
+    def silence(source, dest, guest):
+        dest.answers.clear()
+
+    fail_in(lab, "perform", then=silence)
+    assert lab.move().outcome == "undetermined"
+    told = [line for line in lines if "kvm2 has yet to answer" in line]
+    assert told
+    assert all(" kvm1 -> kvm2: the job is over, both hosts are asked where the VM is: " in line for line in told)
+
+
+def test_a_host_that_does_not_answer_is_named_while_it_is_waited_for(lab, impatient, lines, monkeypatch):
+    lab.add()
+    monkeypatch.setattr(settle, "LIMIT", 2.0)
+
+    def silence(source, dest, guest):
+        dest.answers.clear()
+        threading.Timer(1.0, dest.answers.set).start()
+
+    fail_in(lab, "perform", then=silence)
+    assert lab.move().outcome == "failed"
+    assert [line for line in lines if "kvm2 does not answer" in line], lines
+
+
+def test_a_postcopy_that_goes_on_alone_says_what_is_left_of_it(lab, lines):
+    assert in_postcopy(lab, "begun", pages=60).outcome == "migrated"
+    left = [line for line in lines if "the job on kvm1 goes on, " in line and "B of memory left" in line]
+    assert len(left) > 5, lines

@@ -79,7 +79,13 @@ class Ending:
     def settle(self, job: Job) -> End:
         """Look at both hosts, and do what may safely be done."""
         self._worker.phase(statuses.MOVED)
-        settlement = Settlement(self._source, self._dest, self._ledger, witnessed=job.begun_here)
+        settlement = Settlement(
+            self._source,
+            self._dest,
+            self._ledger,
+            witnessed=job.begun_here,
+            tell=lambda text: self._worker.say(waits=text, elapsed=job.elapsed()),
+        )
         end = settlement.settle()
         # Connections that broke on the way were opened anew.
         self._source, self._dest = settlement.source.host, settlement.dest.host

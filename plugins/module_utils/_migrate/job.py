@@ -31,6 +31,8 @@ TORN_PATIENCE = 30.0
 RESUME_PATIENCE = 120.0
 # Failing calls for statistics in a row after which nobody watches over the job any more.
 TOLERATED = 5
+# Seconds without statistics after which a person hears of that.
+QUIET = 5.0
 now = time.monotonic
 
 
@@ -75,7 +77,8 @@ class Job:
         # The job is over, or another pass has begun: time to look.
         self._wake = threading.Event()
         self._series = jobstats.Series()
-        self._began = now()
+        # And when the last statistics have come.
+        self._began = self._taken_at = now()
         self._missed = 0
         self._obeyed: float | None = None
         # Since when the source has known that post-copy has failed; one that is resumed begins with that.
@@ -116,7 +119,7 @@ class Job:
     def run(self, dest_uri: str, params: Mapping[str, Any], flags: Sequence[str]) -> None:
         """Migrate; what libvirt said about it is in `error`, and proves nothing about where the guest is."""
         self.begun_here = True
-        self._began = now()
+        self._began = self._taken_at = now()
         # Before the first byte: a job can be over before anybody has looked.
         for action in self._convergence.begin() if self._watch_over.statistics else ():
             self._do(action, "not_converged")
@@ -133,7 +136,7 @@ class Job:
 
     def attach(self) -> None:
         """Watch over a job that another process has begun, which was killed since."""
-        self._began = now()
+        self._began = self._taken_at = now()
         self._watch(self._is_over)
 
     def _is_over(self, seconds: float) -> bool:
@@ -190,6 +193,7 @@ class Job:
                     self._look_at_postcopy()
                 self._obey()
                 self._look_at_abort()
+                self._say_waiting()
                 step = FIRST_STEP if self._convergence.waiting else min(step * GROWTH, LAST_STEP)
         finally:
             self._leave()
@@ -225,6 +229,19 @@ class Job:
         """libvirt waits for the destination's daemon even then: for good, where keepalive is off and the link dead."""
         if self._ended_at is not None and now() - self._ended_at >= ABORT_PATIENCE:
             self._wait_no_longer("the job was ended, and the destination's libvirtd has not answered since")
+
+    def _say_waiting(self) -> None:
+        """Tell of what is waited for where no statistics do."""
+        silent = now() - self._taken_at
+        if self._torn_at is not None:
+            waits = "post-copy has failed, libvirt is to come back from it"
+        elif self._ended_at is not None:
+            waits = "the job was ended, libvirt is to come back from it"
+        elif silent >= QUIET and self._watch_over.statistics:
+            waits = f"libvirt has told nothing of the job for {silent:.0f} s"
+        else:
+            return
+        self._worker.say(waits=waits, elapsed=self.elapsed())
 
     def _wait_no_longer(self, reason: str) -> None:
         if not self._done.is_set():
@@ -269,7 +286,8 @@ class Job:
         point = jobstats.sample(stats, seconds)
         point.update(throughput=int(self._convergence.throughput.smoothed), **_percentages(self._progress.take(sample)))
         self._series.add(point)
-        self._worker.say(**statuses.progress(point, stats, self._convergence.upcoming(sample)))
+        self._taken_at = now()
+        self._worker.say(**statuses.progress(point, stats, self._progress.disk, self._convergence.upcoming(sample)))
         for action in actions if self.given_up is None else ():
             self._do(action, "not_converged")
 

@@ -13,6 +13,7 @@ from typing import Callable, List, Tuple
 
 from .._libvirt import JOB_COMPLETED, MIGRATION_OUT, Domain, Host, LibvirtFailure
 from .._pure import domain_xml, outcome
+from .._pure import status as statuses
 from . import disks, moments
 from .ledger import Ledger
 from .place import names, refusal, state_of
@@ -87,16 +88,27 @@ class Side:
 class Settlement:
     """Looks at both sides until they are at rest, and does what the table says.
 
-    `witnessed` says that the connection to the source is older than the job: its daemon still knows of it then.
+    `witnessed` says that the connection to the source is older than the job: its daemon still knows of it then. `tell`
+    is told what is waited for.
     """
 
-    def __init__(self, source: Host, dest: Host, ledger: Ledger, witnessed: bool = False):
+    def __init__(
+        self,
+        source: Host,
+        dest: Host,
+        ledger: Ledger,
+        witnessed: bool = False,
+        tell: Callable[[str], None] = lambda text: None,
+    ):
         self.source = Side(source, ledger.uuid, arriving=False)
         self.dest = Side(dest, ledger.uuid, arriving=True)
         self._name = ledger.name
         self._uuid = ledger.uuid
         self._ledger = ledger
         self._witnessed = witnessed
+        self._tell = tell
+        # What was waited for at the last look, for a person.
+        self._waits = ""
         self._done: List[str] = []
         self._warnings: List[str] = []
         self._given_back = True
@@ -122,7 +134,12 @@ class Settlement:
         return End(row, source, dest, self._done, self._warnings)
 
     def _look(self) -> Tuple[str, str, outcome.Row]:
-        source, dest = self.source.state(), self.dest.state()
+        states = []
+        for side in (self.source, self.dest):
+            # A host that is silent takes its time for that.
+            self._tell(self._waits or f"{side.host} has yet to answer")
+            states.append(side.state())
+        source, dest = states
         active = self._ledger.mode != "offline"
         return source, dest, outcome.judge(source, dest, not self._ledger.undefine_source, active)
 
@@ -141,7 +158,21 @@ class Settlement:
                 return source, dest, row
             if time.monotonic() >= deadline:
                 return source, dest, outcome.UNFINISHED if moving else row
+            self._waits = self._waits_for(source, dest, moving, left)
+            self._tell(self._waits)
             threading.Event().wait(STEP)
+
+    def _waits_for(self, source: str, dest: str, moving: bool, left: int | None) -> str:
+        silent = [
+            str(side.host) for side, state in ((self.source, source), (self.dest, dest)) if state == outcome.UNKNOWN
+        ]
+        if silent:
+            return f"{' and '.join(silent)} {'do' if len(silent) > 1 else 'does'} not answer"
+        if moving:
+            more = f", {statuses.size(left)} of memory left" if left else ""
+            return f"the job on {self.source.host} goes on{more}"
+        here, there = source.replace("_", " "), dest.replace("_", " ")
+        return f"it is {here} on {self.source.host} and {there} on {self.dest.host}"
 
     def _wanted(self, action: str) -> bool:
         ledger = self._ledger

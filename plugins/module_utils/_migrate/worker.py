@@ -181,7 +181,7 @@ class Worker:
 
     def phase(self, name: str) -> None:
         """A step of the run begins. A file hold/PHASE keeps it waiting there, so that tests can kill what they like."""
-        self.say(phase=name)
+        self.say(phase=name, waits="")
         hold = os.path.join(RUN_DIRECTORY, "hold", name)
         while self.seen and os.path.exists(hold):
             time.sleep(HOLD_STEP)
