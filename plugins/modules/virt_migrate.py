@@ -141,6 +141,8 @@ options:
     description:
       - Where the destination takes the disks in, C(tcp://ADDRESS:PORT) or C(unix:///PATH). Excludes
         O(disks_port), and is needed where O(migrate_uri) is a socket file. Since libvirt 6.8.0.
+      - A socket file must be reachable from the source under the same path, which is up to you, and its disks travel
+        without O(tls). The memory may go another way.
     type: str
   synchronous_writes:
     description:
@@ -234,8 +236,8 @@ options:
     choices: [auto, 'true', 'false']
   tls_destination:
     description:
-      - Name that the destination's certificate must have. By default the host in O(migrate_uri). Since libvirt
-        6.0.0.
+      - Name that the destination's certificate must have. By default the host in O(migrate_uri), so that it is needed
+        with O(tls=true) through a socket file. Since libvirt 6.0.0.
     type: str
   bandwidth:
     description: Limit in MiB per second; V(0) is libvirt's default.
@@ -444,7 +446,7 @@ options:
   cleanup:
     description:
       - Only settle what earlier runs with this VM have left that were killed or could not tell where it is; no move is
-        begun and no destination is needed, but for a run whose O(dest_uri) had a password: passwords are kept
+        begun and no destination is needed, but for a run whose O(dest_uri) had a password. Passwords are kept
         nowhere, so it must be given again.
       - Every run does this first for its VM.
     type: bool

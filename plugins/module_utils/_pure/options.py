@@ -275,7 +275,17 @@ OPTIONS = (
         copies=True,
         pattern=rf"tcp://{_HOST}{_PORT}|{_SOCKET}",
         accepted="tcp://ADDRESS:PORT or unix:///PATH",
-        clashes=(_no_copy(),),
+        clashes=(
+            _no_copy(),
+            # libvirt says so when it begins to copy (qemu_migration.c, qemuMigrationSrcNBDStorageCopy).
+            Clash(
+                ("unix://.*",),
+                "tls",
+                ("true",),
+                "libvirt does not encrypt disks that travel through a socket file",
+                _LEAVE_ONE,
+            ),
+        ),
     ),
     Option(
         "synchronous_writes",
