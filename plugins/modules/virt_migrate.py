@@ -50,6 +50,8 @@ options:
         C(driver[+transport]://[user@][host][:port]/path[?extra]).
       - Drivers are C(qemu), C(xen) and C(test); transports are C(ssh), C(tls), C(tcp), C(unix), C(libssh),
         C(libssh2) and C(ext).
+      - Extras are those that L(libvirt knows,https://libvirt.org/uri.html) for the transport. C(command) and C(netcat)
+        name programs that are run, here and on the other host.
     type: str
     default: qemu:///system
   dest_uri:
