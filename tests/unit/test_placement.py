@@ -279,9 +279,10 @@ def test_limits_that_are_none_get_one_line(limits):
     assert error.startswith("limits: ")
 
 
-def test_a_postcopy_that_has_failed_can_be_gone_on_with():
-    """Whether it may, and how, is the module's to say."""
-    facts = {"kvm1": host(1, a="postcopy_failed"), "kvm2": host(2, a="postcopy_failed"), "kvm3": host(3)}
+@pytest.mark.parametrize("knows", [("postcopy_failed", "postcopy_failed"), ("postcopy_failed", "running")])
+def test_a_postcopy_that_has_failed_can_be_gone_on_with(knows):
+    """Whether it may, and how, is the module's to say; the destination may not know of the failure."""
+    facts = {"kvm3": host(3, a="shut_off"), "kvm1": host(1, a=knows[0]), "kvm2": host(2, a=knows[1])}
     (step,) = plan(facts, vm="a", dest="kvm2")["moves"]
     assert (step["source"], step["dest"]) == ("kvm1", "kvm2")
 

@@ -241,7 +241,7 @@ def _plan_one(
     arriving = [home for home in homes if home.domains[name]["state"] == "incoming"]
     running = [home for home in homes if home.domains[name]["state"] in ACTIVE_STATES]
     half = [home for home in homes if home.domains[name]["state"] == "postcopy_failed"]
-    if len(running) > 1 and len(half) < len(running):
+    if len(running) > 1 and not half:
         return f"VM {name} is active on {' and '.join(home.name for home in running)} at once; nothing is touched"
 
     wanted = dest or split_names(declared.get(name, {}).get("host"))
@@ -260,9 +260,10 @@ def _plan_one(
         going = next((f": {host.runs[name]['line']}" for host in hosts.values() if name in host.runs), "")
         there = arriving[0].name
         return f"VM {name} is being moved to {there} right now{going}; wait for its end, or end it with cancel.yml"
-    # Where it leaves from; after a post-copy that has failed two hosts have half of it each.
+    # Where it leaves from; after a post-copy that has failed two hosts have half of it each, and one may not know it.
     elsewhere = [home for home in homes if home.name not in wanted]
-    home = ((elsewhere if len(half) > 1 else []) or running or elsewhere or homes)[0]
+    torn = [home for home in running if home.name not in wanted] if half else []
+    home = (torn or running or elsewhere or homes)[0]
     state = home.domains[name]["state"]
     placement = declared.get(name, {})
     step = Step(
@@ -285,8 +286,8 @@ def _plan_one(
     if alias:
         return f"source {home.name} and destination {alias} are one host under two names (UUID {home.identity[0]})"
     fit = next((host for host in wanted if hosts[host].answers), None)
-    if len(half) > 1:
-        fit = next((home.name for home in half if home.name in wanted), fit)
+    if torn:
+        fit = next((home.name for home in running if home.name in wanted), fit)
     if arriving:
         # Whoever moves it there already is joined.
         fit = arriving[0].name
