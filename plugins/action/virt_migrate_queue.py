@@ -21,6 +21,7 @@ from ansible_collections.kvmops.migration.plugins.module_utils._pure.refusal imp
 from ansible_collections.kvmops.migration.plugins.plugin_utils.errand import Errand
 from ansible_collections.kvmops.migration.plugins.plugin_utils.runs import Vigil
 from ansible_collections.kvmops.migration.plugins.plugin_utils.sites import Elsewhere
+from ansible_collections.kvmops.migration.plugins.plugin_utils.values import problem
 
 # What a move says besides options of virt_migrate, and what a plan has for a person only.
 OWN = ("source", "dest", "state", "note")
@@ -75,6 +76,9 @@ class ActionModule(ActionBase):
                     f"known hosts: {', '.join(self._variables['groups']['all'])}",
                 )
             moves.append({**common, **move})
+            wrong = problem(_arguments(moves[-1]))
+            if wrong:
+                raise Refusal(f"moves: {move['name']}: {wrong}", "bad_option")
         return moves, Limits.read(args.get("limits"))
 
     def _move(self, moves: list[dict[str, Any]], limits: Limits) -> list[dict[str, Any]]:
@@ -93,8 +97,9 @@ class ActionModule(ActionBase):
         return [{**results[number], "name": moves[number]["name"]} for number in range(len(moves))]
 
     def _errand(self, number: int, move: dict[str, Any]) -> Errand:
-        args = {key: value for key, value in move.items() if key not in OWN}
-        return Errand(self._site(move["source"], number), args, self._variables, lambda host: self._site(host, number))
+        return Errand(
+            self._site(move["source"], number), _arguments(move), self._variables, lambda host: self._site(host, number)
+        )
 
     def _apart(self, errand: Errand) -> int:
         """Watch a move in a process of its own, whose answer comes through the pipe that is returned.
@@ -126,6 +131,11 @@ class ActionModule(ActionBase):
         if (host, number) not in self._sites:
             self._sites[host, number] = Elsewhere(self, host, self._variables["hostvars"][host])
         return self._sites[host, number]
+
+
+def _arguments(move: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a move is for virt_migrate."""
+    return {key: value for key, value in move.items() if key not in OWN}
 
 
 def _answer(pipe: int) -> dict[str, Any]:

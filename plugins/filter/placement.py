@@ -35,7 +35,8 @@ options:
     description: How many moves may go on at a time, as O(kvmops.migration.virt_migrate_queue#module:limits).
     type: dict
   options:
-    description: Options of M(kvmops.migration.virt_migrate) that every VM gets; an unknown one is an error.
+    description: >-
+      Options of M(kvmops.migration.virt_migrate) that every VM gets; an unknown name and a bad value are errors.
     type: dict
     default: {}
   at_once:
@@ -65,11 +66,14 @@ _value:
   type: dict
 """
 
+from functools import partial
+
 from ansible_collections.kvmops.migration.plugins.module_utils._pure.placement import plan
+from ansible_collections.kvmops.migration.plugins.plugin_utils.values import problem
 
 
 class FilterModule:
     """The filter M(kvmops.migration.placement)."""
 
     def filters(self):
-        return {"placement": plan}
+        return {"placement": partial(plan, judge=problem)}

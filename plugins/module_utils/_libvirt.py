@@ -64,6 +64,7 @@ _STATES = {
 # Only the reasons that change what a state means.
 _REASONS = {
     ("running", "VIR_DOMAIN_RUNNING_POSTCOPY_FAILED"): "postcopy_failed",
+    ("paused", "VIR_DOMAIN_PAUSED_POSTCOPY"): "postcopy",
     ("paused", "VIR_DOMAIN_PAUSED_MIGRATION"): "migration",
     ("paused", "VIR_DOMAIN_PAUSED_STARTING_UP"): "starting_up",
     ("paused", "VIR_DOMAIN_PAUSED_POSTCOPY_FAILED"): "postcopy_failed",

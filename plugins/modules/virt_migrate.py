@@ -19,6 +19,8 @@ description:
     a disk that is not shared is copied while the VM runs.
   - What libvirt keeps beside memory and disks goes along (autostart flag, metadata, changes that wait for the next
     start, UEFI variables, TPM state, snapshots, checkpoints), or the move is refused with what helps.
+  - While a run moves the VM, the same call joins it. One that wants another end for the VM, its disks or its data is
+    refused; one that only wants another way there, such as another O(policy) or O(bandwidth), joins it with a warning.
   - What happened is decided from the VM's state on both hosts and not from an error code. While one of them
     does not answer, nothing is started, resumed, undefined or deleted.
 author:
@@ -48,6 +50,8 @@ options:
         C(driver[+transport]://[user@][host][:port]/path[?extra]).
       - Drivers are C(qemu), C(xen) and C(test); transports are C(ssh), C(tls), C(tcp), C(unix), C(libssh),
         C(libssh2) and C(ext).
+      - Extras are those that L(libvirt knows,https://libvirt.org/uri.html) for the transport. C(command) and C(netcat)
+        name programs that are run, here and on the other host.
     type: str
     default: qemu:///system
   dest_uri:
@@ -139,6 +143,8 @@ options:
     description:
       - Where the destination takes the disks in, C(tcp://ADDRESS:PORT) or C(unix:///PATH). Excludes
         O(disks_port), and is needed where O(migrate_uri) is a socket file. Since libvirt 6.8.0.
+      - A socket file must be reachable from the source under the same path, which is up to you, and its disks travel
+        without O(tls). The memory may go another way.
     type: str
   synchronous_writes:
     description:
@@ -232,8 +238,8 @@ options:
     choices: [auto, 'true', 'false']
   tls_destination:
     description:
-      - Name that the destination's certificate must have. By default the host in O(migrate_uri). Since libvirt
-        6.0.0.
+      - Name that the destination's certificate must have. By default the host in O(migrate_uri), so that it is needed
+        with O(tls=true) through a socket file. Since libvirt 6.0.0.
     type: str
   bandwidth:
     description: Limit in MiB per second; V(0) is libvirt's default.
@@ -442,7 +448,8 @@ options:
   cleanup:
     description:
       - Only settle what earlier runs with this VM have left that were killed or could not tell where it is; no move is
-        begun and no destination is needed.
+        begun and no destination is needed, but for a run whose O(dest_uri) had a password. Passwords are kept
+        nowhere, so it must be given again.
       - Every run does this first for its VM.
     type: bool
     default: false
@@ -685,7 +692,7 @@ settled:
   type: list
   elements: dict
 adopted:
-  description: The run that was going on already with the same wish, and that this one has joined.
+  description: The run that was going on already, and that this call has joined.
   returned: when there was one
   type: str
 ended:

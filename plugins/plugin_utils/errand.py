@@ -105,7 +105,11 @@ class Errand:
         if result is None:
             return
         if self._outage is not None:
-            result["outage"] = self._outage.stop()
+            # Where nothing has moved nothing had to be measured, but a probe that cannot run must be known of.
+            matters = result.get("changed") or not self._outage.runs
+            found = result["outage"] = self._outage.stop()
+            if matters and self._outage.trouble(found):
+                result["warnings"] = [*result.get("warnings", []), self._outage.trouble(found)]
             self._outage = None
         if result.get("failed") and result.get("outcome") in TRIED:
             logs = {"source": runs.log_tail(self._site, self.name)}

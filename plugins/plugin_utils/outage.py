@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from typing import Any
 
 from ansible.errors import AnsibleError
@@ -17,7 +18,8 @@ INTERVALS = ("0.02", "0.2")
 LIMIT = 24 * 3600
 
 # ping -D stamps every answer with the time of its arrival. It must outlive the session that has begun it.
-START = """f=$(mktemp) && a={address} || exit
+START = """command -v ping >/dev/null || {{ echo "there is no ping (Debian: iputils-ping, RHEL: iputils)"; exit; }}
+f=$(mktemp) && a={address} || exit
 for i in {intervals}; do
   setsid ping -n -D -i $i -w {limit} "$a" >"$f" 2>&1 </dev/null &
   p=$!; sleep 0.1
@@ -43,6 +45,11 @@ class Outage:
         self._interval = 0.0
         self._failed = ""
 
+    @property
+    def runs(self) -> bool:
+        """Whether probes are being sent."""
+        return bool(self._pid)
+
     def start(self) -> None:
         said = self._site.shell(
             START.format(address=shlex.quote(self._address), intervals=" ".join(INTERVALS), limit=LIMIT)
@@ -51,6 +58,12 @@ class Outage:
             self._file, self._pid, self._interval = said[0], said[1], float(said[2])
         else:
             self._failed = " ".join(said) or "ping did not start"
+
+    def trouble(self, found: Mapping[str, Any]) -> str:
+        """What a person must know where nothing was measured, given what `stop` has found; or nothing."""
+        if found["longest_ms"] is not None:
+            return ""
+        return f"outage_address: the outage of {self._address} was not measured from {found['from']}: {found['msg']}"
 
     def stop(self) -> dict[str, Any]:
         """The longest time without an answer beyond the probe's own interval, in milliseconds."""

@@ -71,6 +71,7 @@ class Run:
         self._teller = Teller(TELL_EVERY)
         self._run = ""
         self._adopted = False
+        self._warnings: list[Any] = []
         self._step = FIRST_LOOK
         self._next = 0.0
         self._seen = time.monotonic()
@@ -85,6 +86,7 @@ class Run:
             self.result = said
             return
         self._run, self._adopted = said["run"], bool(said.get("adopted"))
+        self._warnings = list(said.get("warnings") or [])
         self._seen = time.monotonic()
         self._next = self._seen + self._step
         if self._adopted and self._tell:
@@ -125,7 +127,11 @@ class Run:
         if not answer:
             self._lose_sight("half an answer")
             return
-        self.result = {**answer, "adopted": self._run} if self._adopted else answer
+        if self._adopted:
+            answer = {**answer, "adopted": self._run}
+        if self._warnings:
+            answer["warnings"] = [*self._warnings, *answer.get("warnings", [])]
+        self.result = answer
         if not self._adopted:
             with suppress(AnsibleError):
                 self._site.shell(f"rm -rf {self._folder}")

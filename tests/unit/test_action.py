@@ -6,7 +6,9 @@ from __future__ import annotations
 
 import os
 import pickle
+import shutil
 import signal
+import subprocess
 import time
 from types import SimpleNamespace
 from unittest import mock
@@ -310,6 +312,66 @@ def test_what_is_answered_at_once_needs_no_watching(watch):
     assert source.scripts == []
 
 
+class Shell(Source):
+    """A run whose host also does what a shell does, in an environment of its own."""
+
+    def __init__(self, path, **answer):
+        super().__init__(start={"changed": True, "outcome": "migrated", **answer})
+        self._environment = {"PATH": str(path)}
+
+    def shell(self, command):
+        command = ["/bin/sh", "-c", command]
+        return subprocess.run(command, env=self._environment, capture_output=True, text=True, check=False).stdout
+
+
+PINGS = """#!/bin/sh
+for at in 1 2 3 5 6; do echo "[$at.0] 64 bytes from x"; done; exec /bin/sleep 2
+"""
+
+
+@pytest.fixture
+def probed(tmp_path):
+    """Do a run with a probe from a host that has these programs; gives back its result."""
+
+    def probed(ping=None, **answer):
+        for tool in ("sh", "mktemp", "setsid", "sleep", "kill", "cat", "rm", "awk"):
+            (tmp_path / tool).symlink_to(shutil.which(tool))
+        if ping is not None:
+            (tmp_path / "ping").write_text(ping)
+            (tmp_path / "ping").chmod(0o755)
+        site = Shell(tmp_path, **answer)
+        run = errand.Errand(site, {"name": "a", "outage_address": "x", "progress": False}, {}, lambda host: site)
+        run.start()
+        run.close()
+        return run.result
+
+    return probed
+
+
+def test_an_outage_is_measured_and_needs_no_warning(probed):
+    result = probed(PINGS)
+    assert result["outage"]["replies"] == 5
+    assert result["outage"]["longest_ms"] == 1980
+    assert "warnings" not in result
+
+
+@pytest.mark.parametrize("changed", [True, False])
+def test_a_host_without_ping_is_warned_about(probed, changed):
+    result = probed(changed=changed, warnings=["w"])
+    assert result["outage"]["longest_ms"] is None
+    assert result["warnings"][0] == "w"
+    assert result["warnings"][1].startswith(
+        "outage_address: the outage of x was not measured from kvm1: there is no ping"
+    )
+
+
+@pytest.mark.parametrize(("changed", "warnings"), [(True, 1), (False, 0)])
+def test_an_address_that_never_answers_is_warned_about_where_something_has_moved(probed, changed, warnings):
+    result = probed("#!/bin/sh\nexec /bin/sleep 2\n", changed=changed)
+    assert len(result.get("warnings", [])) == warnings
+    assert "no answer from that address" in str(result.get("warnings", "no answer from that address"))
+
+
 def test_a_run_that_goes_on_already_is_joined(watch):
     source = Source(MOVING, DONE, start={"run": "r0", "watching": True, "adopted": True})
     result, told = watch(source)
@@ -317,6 +379,11 @@ def test_a_run_that_goes_on_already_is_joined(watch):
     assert "run r0 is at it already" in told[0]
     # Whoever began it fetches the answer for good.
     assert not any(script.startswith("rm ") for script in source.scripts)
+
+
+def test_what_a_joined_run_does_otherwise_is_in_its_answer(watch):
+    source = Source(DONE, start={"run": "r0", "watching": True, "adopted": True, "warnings": ["bandwidth"]})
+    assert watch(source)[0]["warnings"] == ["bandwidth"]
 
 
 def test_an_answer_that_was_lost_on_the_way_is_fetched_again(watch):
@@ -430,6 +497,12 @@ def test_a_queue_in_check_mode_watches_nothing(queue):
     [
         ({"moves": [move("a", bandwith=1)]}, "moves: 'bandwith' is not known; cure: accepted: name, guest"),
         ({"moves": [move("a")], "options": {"bandwith": 1}}, "options: 'bandwith' is not known"),
+        (
+            {"moves": [move("a"), move("b", bandwidth=-1)]},
+            "moves: b: bandwidth: -1 is not accepted; cure: accepted: MiB",
+        ),
+        ({"moves": [move("a")], "options": {"copy_storage": "x"}}, "moves: a: value of copy_storage must be one of"),
+        ({"moves": [move("a", dest_host=None)]}, "moves: a: no destination was given"),
         ({"moves": [{"name": "a"}]}, "has no source"),
         ({"moves": "a"}, "moves: 'a' is not accepted; cure: accepted: a list of mappings"),
         ({"moves": [move("a", source="kvm9")]}, "source 'kvm9' of a is not in the inventory; cure: known hosts: kvm1"),

@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from ansible_collections.kvmops.migration.plugins.module_utils._libvirt import Host
 from ansible_collections.kvmops.migration.plugins.module_utils._migrate import job
 from fake import libvirt as fake
 from fake.lab import IMAGE, UUID, disk_xml, domain_xml
@@ -582,6 +583,25 @@ def test_c6_100_a_destination_that_does_not_know_of_the_failure_is_not_waited_fo
     assert "abortJob" not in lab.kvm1.calls
 
 
+def test_a_job_of_which_libvirt_tells_nothing_is_said_to_be_silent(lab, copy, monkeypatch):
+    model = copy(dirty=10 * MIB)
+    said = []
+    monkeypatch.setattr(job.Worker, "say", lambda self, **facts: said.append(facts))
+    tick = model.tick
+
+    def silent(world, guest):
+        if not said or 3 < model.clock < 12:
+            model.clock += 1
+            return {"type": fake.VIR_DOMAIN_JOB_NONE}
+        return {"type": fake.VIR_DOMAIN_JOB_UNBOUNDED, **tick(world, guest)}
+
+    model.tick = silent
+    assert lab.move().outcome == "migrated"
+    waits = [facts["waits"] for facts in said if facts.get("waits")]
+    assert waits[0] == "libvirt has told nothing of the job for 5 s"
+    assert [facts["waits"] for facts in said if "percent" in facts][-1] == "", "it goes on"
+
+
 def test_c3_68_an_ended_job_that_does_not_come_back_is_not_waited_for(lab, copy, monkeypatch):
     """libvirt's call waits for the other daemon for good, where the link is dead and keepalive is off."""
     copy(**FAST)
@@ -613,6 +633,34 @@ def test_c6_102_a_resume_that_fails_can_be_tried_again(lab, copy):
     assert lab.kvm1.file(IMAGE) is not None
     lab.world.script = lambda *_: None
     assert lab.move(postcopy_resume=True).outcome == "migrated"
+
+
+@pytest.mark.parametrize(("seconds", "outcome"), [(100, "migrated"), (300, "postcopy_failed")])
+def test_c6_102_a_resume_may_take_a_while_to_begin(lab, copy, monkeypatch, seconds, outcome):
+    """The source goes on to say that it has failed until the two have connected anew."""
+    fail_postcopy(lab, copy)
+    clock = [0.0]
+    began = threading.Event()
+    monkeypatch.setattr(job, "now", lambda: clock[0])
+    find = Host.find_uuid
+
+    def look(self, uuid):
+        if began.is_set():
+            clock[0] += 10
+            if clock[0] >= seconds:
+                began.clear()
+                lab.world.complete_job()
+        return find(self, uuid)
+
+    def script(phase, source, dest, guest):
+        guest.reason = fake.VIR_DOMAIN_PAUSED_POSTCOPY_FAILED
+        lab.world.hold_job()
+        began.set()
+
+    monkeypatch.setattr(Host, "find_uuid", look)
+    lab.world.script = script
+    result = lab.move(postcopy_resume=True)
+    assert result.outcome == outcome
 
 
 def test_resuming_needs_a_libvirt_that_knows_it(lab, copy):

@@ -154,6 +154,32 @@ def test_a_socket_for_memory_takes_no_disk(local):
     refuse(local, "bad_combination", "unix:///x takes in memory only", "disks_uri", migrate_uri="unix:///x")
 
 
+def test_disks_may_take_a_socket_while_the_memory_goes_over_tcp(local):
+    """libvirt has no rule against it: a forwarder makes the file reachable."""
+    assert local.move(migrate_uri="tcp://kvm2", disks_uri="unix:///run/b").outcome == "migrated"
+
+
+@pytest.mark.parametrize("option", ["migrate_uri", "disks_uri"])
+def test_a_socket_that_the_source_cannot_reach_is_refused(local, option):
+    other = {"disks_uri": "unix:///run/b"} if option == "migrate_uri" else {}
+    given = {**other, option: "unix:///nowhere/at/all/x"}
+    refuse(local, "no_socket", f"{option}: unix:///nowhere/at/all/x cannot", "kvm1, which has no directory", **given)
+    local.kvm1.guests[UUID].state = SHUTOFF
+    local.kvm2.share("/vm", local.kvm1)
+    assert local.move(**given).outcome == "migrated", "nothing travels"
+
+
+def test_a_socket_for_disks_that_are_not_copied_means_nothing(shared):
+    assert shared.move(disks_uri="unix:///nowhere/x").outcome == "migrated"
+
+
+def test_tls_through_a_socket_needs_a_name_to_look_for(shared):
+    said = "tls: true with migrate_uri: unix:///run/x needs tls_destination"
+    refuse(shared, "bad_combination", said, migrate_uri="unix:///run/x", tls="true")
+    assert shared.kvm1.calls == []
+    assert shared.move(migrate_uri="unix:///run/x", tls="true", tls_destination="kvm2").outcome == "migrated"
+
+
 @pytest.mark.parametrize("option", ["detect_zeroes", "target_zero"])
 def test_a_disk_that_is_not_copied_has_no_zeroes_to_look_for(local, option):
     refuse(local, "disk_target", f"{option}: disk 'vdx' of a is not copied", "are: vda", **{option: ["vdx"]})
@@ -524,6 +550,7 @@ class TestTls:
             ({"parallel": True, "zerocopy": True}, "zerocopy: true and tls: true exclude each other"),
             ({"tunnelled": True}, None),
             ({"migrate_uri": "unix:///x"}, None),
+            ({"disks_uri": "unix:///x"}, "disks_uri: unix:///x and tls: true exclude each other"),
         ],
     )
     def test_what_cannot_be_encrypted_is_clear(self, shared, facts, options, says):

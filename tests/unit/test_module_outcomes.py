@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 
 import pytest
@@ -11,6 +12,8 @@ import pytest
 from ansible_collections.kvmops.migration.plugins.module_utils import _libvirt
 from ansible_collections.kvmops.migration.plugins.module_utils._migrate import settle
 from ansible_collections.kvmops.migration.plugins.module_utils._migrate.ledger import Image, Ledger
+from ansible_collections.kvmops.migration.plugins.module_utils._migrate.worker import Worker
+from ansible_collections.kvmops.migration.plugins.module_utils._pure import status as statuses
 from fake import libvirt as fake
 from fake.lab import DEST_URI, IMAGE, OTHER, UUID, disk_xml, domain_xml
 
@@ -561,6 +564,56 @@ def test_old_memory_is_never_resumed(lab, sent, outcome, state):
     assert bool(lab.unfinished()) == sent
 
 
+def restart(lab, host):
+    """Its daemon begins anew: connections that it had are closed for good, and statistics of jobs forgotten."""
+    lab.world.hosts[host.name] = copy.copy(host)
+    host.broken = "client socket is closed"
+
+
+@pytest.mark.parametrize(
+    ("restarted", "persistent", "stale", "outcome", "state"),
+    [
+        # libvirt defines a guest that shall stay before it lets it run.
+        (True, True, False, "failed", RUNNING),
+        # Nothing is left there of a transient guest that has run and ended, nor of what came over an older definition.
+        (True, False, False, "undetermined", PAUSED),
+        (True, True, True, "undetermined", PAUSED),
+        # The daemon that has seen all of the job would know of one that came to its end.
+        (False, False, False, "failed", RUNNING),
+        (False, True, True, "failed", RUNNING),
+    ],
+)
+def test_c3_69_a_paused_source_is_resumed_only_when_the_guest_cannot_have_run_elsewhere(
+    lab, restarted, persistent, stale, outcome, state
+):
+    """libvirt that begins anew leaves a guest paused of which it has not heard whether the other side runs it."""
+    lab.add(persistent=persistent)
+    if stale:
+        lab.add("kvm2", state=SHUTOFF, image="", xml=domain_xml())
+
+    def lose(source, dest, guest):
+        guest.state, guest.reason = PAUSED, fake.VIR_DOMAIN_PAUSED_MIGRATION
+        if stale:
+            dest.guests[UUID].state, dest.guests[UUID].reason = SHUTOFF, 1
+        else:
+            dest.guests.pop(UUID)
+        if restarted:
+            restart(lab, source)
+
+    fail_in(lab, "finish", "client socket is closed", then=lose)
+    result = lab.move()
+    assert result.outcome == outcome
+    assert lab.where() == (state, SHUTOFF if stale else None)
+    if outcome == "undetermined":
+        assert "nothing proves that it has not run on kvm2" in result.msg
+        assert "virsh destroy a on kvm1, else virsh resume a there" in result.cure
+        assert lab.kvm2.file(IMAGE) is not None
+        assert len(lab.unfinished()) == 1
+        # Not by the next run either, which has seen nothing of the job.
+        assert lab.move(cleanup=True).outcome == "undetermined"
+        assert lab.where()[0] == PAUSED
+
+
 def test_a_guest_that_has_got_a_definition_at_the_destination_has_arrived_there(lab):
     """And ended there since: the source's memory is as old as that."""
     lab.add()
@@ -573,3 +626,136 @@ def test_a_guest_that_has_got_a_definition_at_the_destination_has_arrived_there(
     result = lab.move()
     assert result.outcome == "undetermined"
     assert lab.where() == (PAUSED, SHUTOFF)
+
+
+class Fetching:
+    """Post-copy in which one page comes with each look until the last one ends it, or until it is `stuck` there."""
+
+    def __init__(self, pages, stuck=0):
+        self.left, self.stuck = pages, stuck
+
+    def tick(self, world, guest):
+        if self.left == 1:
+            world.migration.arrive()
+            return {}
+        self.left = max(self.left - 1, self.stuck)
+        return {"memory_remaining": self.left, "memory_postcopy_requests": 1}
+
+
+def in_postcopy(lab, how, pages, stuck=0):
+    """A post-copy whose daemons lose each other, in the move or in its resume: libvirt's call fails, and it goes on."""
+
+    def script(phase, source, dest, guest):
+        if phase == ("resume" if how == "resumed" else "prepare"):
+            if how != "resumed":
+                lab.world.migration.hand_over()
+            lab.world.model = Fetching(pages, stuck)
+            raise fake.Unattended("Unable to read from socket: Connection reset by peer", 38)
+
+    lab.add()
+    options = {"postcopy": True, "postcopy_resume": how == "resumed"}
+    if how == "resumed":
+        lab.lose_postcopy()
+        assert lab.move(**options).outcome == "postcopy_failed"
+    lab.world.script = script
+    return lab.move(**options)
+
+
+@pytest.mark.parametrize("how", ["begun", "resumed"])
+def test_c6_101_a_postcopy_that_comes_through_without_the_daemons_has_moved(lab, how):
+    """It takes longer than two sides get to come to rest, and more of it comes all the time."""
+    result = in_postcopy(lab, how, pages=60)
+    assert result.outcome == "migrated", result.msg
+    assert lab.where() == (None, RUNNING)
+    assert "both hosts show that the VM has moved" in " ".join(result.warnings)
+    assert lab.unfinished() == []
+
+
+@pytest.mark.parametrize("how", ["begun", "resumed"])
+def test_c6_101_a_postcopy_of_which_nothing_comes_any_more_is_no_split_brain(lab, how):
+    result = in_postcopy(lab, how, pages=60, stuck=50)
+    assert result.outcome == "undetermined"
+    assert "a job still goes on" in result.msg
+    assert lab.where() == (PAUSED, RUNNING)
+    assert "resume" not in lab.kvm1.calls
+    assert len(lab.unfinished()) == (2 if how == "resumed" else 1)
+
+
+def test_c6_101_nothing_is_resumed_from_which_the_guest_has_gone_in_postcopy(lab):
+    """It has ended at the destination, and the source has not noticed."""
+
+    def script(phase, source, dest, guest):
+        if phase == "prepare":
+            lab.world.migration.hand_over()
+            dest.guests.pop(UUID)
+            raise fake.Unattended("Unable to read from socket: Connection reset by peer", 38)
+
+    lab.add(persistent=False)
+    lab.world.script = script
+    assert lab.move(postcopy=True).outcome == "undetermined"
+    assert lab.where() == (PAUSED, None)
+
+
+def test_c6_101_a_torn_postcopy_with_a_silent_destination_says_what_helps(lab, impatient):
+    lab.add()
+    lab.lose_postcopy()
+    lose = lab.world.script
+
+    def script(phase, source, dest, guest):
+        if phase == "perform":
+            dest.answers.clear()
+        lose(phase, source, dest, guest)
+
+    lab.world.script = script
+    result = lab.move(postcopy=True)
+    assert result.outcome == "undetermined"
+    assert "post-copy failed by what kvm1 says, and kvm2 does not say whether a runs; nothing" in result.msg
+    assert "postcopy_resume: true" in result.cure
+
+
+@pytest.fixture
+def lines(lab, monkeypatch):
+    """The lines that whoever watches could read of the run, each once."""
+    found = []
+    say = Worker.say
+
+    def listen(self, **facts):
+        say(self, **facts)
+        line = statuses.line(self._status)
+        if line not in found:
+            found.append(line)
+
+    monkeypatch.setattr(Worker, "say", listen)
+    return found
+
+
+def test_what_is_waited_for_after_the_job_is_said(lab, impatient, lines):
+    lab.add()
+
+    def silence(source, dest, guest):
+        dest.answers.clear()
+
+    fail_in(lab, "perform", then=silence)
+    assert lab.move().outcome == "undetermined"
+    told = [line for line in lines if "kvm2 has yet to answer" in line]
+    assert told
+    assert all(" kvm1 -> kvm2: the job is over, both hosts are asked where the VM is: " in line for line in told)
+
+
+def test_a_host_that_does_not_answer_is_named_while_it_is_waited_for(lab, impatient, lines, monkeypatch):
+    lab.add()
+    monkeypatch.setattr(settle, "LIMIT", 2.0)
+
+    def silence(source, dest, guest):
+        dest.answers.clear()
+        threading.Timer(1.0, dest.answers.set).start()
+
+    fail_in(lab, "perform", then=silence)
+    assert lab.move().outcome == "failed"
+    assert [line for line in lines if "kvm2 does not answer" in line], lines
+
+
+def test_a_postcopy_that_goes_on_alone_says_what_is_left_of_it(lab, lines):
+    assert in_postcopy(lab, "begun", pages=60).outcome == "migrated"
+    left = [line for line in lines if "the job on kvm1 goes on, " in line and "B of memory left" in line]
+    assert len(left) > 5, lines

@@ -160,6 +160,37 @@ def test_a_destination_that_is_silent_leaves_it_undetermined(lab, kill):
     assert clean(lab)
 
 
+GUARDED = "qemu+ssh://root:{}@kvm2/system"
+
+
+@pytest.mark.parametrize("how", ["cleanup", "the next run"])
+def test_a_destination_with_a_password_is_settled_when_it_is_said_again(lab, kill, how):
+    lab.add()
+    lab.kvm2.password = "s3cret"
+    uri = GUARDED.format("s3cret")
+    kill(statuses.MOVED, dest_uri=uri)
+    result = lab.move(cleanup=True, dest_uri=None)
+    assert (result.outcome, result.failure_class) == ("undetermined", "password_needed")
+    assert "had a password, which is kept nowhere; cure: run virt_migrate on kvm1 with cleanup: true and" in result.msg
+    assert GUARDED.format("***") in result.msg
+    assert "s3cret" not in str(lab.unfinished())
+    result = lab.move(dest_uri=uri, cleanup=how == "cleanup")
+    assert result.outcome == "migrated"
+    assert lab.where() == (None, RUNNING)
+    assert clean(lab)
+
+
+def test_another_move_says_that_the_password_is_needed_first(lab, kill):
+    lab.add()
+    lab.world.hosts["kvm3"] = fake.FakeHost(lab.world, "kvm3")
+    lab.kvm2.password = "s3cret"
+    kill(statuses.PREPARED, dest_uri=GUARDED.format("s3cret"))
+    result = lab.move(dest_uri="qemu+ssh://root@kvm3/system")
+    assert result.failure_class == "password_needed"
+    assert lab.where() == (RUNNING, None)
+    assert not lab.world.migrations
+
+
 def test_check_mode_settles_nothing(lab, kill):
     lab.add()
     kill(statuses.PREPARED)

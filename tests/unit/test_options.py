@@ -246,6 +246,7 @@ def test_what_a_value_may_be(name, good, bad):
         {"tls": "true", "migrate_uri": "rdma://x"},
         {"tls": "false", "tls_destination": "x"},
         {"disks_port": 1, "disks_uri": "unix:///x"},
+        {"disks_uri": "unix:///x", "tls": "true"},
         {"copy_storage": "none", "disks_port": 1},
         {"copy_storage": "none", "disks_uri": "unix:///x"},
         {"copy_storage": "none", "synchronous_writes": True},

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import pytest
 
+from ansible_collections.kvmops.migration.plugins.filter.placement import FilterModule
 from ansible_collections.kvmops.migration.plugins.module_utils._pure import options
 from ansible_collections.kvmops.migration.plugins.module_utils._pure.placement import (
     SAID_ELSEWHERE,
@@ -13,6 +14,7 @@ from ansible_collections.kvmops.migration.plugins.module_utils._pure.placement i
     split_names,
 )
 
+PLACEMENT = FilterModule().filters()["placement"]
 UUID = "11111111-1111-1111-1111-111111111111"
 OTHER = "22222222-2222-2222-2222-222222222222"
 
@@ -180,6 +182,43 @@ def test_what_is_wrong_gets_one_line_and_moves_nothing(facts, arguments, error):
     assert result["moves"] == []
 
 
+@pytest.mark.parametrize(
+    ("given", "error"),
+    [
+        ({"bandwidth": -1}, "migrate_options: bandwidth: -1 is not accepted; cure: accepted: MiB per second from 0"),
+        ({"bandwidth": "fast"}, "migrate_options: argument 'bandwidth' is of type"),
+        ({"copy_storage": "some"}, "migrate_options: value of copy_storage must be one of: none, all, inc"),
+        ({"parallel_connections": 3}, "migrate_options: parallel_connections: 3 needs parallel"),
+        ({"policy_steps": [{"do": "abort"}]}, "migrate_options: missing required arguments: when"),
+        ({"dest_xml": "<domain"}, "migrate_options: dest_xml"),
+        ({"uri": "qemu:///nowhere"}, "migrate_options: uri: 'qemu:///nowhere' has the path"),
+    ],
+)
+@pytest.mark.parametrize("where", ["running", "absent"])
+def test_a_value_that_the_module_would_refuse_is_found_before_anything_is_done(given, error, where):
+    """Also where nothing has to move, and in every case before the hooks."""
+    facts = {"kvm1": host(1, a="running"), "kvm2": host(2)} if where == "running" else {"kvm2": host(2, a="running")}
+    result = PLACEMENT(facts, vm="a", dest="kvm2", options=given)
+    (line,) = result["errors"]
+    assert error in line
+    assert "\n" not in line
+    assert result["moves"] == []
+
+
+def test_what_placement_and_options_exclude_is_found_before_anything_is_done():
+    facts = {"kvm1": host(1, a="shut_off", b=("running", OTHER)), "kvm2": host(2)}
+    declared = {"a": {"host": "kvm2", "mode": "offline"}, "b": {"host": "kvm2"}}
+    result = PLACEMENT(facts, declared=declared, options={"copy_storage": "all"})
+    (line,) = result["errors"]
+    assert line.startswith("a: mode: offline and copy_storage: all exclude each other")
+
+
+def test_values_are_read_as_a_module_reads_them():
+    facts = {"kvm1": host(1, a="running"), "kvm2": host(2)}
+    given = {"bandwidth": "100", "postcopy": "yes", "compression": "xbzrle", "max_downtime": 500, "tls": True}
+    assert PLACEMENT(facts, vm="a", dest="kvm2", options=given)["errors"] == []
+
+
 def test_every_option_of_the_module_is_known():
     facts = {"kvm1": host(1), "kvm2": host(2, a="shut_off")}
     known = dict.fromkeys(set(options.PUBLIC) - set(SAID_ELSEWHERE))
@@ -240,9 +279,10 @@ def test_limits_that_are_none_get_one_line(limits):
     assert error.startswith("limits: ")
 
 
-def test_a_postcopy_that_has_failed_can_be_gone_on_with():
-    """Whether it may, and how, is the module's to say."""
-    facts = {"kvm1": host(1, a="postcopy_failed"), "kvm2": host(2, a="postcopy_failed"), "kvm3": host(3)}
+@pytest.mark.parametrize("knows", [("postcopy_failed", "postcopy_failed"), ("postcopy_failed", "running")])
+def test_a_postcopy_that_has_failed_can_be_gone_on_with(knows):
+    """Whether it may, and how, is the module's to say; the destination may not know of the failure."""
+    facts = {"kvm3": host(3, a="shut_off"), "kvm1": host(1, a=knows[0]), "kvm2": host(2, a=knows[1])}
     (step,) = plan(facts, vm="a", dest="kvm2")["moves"]
     assert (step["source"], step["dest"]) == ("kvm1", "kvm2")
 

@@ -489,6 +489,33 @@ def test_c4_92_memory_and_disk_are_told_apart():
     assert Progress(Size(GIB)).take(replace(sample, disk_total=0)) == {"percent": 50, "memory": 50}
 
 
+@pytest.mark.parametrize(
+    ("allocated", "told", "percent", "bytes_there"),
+    [
+        # Twenty of virtual size, one of which is allocated: the memory is the larger part.
+        (GIB, 20 * GIB, 20, GIB),
+        # What is not known counts by what the job tells, and what it counts less is less.
+        (None, 20 * GIB, 83, 20 * GIB),
+        (4 * GIB, GIB, 20, GIB),
+    ],
+)
+def test_a_sparse_disk_counts_by_what_is_allocated(allocated, told, percent, bytes_there):
+    progress = Progress(Size(4 * GIB, allocated))
+    assert progress.take(Sample(1.0, disk_total=told, disk_remaining=told))["percent"] == 0
+    assert progress.take(Sample(2.0, disk_total=told, disk_remaining=0)) == {
+        "percent": percent,
+        "memory": 0,
+        "disk": 99,
+    }
+    assert progress.disk == {"total": bytes_there, "done": bytes_there}
+    half = Sample(3.0, 1, 4 * GIB, 0, 2 * GIB, told, told, 0)
+    assert progress.take(half)["percent"] == percent + (100 - percent) // 2
+
+
+def test_a_job_whose_memory_was_not_known_before_counts_by_what_it_tells():
+    assert Progress(Size(0, None)).take(Sample(1.0, 1, GIB, 0, GIB // 2, GIB, 0, 0))["percent"] == 75
+
+
 def test_every_policy_says_why():
     for rows in schedule.POLICIES.values():
         for step in rows:

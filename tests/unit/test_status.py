@@ -38,6 +38,23 @@ def test_a_run_that_moves_nothing_yet_says_its_phase():
     assert statuses.line({"name": "a", "phase": "checking"}) == "a: checking"
 
 
+@pytest.mark.parametrize("phase", [statuses.MOVED, statuses.SETTLED, statuses.FINISHING])
+def test_a_job_that_is_over_shows_no_figures_that_stand_still(phase):
+    said = statuses.line({**STATUS, "phase": phase})
+    assert said.startswith("a: kvm1 -> kvm2: ")
+    assert "%" not in said
+    assert phase not in said
+    waiting = statuses.line({**STATUS, "phase": phase, "waits": "kvm2 does not answer", "elapsed": 71.4})
+    assert waiting == f"{said}: kvm2 does not answer, 71 s"
+
+
+def test_a_run_that_waits_is_told_of_as_often():
+    teller = statuses.Teller(10.0)
+    lines = [teller.lines({**STATUS, "phase": "moved", "waits": "x", "elapsed": at}, at) for at in range(0, 31, 5)]
+    assert [len(some) for some in lines] == [0, 0, 1, 0, 1, 0, 1]
+    assert len({some[0] for some in lines if some}) == 3
+
+
 def test_a_lost_controller_is_said():
     assert statuses.line({**STATUS, "controller": "lost"}).endswith("; its controller is gone")
 

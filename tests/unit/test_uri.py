@@ -35,11 +35,19 @@ def uris(draw):
         host=host,
         port=draw(st.none() | st.integers(1, 65535)) if host else None,
         path=draw(st.from_regex(uri.PATHS[driver][0], fullmatch=True, alphabet=st.characters(codec="utf-8"))),
-        query=(
-            *((("command", "/usr/bin/x"),) if transport == "ext" else ()),
-            *draw(st.lists(st.tuples(TEXT.filter("command".__ne__), st.just("") | TEXT), max_size=2)),
-        ),
+        query=draw(extras(transport or ("tls" if host else "unix"))),
     )
+
+
+@st.composite
+def extras(draw, transport):
+    names = draw(st.lists(st.sampled_from(("name", *uri.EXTRAS_OF[transport])), unique=True, max_size=3))
+    names = ["command", *names] if transport == "ext" and "command" not in names else names
+    alphabet = st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"])
+    made = {name: draw(st.from_regex(uri.EXTRAS[name][0], fullmatch=True, alphabet=alphabet)) for name in names}
+    if made.get("proxy") == "native":
+        made.pop("netcat", None)
+    return tuple(made.items())
 
 
 @given(uris())
@@ -146,6 +154,23 @@ def test_the_forms_of_the_deck(text, local, host, transport):
         ("test:///", "the test driver accepts /default and"),
         ("qemu+libssh:///system", "names no host"),
         ("qemu+ext://h/system", "add ?command="),
+        (
+            "qemu+ssh://h/system?comand=/x",
+            "has the extra 'comand', which is not known; cure: transport ssh knows name, mode",
+        ),
+        ("qemu+ssh://h/system?no_tty=1;x=2", "has the extra 'x', which is not known"),
+        ("qemu+tls://h/system?keyfile=/k", "transport tls knows name, tls_priority, no_verify, pkipath"),
+        ("qemu://h/system?command=/bin/sh", "'command', which is not known; cure: transport tls knows"),
+        ("qemu:///system?command=/bin/sh", "'command', which is not known; cure: transport unix knows name, mode"),
+        ("qemu+libssh2://h/system?no_tty=1", "transport libssh2 knows"),
+        ("qemu+tcp://h/system?socket=/x", "transport tcp knows name"),
+        ("qemu+ssh://h/system?command=", "has the extra command=''"),
+        ("qemu+ssh://h/system?command=/a&command=/b", "has the extra command='/b'; cure: accepted once"),
+        ("qemu+ssh://h/system?no_verify=yes", "accepted once: 0 or 1"),
+        ("qemu+ssh://h/system?socket=run/x", "accepted once: an absolute path"),
+        ("qemu+ssh://h/system?proxy=socat", "accepted once: auto, netcat or native"),
+        ("qemu+ssh://h/system?proxy=native&netcat=nc", "names netcat with proxy=native"),
+        ("qemu+ssh://root:p?w@h/system?x=1", "'qemu+ssh://root:***@h/system?x=1' is not a libvirt URI"),
     ],
 )
 def test_c2_31_what_is_wrong_is_named(text, says):
@@ -160,6 +185,30 @@ def test_uris_are_built_from_addresses():
     assert uri.for_host("kvm2", user="ann", transport="tcp") == "qemu+tcp://ann@kvm2/system"
     assert uri.for_data("172.16.1.232") == "tcp://172.16.1.232"
     assert uri.for_data("fd00::2") == "tcp://[fd00::2]"
+
+
+@pytest.mark.parametrize(
+    ("text", "extras"),
+    [
+        # The examples of libvirt's page.
+        ("xen://towada/system?no_verify=1", {"no_verify": "1"}),
+        ("qemu+unix:///system?socket=/opt/libvirt/libvirt-sock", {"socket": "/opt/libvirt/libvirt-sock"}),
+        ("qemu+libssh2://user@host/system?known_hosts=/home/k", {"known_hosts": "/home/k"}),
+        (
+            "qemu+ssh://h/system?command=/opt/openssh/bin/ssh&netcat=/opt/nc",
+            {"command": "/opt/openssh/bin/ssh", "netcat": "/opt/nc"},
+        ),
+        ("qemu+tls://h/system?tls_priority=NORMAL:-VERS-SSL3.0", {"tls_priority": "NORMAL:-VERS-SSL3.0"}),
+        ("qemu+ssh://h/system?name=qemu:///system", {"name": "qemu:///system"}),
+        ("qemu:///system?mode=direct", {"mode": "direct"}),
+        # A plus is no blank to libvirt, which also takes a semicolon.
+        ("qemu+ssh://h/system?keyfile=/root/a+b%20c;no_tty=1", {"keyfile": "/root/a+b c", "no_tty": "1"}),
+    ],
+)
+def test_extras_that_libvirt_knows_pass_as_they_are(text, extras):
+    parsed = uri.parse(text)
+    assert dict(parsed.query) == extras
+    assert uri.parse(str(parsed)) == parsed
 
 
 def test_an_extra_is_added_where_it_is_not_there_already():

@@ -44,6 +44,8 @@ CURES = {
     outcome.FAILED: "run again when the cause is removed",
     outcome.SPLIT_BRAIN: "find out which of the two is the right one, and destroy the other with virsh destroy",
     outcome.UNDETERMINED: "run again when both hosts answer and no job is going on",
+    "paused": "find out by /var/log/libvirt/qemu/{name}.log on {dest} whether it has run there: if so, virsh destroy"
+    " {name} on {source}, else virsh resume {name} there; then run again",
     outcome.POSTCOPY: "restore the network between the hosts, then run again with postcopy_resume: true (since libvirt"
     " 8.5.0); destroy neither of the two",
     outcome.CRASH: "look at the end of /var/log/libvirt/qemu/{name}.log, then virsh destroy and start the VM",
@@ -81,7 +83,13 @@ class Ending:
     def settle(self, job: Job) -> End:
         """Look at both hosts, and do what may safely be done."""
         self._worker.phase(statuses.MOVED)
-        settlement = Settlement(self._source, self._dest, self._ledger)
+        settlement = Settlement(
+            self._source,
+            self._dest,
+            self._ledger,
+            witnessed=job.begun_here,
+            tell=lambda text: self._worker.say(waits=text, elapsed=job.elapsed()),
+        )
         end = settlement.settle()
         # Connections that broke on the way were opened anew.
         self._source, self._dest = settlement.source.host, settlement.dest.host
@@ -128,7 +136,8 @@ class Ending:
         """The guest is not at the destination: leave nothing of the run where it is not; the refusal that says so."""
         ledger = self._ledger
         message = self._message(job)
-        known = messages.look_up(message, **names(ledger.name, self._source, self._dest))
+        known_as = names(ledger.name, self._source, self._dest)
+        known = messages.look_up(message, **known_as)
         settled = end.row.outcome == outcome.FAILED
         if settled:
             if end.source_state in outcome.ACTIVE:
@@ -141,7 +150,7 @@ class Ending:
         self._worker.phase(statuses.FINISHING)
         said = outcome.say(end.row, ledger.name, str(self._source), str(self._dest), end.source_state, end.dest_state)
         self._report.finished(changed=not settled, outcome=end.row.outcome)
-        failure_class, cure = end.row.outcome, CURES[end.row.outcome].format(name=ledger.name)
+        failure_class, cure = end.row.outcome, CURES[_cure(end)].format(**known_as)
         if settled and job.given_up is not None:
             failure_class, reason = job.given_up
             message, cure = f"it was given up: {reason} ({message})", GIVEN_UP_CURES[failure_class]
@@ -302,6 +311,14 @@ class Ending:
     def _warn(self, text: str) -> None:
         if text:
             self._report.warn(text)
+
+
+def _cure(end: End) -> str:
+    """What helps, as CURES has it: some of what cannot be told is told well enough for that."""
+    if end.row in (outcome.SENT, outcome.UNPROVEN):
+        return "paused"
+    torn = outcome.POSTCOPY_FAILED in (end.source_state, end.dest_state)
+    return outcome.POSTCOPY if torn and end.row.outcome == outcome.UNDETERMINED else end.row.outcome
 
 
 def _cleanup(job: Job, what: str) -> Dict[str, Any]:

@@ -27,8 +27,12 @@ GROWTH = 1.2
 ABORT_PATIENCE = 30.0
 # Seconds that libvirt gets to return from a post-copy that has failed.
 TORN_PATIENCE = 30.0
+# Seconds that a resumed post-copy gets to begin.
+RESUME_PATIENCE = 120.0
 # Failing calls for statistics in a row after which nobody watches over the job any more.
 TOLERATED = 5
+# Seconds without statistics after which a person hears of that.
+QUIET = 5.0
 now = time.monotonic
 
 
@@ -41,7 +45,7 @@ class Watch:
     size: Size = field(default_factory=lambda: Size(0))
     # The highest downtime limit that is permitted, in milliseconds.
     max_downtime: int | None = None
-    # Whether it can be taken back: post-copy cannot.
+    # Whether it can be taken back: a post-copy that is resumed cannot.
     can_abort: bool = True
 
 
@@ -73,11 +77,13 @@ class Job:
         # The job is over, or another pass has begun: time to look.
         self._wake = threading.Event()
         self._series = jobstats.Series()
-        self._began = now()
+        # And when the last statistics have come.
+        self._began = self._taken_at = now()
         self._missed = 0
         self._obeyed: float | None = None
-        # Since when the source has known that post-copy has failed.
+        # Since when the source has known that post-copy has failed; one that is resumed begins with that.
         self._torn_at: float | None = None
+        self._has_begun = watch.can_abort
         # Since when the job should be over, because it was ended from here.
         self._ended_at: float | None = None
         self._convergence = Convergence(watch.steps, watch.size, limits.downtime, watch.max_downtime)
@@ -85,6 +91,8 @@ class Job:
         self.error: LibvirtFailure | None = None
         self.last: Dict[str, Any] = {}
         self.actions: List[Dict[str, Any]] = []
+        # Whether this process has begun it.
+        self.begun_here = False
         # Whether the guest was stopped so that the job can end.
         self.suspended = False
         # Failure class and reason, where the job was ended from here.
@@ -110,7 +118,8 @@ class Job:
 
     def run(self, dest_uri: str, params: Mapping[str, Any], flags: Sequence[str]) -> None:
         """Migrate; what libvirt said about it is in `error`, and proves nothing about where the guest is."""
-        self._began = now()
+        self.begun_here = True
+        self._began = self._taken_at = now()
         # Before the first byte: a job can be over before anybody has looked.
         for action in self._convergence.begin() if self._watch_over.statistics else ():
             self._do(action, "not_converged")
@@ -127,7 +136,7 @@ class Job:
 
     def attach(self) -> None:
         """Watch over a job that another process has begun, which was killed since."""
-        self._began = now()
+        self._began = self._taken_at = now()
         self._watch(self._is_over)
 
     def _is_over(self, seconds: float) -> bool:
@@ -184,6 +193,7 @@ class Job:
                     self._look_at_postcopy()
                 self._obey()
                 self._look_at_abort()
+                self._say_waiting()
                 step = FIRST_STEP if self._convergence.waiting else min(step * GROWTH, LAST_STEP)
         finally:
             self._leave()
@@ -209,16 +219,29 @@ class Job:
         with suppress(LibvirtFailure):
             domain = self._open().find_uuid(self._uuid)
             if domain is None or domain.reason != "postcopy_failed":
-                self._torn_at = None
+                self._torn_at, self._has_begun = None, True
             elif self._torn_at is None:
                 self._torn_at = now()
-            elif now() - self._torn_at >= TORN_PATIENCE:
+            elif now() - self._torn_at >= (TORN_PATIENCE if self._has_begun else RESUME_PATIENCE):
                 self._wait_no_longer("post-copy has failed, and the destination does not come back from it")
 
     def _look_at_abort(self) -> None:
         """libvirt waits for the destination's daemon even then: for good, where keepalive is off and the link dead."""
         if self._ended_at is not None and now() - self._ended_at >= ABORT_PATIENCE:
             self._wait_no_longer("the job was ended, and the destination's libvirtd has not answered since")
+
+    def _say_waiting(self) -> None:
+        """Tell of what is waited for where no statistics do."""
+        silent = now() - self._taken_at
+        if self._torn_at is not None:
+            waits = "post-copy has failed, libvirt is to come back from it"
+        elif self._ended_at is not None:
+            waits = "the job was ended, libvirt is to come back from it"
+        elif silent >= QUIET and self._watch_over.statistics:
+            waits = f"libvirt has told nothing of the job for {silent:.0f} s"
+        else:
+            return
+        self._worker.say(waits=waits, elapsed=self.elapsed())
 
     def _wait_no_longer(self, reason: str) -> None:
         if not self._done.is_set():
@@ -263,7 +286,8 @@ class Job:
         point = jobstats.sample(stats, seconds)
         point.update(throughput=int(self._convergence.throughput.smoothed), **_percentages(self._progress.take(sample)))
         self._series.add(point)
-        self._worker.say(**statuses.progress(point, stats, self._convergence.upcoming(sample)))
+        self._taken_at = now()
+        self._worker.say(**statuses.progress(point, stats, self._progress.disk, self._convergence.upcoming(sample)))
         for action in actions if self.given_up is None else ():
             self._do(action, "not_converged")
 

@@ -51,6 +51,10 @@ class Local:
             return None
         return {"size": found.st_size, "mtime_ns": found.st_mtime_ns, "inode": found.st_ino, "device": found.st_dev}
 
+    def has_directory(self, path: str) -> bool:
+        """Whether the directory of that file is there."""
+        return os.path.isdir(os.path.dirname(path))
+
     def check_image(self, path: str, declared: str) -> None:
         """Refuse an image that QEMU could not read."""
         try:

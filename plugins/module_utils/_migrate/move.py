@@ -63,6 +63,8 @@ class Move:
     def run(self) -> Dict[str, Any]:
         """Check everything, then move; nothing is changed before the last check has passed."""
         mode = self._check_guest()
+        if mode in table.ACTIVE:
+            self._check_socket("migrate_uri")
         before = self._source.xml(self._place.uuid, inactive=True)
         self._check_facts()
         layout = self._lay_out(mode)
@@ -230,6 +232,8 @@ class Move:
     def _check_copies(self, layout: Layout) -> None:
         """Refuse what the options say about copies where it does not go with what must be copied."""
         copied = [plan.target for plan in layout.copied]
+        if copied:
+            self._check_socket("disks_uri")
         if copied and self._options["tunnelled"]:
             raise Refusal(
                 f"tunnelled: libvirt copies no disk through its own connection, and disk {copied[0]} is not shared",
@@ -251,6 +255,22 @@ class Move:
                         "disk_target",
                         f"name only disks that are: {', '.join(copied)}",
                     )
+
+    def _check_socket(self, option: str) -> None:
+        """Refuse a socket file that QEMU here cannot connect to, which it would find out when everything is prepared.
+
+        libvirt leaves it to its users that a file made by QEMU at the destination can be reached from the source under
+        the same path (libvirt-domain.h, VIR_MIGRATE_PARAM_DISKS_URI): by a directory that both see, or a forwarder.
+        """
+        given = self._options[option] or ""
+        path = given.partition("unix://")[2]
+        if path and self._local is not None and not self._local.has_directory(path):
+            raise Refusal(
+                f"{option}: {given} cannot be reached from {self._source}, which has no directory"
+                f" {posixpath.dirname(path)}: the socket file must be there under the same path as on {self._dest}",
+                "no_socket",
+                f"let both hosts see one directory there, forward the socket (ssh -L), or give {option}: tcp://",
+            )
 
     def _resolve(self, mode: str, layout: Layout) -> Tuple[Dict[str, Any], Tuple[Step, ...]]:
         """The options with what the evidence has made of them, and the steps towards the end of the job."""
@@ -455,7 +475,7 @@ class Move:
         except BaseException:
             if job.suspended:
                 # Whoever stopped us did not want the guest to stand still.
-                Settlement(self._source, self._dest, ledger).settle()
+                Settlement(self._source, self._dest, ledger, witnessed=True).settle()
             raise
         self._report.add(networks=jobstats.networks(before, self._traffic()))
         end = ending.settle(job)

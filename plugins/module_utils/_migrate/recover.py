@@ -76,8 +76,9 @@ class Recovery:
         return {key: value for key, value in self._last.result.items() if key not in ("warnings", "duration_s")}
 
     def _open(self, ledger: Ledger) -> Host:
+        uri = self._way(ledger)
         try:
-            host = Host.open(ledger.dest_uri, self._request.options["connect_timeout"])
+            host = Host.open(uri, self._request.options["connect_timeout"])
         except LibvirtFailure as error:
             raise places.refusal(
                 error,
@@ -89,12 +90,28 @@ class Recovery:
         if host.uuid != ledger.dest_uuid:
             raise Refusal(
                 f"run {ledger.run} of {ledger.name} went to {ledger.dest_host} (UUID {ledger.dest_uuid}), and"
-                f" {uris.redact(ledger.dest_uri)} leads to another host",
+                f" {uris.redact(uri)} leads to another host",
                 "other_host",
                 "let that URI lead to the host again",
                 outcome=outcome.UNDETERMINED,
             )
         return host
+
+    def _way(self, ledger: Ledger) -> str:
+        """The URI of the run's destination: a password of it is in no ledger, and must be said again."""
+        options = self._request.options
+        if not uris.lost_password(ledger.dest_uri):
+            return ledger.dest_uri
+        # That of a move leads elsewhere: it was tried before.
+        if options["dest_uri"] and options["cleanup"]:
+            return str(options["dest_uri"])
+        raise Refusal(
+            f"run {ledger.run} of {ledger.name} to {ledger.dest_host} is not settled: its dest_uri {ledger.dest_uri}"
+            " had a password, which is kept nowhere",
+            "password_needed",
+            f"run virt_migrate on {self._source} with cleanup: true and that dest_uri with its password again",
+            outcome=outcome.UNDETERMINED,
+        )
 
     def _place(self, ledger: Ledger, dest: Host) -> Place:
         return Place(ledger.name, ledger.uuid, self._source.find_uuid(ledger.uuid), dest.find_uuid(ledger.uuid))

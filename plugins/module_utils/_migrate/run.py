@@ -12,6 +12,7 @@ from typing import Any, Dict, List
 from .._domblk import relocate
 from .._libvirt import MIGRATION_OUT, Host, LibvirtFailure
 from .._pure import outcome
+from .._pure import status as statuses
 from .._pure import uri as uris
 from .._pure.refusal import Refusal
 from . import place as places
@@ -68,6 +69,7 @@ def _run(request: Request, report: Report, hosts: List[Host]) -> Dict[str, Any]:
 
     if source_uri.is_local:
         finished = _settle_unfinished(request, report, source, dest, hosts)
+        request.worker.say(phase=statuses.CHECKING)
         if finished is not None:
             return report.finished(**finished)
     place = _locate(request, source, dest)

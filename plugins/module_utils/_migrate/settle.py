@@ -13,11 +13,12 @@ from typing import Callable, List, Tuple
 
 from .._libvirt import JOB_COMPLETED, MIGRATION_OUT, Domain, Host, LibvirtFailure
 from .._pure import domain_xml, outcome
+from .._pure import status as statuses
 from . import disks, moments
 from .ledger import Ledger
 from .place import names, refusal, state_of
 
-# Seconds within which both sides must come to rest, and between two looks.
+# Seconds within which both sides must come to rest, or in post-copy more memory come over, and between two looks.
 LIMIT = 30.0
 STEP = 0.5
 PATIENCE = 10.0
@@ -42,6 +43,8 @@ class Side:
         self._uuid = uuid
         self._arriving = arriving
         self.domain: Domain | None = None
+        # Whether the connection is one that was there all the time.
+        self.kept = True
 
     def state(self) -> str:
         """The guest's state there, `unknown` when the host does not tell."""
@@ -58,8 +61,21 @@ class Side:
         return outcome.UNKNOWN
 
     def _open_again(self) -> None:
+        self.kept = False
         self.host.close()
         self.host = Host.open(self.host.uri, PATIENCE, patience=PATIENCE)
+
+    @property
+    def in_postcopy(self) -> bool:
+        """Whether the guest has gone from there, and its memory is still being fetched, at the last look."""
+        return self.domain is not None and self.domain.reason == "postcopy"
+
+    def left(self) -> int | None:
+        """Bytes of memory that have still to come, where it is told."""
+        try:
+            return self.host.job_stats(self._uuid).get("memory_remaining")
+        except LibvirtFailure:
+            return None
 
     def busy(self) -> bool:
         """Whether a job goes on there; who does not tell may be busy."""
@@ -70,14 +86,29 @@ class Side:
 
 
 class Settlement:
-    """Looks at both sides until they are at rest, and does what the table says."""
+    """Looks at both sides until they are at rest, and does what the table says.
 
-    def __init__(self, source: Host, dest: Host, ledger: Ledger):
+    `witnessed` says that the connection to the source is older than the job: its daemon still knows of it then. `tell`
+    is told what is waited for.
+    """
+
+    def __init__(
+        self,
+        source: Host,
+        dest: Host,
+        ledger: Ledger,
+        witnessed: bool = False,
+        tell: Callable[[str], None] = lambda text: None,
+    ):
         self.source = Side(source, ledger.uuid, arriving=False)
         self.dest = Side(dest, ledger.uuid, arriving=True)
         self._name = ledger.name
         self._uuid = ledger.uuid
         self._ledger = ledger
+        self._witnessed = witnessed
+        self._tell = tell
+        # What was waited for at the last look, for a person.
+        self._waits = ""
         self._done: List[str] = []
         self._warnings: List[str] = []
         self._given_back = True
@@ -85,8 +116,11 @@ class Settlement:
     def settle(self) -> End:
         """Where the guest is, after everything that may safely be done about it."""
         source, dest, row = self._at_rest()
-        if outcome.RESUME_SOURCE in row.actions and self._ledger.ran and self._has_sent_all(dest):
-            row = outcome.SENT
+        if outcome.RESUME_SOURCE in row.actions and self._ledger.ran:
+            if self._has_sent_all(dest):
+                row = outcome.SENT
+            elif not self._has_never_run_there(dest):
+                row = outcome.UNPROVEN
         if row.outcome == outcome.FAILED:
             what = f"giving {moments.named(self._ledger.moments)} back to {self.source.host}"
             self._given_back = self._try(self._give_back, what)
@@ -100,20 +134,45 @@ class Settlement:
         return End(row, source, dest, self._done, self._warnings)
 
     def _look(self) -> Tuple[str, str, outcome.Row]:
-        source, dest = self.source.state(), self.dest.state()
+        states = []
+        for side in (self.source, self.dest):
+            # A host that is silent takes its time for that.
+            self._tell(self._waits or f"{side.host} has yet to answer")
+            states.append(side.state())
+        source, dest = states
         active = self._ledger.mode != "offline"
         return source, dest, outcome.judge(source, dest, not self._ledger.undefine_source, active)
 
     def _at_rest(self) -> Tuple[str, str, outcome.Row]:
         deadline = time.monotonic() + LIMIT
+        left = None
         while True:
             source, dest, row = self._look()
-            moving = row.outcome == outcome.FAILED and source in outcome.ACTIVE and self.source.busy()
+            # In post-copy the two QEMUs need no daemon: they go on, and may come through, after the call has failed.
+            fetching = source == outcome.PAUSED and self.source.in_postcopy
+            moving = fetching or (row.outcome == outcome.FAILED and source in outcome.ACTIVE and self.source.busy())
+            if fetching:
+                before, left = left, self.source.left()
+                deadline = deadline if left in (None, before) else time.monotonic() + LIMIT
             if not (row.wait or moving):
                 return source, dest, row
             if time.monotonic() >= deadline:
                 return source, dest, outcome.UNFINISHED if moving else row
+            self._waits = self._waits_for(source, dest, moving, left)
+            self._tell(self._waits)
             threading.Event().wait(STEP)
+
+    def _waits_for(self, source: str, dest: str, moving: bool, left: int | None) -> str:
+        silent = [
+            str(side.host) for side, state in ((self.source, source), (self.dest, dest)) if state == outcome.UNKNOWN
+        ]
+        if silent:
+            return f"{' and '.join(silent)} {'do' if len(silent) > 1 else 'does'} not answer"
+        if moving:
+            more = f", {statuses.size(left)} of memory left" if left else ""
+            return f"the job on {self.source.host} goes on{more}"
+        here, there = source.replace("_", " "), dest.replace("_", " ")
+        return f"it is {here} on {self.source.host} and {there} on {self.dest.host}"
 
     def _wanted(self, action: str) -> bool:
         ledger = self._ledger
@@ -139,6 +198,16 @@ class Settlement:
         except LibvirtFailure:
             return False
         return (stats.get("type"), stats.get("operation")) == (JOB_COMPLETED, MIGRATION_OUT)
+
+    def _has_never_run_there(self, dest: str) -> bool:
+        """Whether that is proven, of a guest that the source does not know to have sent all of.
+
+        libvirt defines a guest that shall stay before it lets it run. And a daemon that has seen all of the job knows
+        when everything was sent; one that began anew meanwhile leaves a guest paused whose job was that far, without
+        saying so.
+        """
+        defined_first = self._ledger.persistent and dest == outcome.ABSENT
+        return defined_first or (self._witnessed and self.source.kept)
 
     def _has_left(self) -> bool:
         """Whether the source has let the guest go: it has run at the destination, and its last writes are there."""

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import os
 import time
-from typing import Any, Dict, Mapping
+from typing import Any, Dict, List, Mapping
 
 from .._domblk.info import Images
 from .._pure import checks
+from .._pure import options as table
 from .._pure import uri as uris
 from .._pure.domblk import Wish
 from .._pure.refusal import Refusal
@@ -25,7 +26,7 @@ from .worker import Held, Worker
 # A run that is joined ends when it ends.
 JOIN_PATIENCE = 7 * 24 * 3600.0
 # What is told of a run that was ended.
-TOLD = ("name", "uuid", "source", "dest", "actions")
+ENDED = ("name", "uuid", "source", "dest", "actions")
 
 
 def start(module: Any, options: Mapping[str, Any] | None = None, copy: Wish | None = None) -> Dict[str, Any]:
@@ -43,6 +44,7 @@ def start(module: Any, options: Mapping[str, Any] | None = None, copy: Wish | No
         f"{int(time.time())}-{os.urandom(4).hex()}",
         options["name"],
         options["on_controller_loss"] if options["_watch"] else "",
+        table.told(options),
     )
     request = Request(
         options,
@@ -63,7 +65,6 @@ def start(module: Any, options: Mapping[str, Any] | None = None, copy: Wish | No
             joined = _join(options, held.status)
             if joined is not None:
                 return joined
-    worker.say(wished=uris.redact(options["dest_uri"] or ""))
     if options["_watch"] and worker.detach(lambda: kept(module, lambda: run(request))):
         return {"changed": False, "run": worker.run_id, "watching": True}
     try:
@@ -74,23 +75,42 @@ def start(module: Any, options: Mapping[str, Any] | None = None, copy: Wish | No
 
 def _join(options: Mapping[str, Any], status: Mapping[str, Any]) -> Dict[str, Any] | None:
     """Do with another run of this VM what was asked for; None where that one has gone without an answer."""
-    name, run_id = options["name"], str(status["run"])
+    run_id = str(status["run"])
     if options["cancel"]:
         workers.ask_to_end(run_id)
         ended = workers.wait_for(run_id, END_PATIENCE)
         if ended is None:
             return None
-        told: Dict[str, Any] = {key: ended[key] for key in TOLD if key in ended}
+        told: Dict[str, Any] = {key: ended[key] for key in ENDED if key in ended}
         return {**told, "changed": True, "outcome": ended.get("outcome", NOTHING), "ended": run_id}
-    if options["cleanup"] or status.get("wished") != uris.redact(options["dest_uri"] or ""):
-        there = status.get("dest") or status.get("wished") or "another host"
+    run = workers.told(run_id)
+    if run is None and not workers.goes_on(run_id):
+        return None
+    warnings = _agree(options, status, run)
+    if options["_watch"]:
+        return {"changed": False, "run": run_id, "watching": True, "adopted": True, "warnings": warnings}
+    ended = workers.wait_for(run_id, JOIN_PATIENCE)
+    if ended is None:
+        return None
+    return {**ended, "adopted": run_id, "warnings": [*warnings, *ended.get("warnings", [])]}
+
+
+def _agree(options: Mapping[str, Any], status: Mapping[str, Any], run: Mapping[str, Any] | None) -> List[str]:
+    """Warnings about what that run does otherwise than it was said here; refused where its end would be another."""
+    name, run_id = options["name"], str(status["run"])
+    differing = table.differing(run or {}, table.told(options))
+    if run is None or options["cleanup"] or differing[table.RESULT]:
+        there = status.get("dest") or uris.redact(str((run or {}).get("dest_uri") or "another host"))
+        others = [] if options["cleanup"] else differing[table.RESULT]
+        otherwise = f" with other options: {', '.join(others)}" if others else ""
+        how_far = status.get("line", "it has just begun")
         raise Refusal(
-            f"VM {name} is being moved to {there} by run {run_id}: {status.get('line', 'it has just begun')}",
+            f"VM {name} is being moved to {there} by run {run_id}{otherwise}: {how_far}",
             "busy",
-            "wait for its end (status.yml shows how far it is), or end it (cancel.yml)",
+            "wait for its end (status.yml shows how far it is), or end it (cancel.yml)"
+            + (", or give the same options, which joins it" if otherwise else ""),
             outcome=REFUSED,
         )
-    if options["_watch"]:
-        return {"changed": False, "run": run_id, "watching": True, "adopted": True}
-    ended = workers.wait_for(run_id, JOIN_PATIENCE)
-    return None if ended is None else {**ended, "adopted": run_id}
+    if not differing[table.WAY]:
+        return []
+    return [f"run {run_id} of {name} was begun with other options and keeps them: {', '.join(differing[table.WAY])}"]

@@ -4,9 +4,10 @@
 # PRIVATE to the collection: it can have breaking changes at any time.
 """The process that owns a run: one per VM and host, which others can watch, ask to end, and find dead.
 
-A run lives in a folder of its own on volatile storage: `status.json` is how far it is, `lease` is touched by a
-controller that watches, `cancel` asks it to end, `result.json` is its answer, and whoever holds a lock on `lock` is
-alive. A process that is killed loses its locks; what it was about is in the journal, see `local.py`.
+A run lives in a folder of its own on volatile storage: `told.json` is what it was asked for, `status.json` how far it
+is, `lease` is touched by a controller that watches, `cancel` asks it to end, `result.json` is its answer, and whoever
+holds a lock on `lock` is alive. A process that is killed loses its locks; what it was about is in the journal, see
+`local.py`.
 """
 
 from __future__ import annotations
@@ -34,6 +35,9 @@ HOLD_STEP = 0.05
 CANCELLED = "cancelled"
 CONTROLLER_LOST = "controller_lost"
 CANCEL = "cancel"
+TOLD = "told.json"
+# Seconds between taking hold of a VM and saying what for.
+JUST_BEGUN = 2.0
 
 
 class Held(Exception):
@@ -47,11 +51,15 @@ class Held(Exception):
 class Worker:
     """The run of this process as others see it. Where this user may not write there, nobody sees it."""
 
-    def __init__(self, run_id: str, name: str, on_controller_loss: str = ""):
+    def __init__(
+        self, run_id: str, name: str, on_controller_loss: str = "", told: Mapping[str, Any] | None = None
+    ) -> None:
         self._folder = os.path.join(RUN_DIRECTORY, run_id)
         self._name = name
         # Empty where no controller watches.
         self._on_controller_loss = on_controller_loss
+        # What the run was told, for whoever wants to join it.
+        self._told = told or {}
         self._locks: List[int] = []
         self._renewed = time.monotonic()
         self._lease = 0
@@ -78,6 +86,7 @@ class Worker:
         own = os.open(os.path.join(self._folder, "lock"), os.O_RDWR | os.O_CREAT, 0o600)
         _lock(own)
         self._locks = [handle, own]
+        jsonfile.store(os.path.join(self._folder, TOLD), self._told, lasting=False)
         if self._on_controller_loss:
             with open(os.path.join(self._folder, "lease"), "w", encoding="ascii"):
                 pass
@@ -172,7 +181,7 @@ class Worker:
 
     def phase(self, name: str) -> None:
         """A step of the run begins. A file hold/PHASE keeps it waiting there, so that tests can kill what they like."""
-        self.say(phase=name)
+        self.say(phase=name, waits="")
         hold = os.path.join(RUN_DIRECTORY, "hold", name)
         while self.seen and os.path.exists(hold):
             time.sleep(HOLD_STEP)
@@ -209,12 +218,16 @@ def live() -> List[Dict[str, Any]]:
     return [status for folder, status in _folders() if status and _alive(folder)]
 
 
+def goes_on(run_id: str) -> bool:
+    """Whether a process is at that run."""
+    return _alive(os.path.join(RUN_DIRECTORY, run_id))
+
+
 def ask_to_end(run_id: str) -> bool:
     """Ask a run that goes on here to end; false where it is not there."""
-    folder = os.path.join(RUN_DIRECTORY, run_id)
-    if not _alive(folder):
+    if not goes_on(run_id):
         return False
-    with open(os.path.join(folder, CANCEL), "w", encoding="ascii"):
+    with open(os.path.join(RUN_DIRECTORY, run_id, CANCEL), "w", encoding="ascii"):
         pass
     return True
 
@@ -226,6 +239,16 @@ def wait_for(run_id: str, seconds: float) -> Dict[str, Any] | None:
     while _alive(folder) and time.monotonic() < deadline:
         time.sleep(0.2)
     return jsonfile.load(os.path.join(folder, "result.json"))
+
+
+def told(run_id: str) -> Dict[str, Any] | None:
+    """What a run was told, None where it does not say so even a moment after its beginning."""
+    deadline = time.monotonic() + JUST_BEGUN
+    while True:
+        found = jsonfile.load(os.path.join(RUN_DIRECTORY, run_id, TOLD))
+        if found is not None or time.monotonic() >= deadline:
+            return found
+        time.sleep(HOLD_STEP)
 
 
 def prune() -> None:

@@ -20,6 +20,7 @@ def check(values: Mapping[str, Any]) -> None:
     """Refuse values, combinations, URIs and XML that cannot work."""
     table.validate(values)
     schedule.build(values)
+    _check_name_of_certificate(values)
     source = uris.parse(values["uri"], "uri")
     definitions(values)
     if values.get("dest_uri"):
@@ -32,6 +33,18 @@ def check(values: Mapping[str, Any]) -> None:
             else "no destination was given",
             "bad_option",
             "give dest_uri, for example qemu+ssh://root@kvm2/system",
+        )
+
+
+def _check_name_of_certificate(values: Mapping[str, Any]) -> None:
+    """libvirt says so when the memory is about to travel (qemu_migration.c, qemuMigrationSrcPerformNative)."""
+    migrate_uri = values["migrate_uri"] or ""
+    if values["tls"] == "true" and migrate_uri.startswith("unix:") and not values["tls_destination"]:
+        raise Refusal(
+            f"tls: true with migrate_uri: {migrate_uri} needs tls_destination: a socket file has no name that the"
+            " destination's certificate could be compared with",
+            "bad_combination",
+            "add tls_destination: HOST, or leave tls out",
         )
 
 

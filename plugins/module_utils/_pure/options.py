@@ -10,6 +10,7 @@ gates; a new option is a new row.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from dataclasses import dataclass, field
 from typing import Any, Dict, List, Mapping, Sequence, Tuple
@@ -64,6 +65,12 @@ class Gate:
 ACTIVE = ("live", "nonlive")
 OFFLINE = ("offline",)
 
+# What an option decides, which is what a second call must agree about to join a run that goes on: what becomes of the
+# VM, its disks and its data; only the way there; or nothing of the run, but of the one call.
+RESULT = "result"
+WAY = "way"
+CALL = "call"
+
 
 @dataclass(frozen=True)
 class Option:
@@ -99,6 +106,9 @@ class Option:
     accepted: str = ""
     clashes: Tuple[Clash, ...] = ()
     needs: Tuple[Need, ...] = ()
+    decides: str = WAY
+    # Values with which a call is content whatever the run was told.
+    content: Tuple[Any, ...] = ()
 
 
 # Bandwidth travels as MiB/s and is multiplied in libvirt.
@@ -124,16 +134,17 @@ _ARMED = "post-copy must be permitted from the start"
 _SHARE = "move the VM live, or put its disks on shared storage"
 
 OPTIONS = (
-    Option("name", required=True, aliases=("guest",), pattern=_NAME, accepted="the name of a VM"),
-    Option("uri", default="qemu:///system"),
-    Option("dest_uri"),
-    Option("dest_host"),
+    Option("name", required=True, aliases=("guest",), pattern=_NAME, accepted="the name of a VM", decides=CALL),
+    Option("uri", default="qemu:///system", decides=RESULT),
+    Option("dest_uri", decides=RESULT),
+    Option("dest_host", decides=CALL),
     Option(
         "dest_name",
         param="destination_name",
         since=(1, 1, 0),
         pattern=_NAME,
         accepted="the name that the VM shall have",
+        decides=RESULT,
     ),
     Option(
         "dest_xml",
@@ -141,6 +152,7 @@ OPTIONS = (
         param="destination_xml",
         since=(1, 1, 0),
         accepted="the <domain> XML of the VM, with its own UUID",
+        decides=RESULT,
     ),
     Option(
         "persistent_xml",
@@ -159,6 +171,7 @@ OPTIONS = (
                 "give dest_xml instead",
             ),
         ),
+        decides=RESULT,
     ),
     Option(
         "mode",
@@ -170,6 +183,7 @@ OPTIONS = (
             Clash(OFFLINE, "copy_storage", ("all", "inc"), "an offline move takes only the definition along", _SHARE),
             Clash(OFFLINE, "storage", ("copy",), "an offline move takes only the definition along", _SHARE),
         ),
+        decides=RESULT,
     ),
     Option(
         "control",
@@ -207,8 +221,9 @@ OPTIONS = (
             Clash((True,), "listen_address", GIVEN, _TUNNEL, _LEAVE_ONE),
             Clash((True,), "tls", ("true",), _TUNNEL, "give dest_uri a transport that encrypts: ssh or tls"),
         ),
+        decides=RESULT,
     ),
-    Option("storage", default="auto", choices=("auto", "shared", "copy")),
+    Option("storage", default="auto", choices=("auto", "shared", "copy"), decides=RESULT),
     Option(
         "copy_storage",
         choices=("none", "all", "inc"),
@@ -218,6 +233,7 @@ OPTIONS = (
         clashes=(
             Clash(GIVEN, "storage", ("shared", "copy"), "both say what happens to the disks", "leave one of them out"),
         ),
+        decides=RESULT,
     ),
     Option(
         "migrate_disks",
@@ -234,6 +250,7 @@ OPTIONS = (
             Clash(GIVEN, "storage", ("shared",), "nothing would be copied", _LEAVE_ONE),
             Clash(GIVEN, "mode", OFFLINE, "an offline move copies no disk", "leave migrate_disks out"),
         ),
+        decides=RESULT,
     ),
     Option(
         "disks_port",
@@ -258,7 +275,17 @@ OPTIONS = (
         copies=True,
         pattern=rf"tcp://{_HOST}{_PORT}|{_SOCKET}",
         accepted="tcp://ADDRESS:PORT or unix:///PATH",
-        clashes=(_no_copy(),),
+        clashes=(
+            _no_copy(),
+            # libvirt says so when it begins to copy (qemu_migration.c, qemuMigrationSrcNBDStorageCopy).
+            Clash(
+                ("unix://.*",),
+                "tls",
+                ("true",),
+                "libvirt does not encrypt disks that travel through a socket file",
+                _LEAVE_ONE,
+            ),
+        ),
     ),
     Option(
         "synchronous_writes",
@@ -308,9 +335,25 @@ OPTIONS = (
                 "leave persistent at true",
             ),
         ),
+        decides=RESULT,
     ),
-    Option("undefine_source", type="bool", default=True, flags=((True, ("UNDEFINE_SOURCE",)),), since=(0, 7, 3)),
-    Option("suspend", type="bool", default=False, flags=((True, ("PAUSED",)),), since=(0, 7, 5), modes=ACTIVE),
+    Option(
+        "undefine_source",
+        type="bool",
+        default=True,
+        flags=((True, ("UNDEFINE_SOURCE",)),),
+        since=(0, 7, 3),
+        decides=RESULT,
+    ),
+    Option(
+        "suspend",
+        type="bool",
+        default=False,
+        flags=((True, ("PAUSED",)),),
+        since=(0, 7, 5),
+        modes=ACTIVE,
+        decides=RESULT,
+    ),
     Option(
         "change_protection",
         type="bool",
@@ -327,8 +370,16 @@ OPTIONS = (
         since=(1, 1, 0),
         modes=ACTIVE,
     ),
-    Option("unsafe", type="bool", default=False, flags=((True, ("UNSAFE",)),), since=(0, 9, 11), modes=ACTIVE),
-    Option("force", type="bool", default=False),
+    Option(
+        "unsafe",
+        type="bool",
+        default=False,
+        flags=((True, ("UNSAFE",)),),
+        since=(0, 9, 11),
+        modes=ACTIVE,
+        decides=RESULT,
+    ),
+    Option("force", type="bool", default=False, decides=RESULT),
     Option(
         "migrate_uri",
         param="migrate_uri",
@@ -383,6 +434,8 @@ OPTIONS = (
         clashes=(
             Clash(("true",), "migrate_uri", ("rdma://.*",), "QEMU does not encrypt what travels by RDMA", _LEAVE_ONE),
         ),
+        decides=RESULT,
+        content=("auto",),
     ),
     Option(
         "tls_destination",
@@ -598,6 +651,7 @@ OPTIONS = (
             Clash((True,), "tunnelled", (True,), "libvirt's own connection goes one way only", _LEAVE_ONE),
             Clash((True,), "compression", ("mt",), "QEMU has this method for pre-copy only", "use another method"),
         ),
+        decides=RESULT,
     ),
     Option(
         "postcopy_after_precopy",
@@ -628,24 +682,35 @@ OPTIONS = (
             Clash((True,), "mode", ("nonlive",), "libvirt has post-copy for a guest that runs meanwhile", _LEAVE_ONE),
             Clash((True,), "tunnelled", (True,), "libvirt's own connection goes one way only", _LEAVE_ONE),
         ),
+        decides=RESULT,
     ),
-    Option("sync_time", type="bool", default=True, modes=ACTIVE),
-    Option("wait_for_job", type="bool", default=False),
+    Option("sync_time", type="bool", default=True, modes=ACTIVE, decides=RESULT),
+    Option("wait_for_job", type="bool", default=False, decides=CALL),
     Option("on_controller_loss", default="continue", choices=("continue", "cancel")),
-    Option("progress", type="bool", default=True),
-    Option("outage_address", pattern=_BARE_HOST, accepted="an address or a host name of the VM"),
+    Option("progress", type="bool", default=True, decides=CALL),
+    Option("outage_address", pattern=_BARE_HOST, accepted="an address or a host name of the VM", decides=CALL),
     Option(
         "outage_from",
         needs=(Need(GIVEN, "outage_address", GIVEN, "it says from where the VM is probed", "add outage_address"),),
+        decides=CALL,
     ),
     Option(
         "cleanup",
         type="bool",
         default=False,
         clashes=(Clash((True,), "cancel", (True,), "the end of a run settles it, too", "leave cleanup out"),),
+        decides=RESULT,
     ),
-    Option("cancel", type="bool", default=False),
-    Option("connect_timeout", type="int", default=20, minimum=1, maximum=600, accepted="seconds from 1 to 600"),
+    Option("cancel", type="bool", default=False, decides=RESULT),
+    Option(
+        "connect_timeout",
+        type="int",
+        default=20,
+        minimum=1,
+        maximum=600,
+        accepted="seconds from 1 to 600",
+        decides=CALL,
+    ),
 )
 # Filled by the action plugin, which is logged in on the destination and watches the run, and by nobody else.
 HIDDEN: Dict[str, Dict[str, Any]] = {"_dest_facts": {"type": "dict"}, "_watch": {"type": "bool", "default": False}}
@@ -777,6 +842,34 @@ def public(parameters: Mapping[str, Any]) -> Dict[str, Any]:
         key: secret.get(key) or (uris.redact(value) if isinstance(value, str) else value)
         for key, value in parameters.items()
     }
+
+
+def told(values: Mapping[str, Any]) -> Dict[str, Any]:
+    """What a run was told, for whoever wants to join it: plain data without anything secret."""
+    return {option.name: _told(option, values.get(option.name)) for option in OPTIONS if option.decides != CALL}
+
+
+def _told(option: Option, value: Any) -> Any:
+    if option.secret and value is not None:
+        return hashlib.sha256(str(value).encode("utf-8", "surrogateescape")).hexdigest()
+    if isinstance(value, str):
+        return uris.hidden(value)
+    return sorted(value) if option.elements == "str" and value is not None else value
+
+
+def differing(run: Mapping[str, Any], wanted: Mapping[str, Any]) -> Dict[str, List[str]]:
+    """Where a call wants something else than a run was told, both as `told` has it: in words, by what it decides."""
+    found: Dict[str, List[str]] = {RESULT: [], WAY: []}
+    for option in OPTIONS:
+        before, now = run.get(option.name), wanted.get(option.name)
+        if option.name in run and option.name in wanted and before != now and now not in option.content:
+            words = option.name if option.secret else f"{option.name} ({_or_not(before)} there, {_or_not(now)} here)"
+            found[option.decides].append(words)
+    return found
+
+
+def _or_not(value: Any) -> str:
+    return "not given" if value is None else _say(value)
 
 
 def owner(flag: str) -> str:

@@ -89,6 +89,20 @@ def _states(text: str) -> FrozenSet[str]:
 # The first row that fits counts; together they fit every pair.
 TABLE = (
     _row(
+        "postcopy_failed",
+        "unknown",
+        UNDETERMINED,
+        "post-copy failed by what {source} says, and {dest} does not say whether {name} runs; nothing was touched",
+        wait=True,
+    ),
+    _row(
+        "unknown",
+        "postcopy_failed",
+        UNDETERMINED,
+        "post-copy failed by what {dest} says, and {source} does not say whether {name} runs; nothing was touched",
+        wait=True,
+    ),
+    _row(
         "unknown", "*", UNDETERMINED, "{source} does not say whether {name} runs there; nothing was touched", wait=True
     ),
     _row("*", "unknown", UNDETERMINED, "{dest} does not say whether {name} runs there; nothing was touched", wait=True),
@@ -158,6 +172,15 @@ SENT = _row(
     "*",
     UNDETERMINED,
     "{name} is paused on {source}, which has sent all of it: it may have run on {dest} since then; nothing was touched",
+)
+
+# The same, where nobody can tell whether it has: a daemon that began anew has forgotten how far its job was, and a
+# guest that gets no definition at the destination leaves nothing there when it ends.
+UNPROVEN = _row(
+    "*",
+    "*",
+    UNDETERMINED,
+    "{name} is paused on {source}, and nothing proves that it has not run on {dest} since then; nothing was touched",
 )
 
 # What must be true of both sides for an action, checked again at the moment of acting.

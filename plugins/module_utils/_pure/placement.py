@@ -10,7 +10,7 @@ Pure: the facts of all hosts come in, a plan of moves or a list of errors comes 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -106,16 +106,18 @@ def plan(
     limits: Mapping[str, Any] | None = None,
     at_once: bool = True,
     options: Mapping[str, Any] | None = None,
+    judge: Callable[[Mapping[str, Any]], str] = lambda args: "",
 ) -> dict[str, list[Any]]:
     """Compare the placement asked for with where the VMs are.
 
     Returns C(moves) and C(settled) (lists of steps as mappings), C(waves) (the moves in groups) and C(errors) (one line
     each). With any error nothing may be moved: a list of VMs is done whole or not begun. The groups are such that each
-    keeps the limits, or one group of all C(at_once) where whoever moves them keeps the limits.
+    keeps the limits, or one group of all C(at_once) where whoever moves them keeps the limits. C(judge) says in one
+    line what virt_migrate would refuse of its arguments, or nothing.
     """
     hosts = read_facts(facts)
     declared = declared or {}
-    errors = _check_options(options) or _check_hosts(hosts) or _check_declared(declared)
+    errors = _check_options(options, judge) or _check_hosts(hosts) or _check_declared(declared)
     errors = errors or _check_given(vm=vm, dest=dest)
     moves: list[dict[str, Any]] = []
     settled: list[dict[str, Any]] = []
@@ -127,8 +129,13 @@ def plan(
             step = _plan_one(name, split_names(dest), declared, hosts, set(inventory))
             if isinstance(step, str):
                 errors.append(step)
+                continue
+            plain = step.plain()
+            wrong = judge({**(options or {}), **_arguments(plain["move"])}) if step.source else ""
+            if wrong:
+                errors.append(f"{name}: {wrong}")
             else:
-                (moves if step.source else settled).append(step.plain())
+                (moves if step.source else settled).append(plain)
     waves = [moves] if moves and at_once else []
     try:
         groups = queue.waves(moves, limits)
@@ -156,8 +163,13 @@ def _check_given(**given: Any) -> list[str]:
     return errors
 
 
-def _check_options(options: Any) -> list[str]:
-    """A name that nobody knows would be found only by the first VM that has to move."""
+def _arguments(move: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a move is an option of virt_migrate."""
+    return {key: value for key, value in move.items() if key in table.PUBLIC}
+
+
+def _check_options(options: Any, judge: Callable[[Mapping[str, Any]], str]) -> list[str]:
+    """What nobody knows or accepts would be found only by the first VM that has to move, after the hooks before it."""
     if not isinstance(options or {}, Mapping):
         return [f"migrate_options is {options!r}; accepted: a mapping of options of virt_migrate"]
     errors = []
@@ -168,7 +180,8 @@ def _check_options(options: Any) -> list[str]:
             near = difflib.get_close_matches(str(name), table.PUBLIC, 1)
             meant = f", perhaps {near[0]} is meant" if near else ""
             errors.append(f"migrate_options.{name} is unknown{meant}; accepted: options of virt_migrate")
-    return errors
+    wrong = "" if errors or not options else judge({"name": "vm", "dest_host": "host", **options})
+    return [f"migrate_options: {wrong}"] if wrong else errors
 
 
 def _check_hosts(hosts: Mapping[str, Seen]) -> list[str]:
@@ -228,7 +241,7 @@ def _plan_one(
     arriving = [home for home in homes if home.domains[name]["state"] == "incoming"]
     running = [home for home in homes if home.domains[name]["state"] in ACTIVE_STATES]
     half = [home for home in homes if home.domains[name]["state"] == "postcopy_failed"]
-    if len(running) > 1 and len(half) < len(running):
+    if len(running) > 1 and not half:
         return f"VM {name} is active on {' and '.join(home.name for home in running)} at once; nothing is touched"
 
     wanted = dest or split_names(declared.get(name, {}).get("host"))
@@ -247,9 +260,10 @@ def _plan_one(
         going = next((f": {host.runs[name]['line']}" for host in hosts.values() if name in host.runs), "")
         there = arriving[0].name
         return f"VM {name} is being moved to {there} right now{going}; wait for its end, or end it with cancel.yml"
-    # Where it leaves from; after a post-copy that has failed two hosts have half of it each.
+    # Where it leaves from; after a post-copy that has failed two hosts have half of it each, and one may not know it.
     elsewhere = [home for home in homes if home.name not in wanted]
-    home = ((elsewhere if len(half) > 1 else []) or running or elsewhere or homes)[0]
+    torn = [home for home in running if home.name not in wanted] if half else []
+    home = (torn or running or elsewhere or homes)[0]
     state = home.domains[name]["state"]
     placement = declared.get(name, {})
     step = Step(
@@ -272,8 +286,8 @@ def _plan_one(
     if alias:
         return f"source {home.name} and destination {alias} are one host under two names (UUID {home.identity[0]})"
     fit = next((host for host in wanted if hosts[host].answers), None)
-    if len(half) > 1:
-        fit = next((home.name for home in half if home.name in wanted), fit)
+    if torn:
+        fit = next((home.name for home in running if home.name in wanted), fit)
     if arriving:
         # Whoever moves it there already is joined.
         fit = arriving[0].name

@@ -20,6 +20,7 @@ class Progress:
         self._size = size
         self._memory = 0.0
         self._disk = 0.0
+        self._disk_bytes = 0
         self._percent = 0
         self._disks = bool(size.disk)
         self._done = False
@@ -29,13 +30,25 @@ class Progress:
         # What the guest has dirtied anew is sent once more, and was there already.
         self._memory = max(self._memory, _share(sample.memory_total, sample.memory_remaining))
         self._disk = max(self._disk, _share(sample.disk_total, sample.disk_remaining))
-        # By what the job makes of it, where anything is copied: libvirt counts a sparse disk whole.
-        disk = 0 if self._size.disk == 0 else sample.disk_total or self._size.disk or 0
+        memory, disk = self._size.memory or sample.memory_total, self._copied(sample)
+        self._disk_bytes = max(self._disk_bytes, disk)
         self._disks = self._disks or disk > 0
-        whole = self._size.memory + disk
-        done = (self._size.memory * self._memory + disk * self._disk) / whole if whole else self._memory
+        whole = memory + disk
+        done = (memory * self._memory + disk * self._disk) / whole if whole else self._memory
         self._percent = max(self._percent, min(CAP, int(100 * done)))
         return self.now()
+
+    def _copied(self, sample: Sample) -> int:
+        """Bytes of disks that travel: libvirt counts a sparse disk whole, and its holes cost no time."""
+        told, allocated = sample.disk_total, self._size.disk
+        if allocated is None:
+            return told
+        return min(told, allocated) if told else allocated
+
+    @property
+    def disk(self) -> Dict[str, int]:
+        """The bytes of disks that travel, and those of them that are there."""
+        return {"total": self._disk_bytes, "done": int(self._disk_bytes * self._disk)}
 
     def finish(self) -> None:
         self._done = True

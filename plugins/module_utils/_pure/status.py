@@ -25,6 +25,18 @@ SETTLED = "settled"
 FINISHING = "finishing"
 PHASES = (CHECKING, JOURNALLED, COPYING, VERIFYING, COPIED, PREPARED, MOVING, MOVED, SETTLED, FINISHING)
 
+# What a run is about while it moves nothing, for a person.
+_WORDS = {
+    CHECKING: "checking",
+    JOURNALLED: "the destination is being prepared",
+    VERIFYING: "a copy is being verified",
+    COPIED: "the files are there",
+    PREPARED: "the destination is prepared",
+    MOVED: "the job is over, both hosts are asked where the VM is",
+    SETTLED: "both hosts have told where the VM is, what is left is put in order",
+    FINISHING: "the result is being recorded",
+}
+
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
@@ -37,17 +49,21 @@ def size(count: float) -> str:
     return f"{count:.0f} {_UNITS[unit]}" if count >= 100 or not unit else f"{count:.1f} {_UNITS[unit]}"
 
 
-def progress(point: Mapping[str, Any], stats: Mapping[str, Any], upcoming: str) -> Dict[str, Any]:
+def progress(
+    point: Mapping[str, Any], stats: Mapping[str, Any], disk: Mapping[str, int], upcoming: str
+) -> Dict[str, Any]:
     """The part of a status that changes with every sample of the job."""
+    memory, remaining = int(stats.get("memory_total", 0)), int(stats.get("memory_remaining", 0))
     return {
         "elapsed": point["t"],
         "percent": point["percent"],
-        "memory": _part(stats, "memory"),
-        "disk": _part(stats, "disk"),
+        "memory": {"total": memory, "done": max(0, memory - remaining)},
+        "disk": dict(disk),
         "throughput": point["throughput"],
         "dirty_rate": point["dirty_rate"],
         "iteration": point["iteration"],
         "next": upcoming,
+        "waits": "",
     }
 
 
@@ -62,19 +78,18 @@ def copying(done: int, total: int, elapsed: float) -> Dict[str, Any]:
         "dirty_rate": 0,
         "iteration": 0,
         "next": "",
+        "waits": "",
     }
-
-
-def _part(stats: Mapping[str, Any], what: str) -> Dict[str, int]:
-    total, remaining = int(stats.get(f"{what}_total", 0)), int(stats.get(f"{what}_remaining", 0))
-    return {"total": total, "done": max(0, total - remaining)}
 
 
 def line(status: Mapping[str, Any]) -> str:
     """How far a run is, in one line."""
     where = f"{status['name']}: {status['source']} -> {status['dest']}" if status.get("dest") else status["name"]
-    if "percent" not in status:
-        return f"{where}: {status['phase']}"
+    phase, lost = str(status["phase"]), "; its controller is gone" if status.get("controller") == "lost" else ""
+    if status.get("waits") or phase in _WORDS or "percent" not in status:
+        # The figures of before would stand still.
+        waits = f": {status['waits']}, {status['elapsed']:.0f} s" if status.get("waits") else ""
+        return f"{where}: {_WORDS.get(phase, phase)}{waits}{lost}"
     parts = [f"{status['percent']} %"]
     for what in ("memory", "disk"):
         part = status[what]
@@ -87,7 +102,6 @@ def line(status: Mapping[str, Any]) -> str:
         parts.append(f"pass {status['iteration']}")
     parts.append(f"{status['elapsed']:.0f} s")
     end = f"; next: {status['next']}" if status.get("next") else ""
-    lost = "; its controller is gone" if status.get("controller") == "lost" else ""
     return f"{where}: {', '.join(parts)}{end}{lost}"
 
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Set, Tuple
-from urllib.parse import parse_qsl, quote, unquote, urlencode
+from typing import Dict, Set, Tuple
+from urllib.parse import quote, unquote, urlencode
 
 from .refusal import Refusal
 
@@ -29,6 +29,37 @@ TRANSPORTS = {
     "libssh2": (True, True),
     "libssh": (True, True),
     "ext": (False, True),
+}
+# What libvirt's own page of URIs (docs/uri.rst) knows as extras, as a pattern of values and in words. libvirt itself
+# lets pass, and forgets, what it does not know.
+_ANY, _PATH, _NUMBER = (r".+", "a value"), (r"/.+", "an absolute path"), (r"[0-9]+", "0 or 1")
+EXTRAS = {
+    "name": _ANY,
+    "mode": (r"auto|direct|legacy", "auto, direct or legacy"),
+    "proxy": (r"auto|netcat|native", "auto, netcat or native"),
+    # A program that libvirt runs, and one that it runs on the other host.
+    "command": _ANY,
+    "netcat": _ANY,
+    "socket": _PATH,
+    "keyfile": _ANY,
+    "no_verify": _NUMBER,
+    "no_tty": _NUMBER,
+    "known_hosts": _PATH,
+    "known_hosts_verify": (r"normal|auto|ignore", "normal, auto or ignore"),
+    "sshauth": _ANY,
+    "tls_priority": _ANY,
+    "pkipath": _ANY,
+}
+_LIBSSH = ("mode", "proxy", "socket", "netcat", "keyfile", "known_hosts", "known_hosts_verify", "sshauth")
+# The extras of each transport; `name` is one of all.
+EXTRAS_OF = {
+    "ssh": ("mode", "proxy", "command", "socket", "netcat", "keyfile", "no_verify", "no_tty"),
+    "libssh": _LIBSSH,
+    "libssh2": _LIBSSH,
+    "tls": ("tls_priority", "no_verify", "pkipath"),
+    "unix": ("mode", "socket"),
+    "ext": ("command",),
+    "tcp": (),
 }
 FORM = "driver[+transport]://[user@][host][:port]/path[?extra]"
 
@@ -104,7 +135,7 @@ def parse(text: str, option: str = "uri") -> Uri:
     pattern, accepted = PATHS[driver]
     if not re.fullmatch(pattern, path, re.DOTALL):
         raise _refuse(option, text, f"has the path {path!r}", f"the {driver} driver accepts {accepted}")
-    query = tuple(parse_qsl(match["query"] or "", keep_blank_values=True))
+    query = _extras(option, text, transport or ("tls" if host else "unix"), match["query"] or "")
     if transport == "ext" and not dict(query).get("command"):
         raise _refuse(option, text, "names no program, which transport ext needs", "add ?command=/path/of/the/program")
     return Uri(
@@ -137,6 +168,25 @@ def _check_host(option: str, text: str, transport: str, host: str, user: str | N
         raise _refuse(option, text, "has a user or a port without a host", f"give {FORM}")
     if host and ":" not in host and not _HOST.fullmatch(host):
         raise _refuse(option, text, f"has the host {host!r}", "give a host name, an IPv4 address or an IPv6 one in []")
+
+
+def _extras(option: str, text: str, transport: str, query: str) -> Tuple[Tuple[str, str], ...]:
+    """The extras of a transport. A plus is a plus to libvirt, which takes both separators."""
+    found: Dict[str, str] = {}
+    known = ("name", *EXTRAS_OF[transport])
+    for part in filter(None, re.split("[&;]", query)):
+        name, _equals, value = part.partition("=")
+        name, value = unquote(name), unquote(value)
+        if name not in known:
+            accepted = f"transport {transport} knows {', '.join(known)}"
+            raise _refuse(option, text, f"has the extra {name!r}, which is not known", accepted)
+        pattern, words = EXTRAS[name]
+        if name in found or not re.fullmatch(pattern, value, re.DOTALL):
+            raise _refuse(option, text, f"has the extra {name}={value!r}", f"accepted once: {words}")
+        found[name] = value
+    if "netcat" in found and found.get("proxy") == "native":
+        raise _refuse(option, text, "names netcat with proxy=native, which uses none", "leave one of them out")
+    return tuple(found.items())
 
 
 def _port(option: str, text: str, port: str | None) -> int | None:
@@ -174,6 +224,11 @@ def secrets(*texts: str | None) -> Set[str]:
 def redact(text: str) -> str:
     """The text with the passwords of all URIs in it hidden."""
     return _PASSWORD.sub(r"\1:***@", text)
+
+
+def lost_password(text: str) -> bool:
+    """Whether the URI had a password, which is hidden in it and so can no longer be used."""
+    return ":***@" in text and redact(text) == text
 
 
 def hidden(text: str) -> str:

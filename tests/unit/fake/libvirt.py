@@ -30,6 +30,7 @@ VIR_ERR_OPERATION_DENIED = 29
 VIR_ERR_SYSTEM_ERROR = 38
 VIR_ERR_RPC = 39
 VIR_ERR_NO_DOMAIN = 42
+VIR_ERR_AUTH_FAILED = 45
 VIR_ERR_NO_STORAGE_POOL = 49
 VIR_ERR_NO_STORAGE_VOL = 50
 VIR_ERR_OPERATION_INVALID = 55
@@ -139,6 +140,10 @@ class libvirtError(Exception):
         return self.err[7]
 
 
+class Unattended(libvirtError):
+    """The daemons have lost each other, which the two QEMUs in post-copy do not need."""
+
+
 @dataclass
 class File:
     """An image: `content` tells two copies of one from two that have grown apart."""
@@ -225,6 +230,8 @@ class FakeHost:
         self.answers = threading.Event()
         self.answers.set()
         self.broken = ""
+        # What a URI that leads here from elsewhere must have.
+        self.password = ""
         self.calls: list[str] = []
         self.add_pool("vm", "/vm")
 
@@ -343,6 +350,9 @@ class World:
             raise libvirtError(
                 f"unable to connect to server at '{address}:22': Name or service not known", VIR_ERR_SYSTEM_ERROR
             )
+        password = rest.partition("/")[0].rpartition("@")[0].partition(":")[2]
+        if address and self.hosts[name].password not in ("", password):
+            raise libvirtError("authentication failed: Failed to authenticate: Access denied", VIR_ERR_AUTH_FAILED)
         return self.hosts[name]
 
 
@@ -833,9 +843,16 @@ class _Migration:
             self._phase("finish")
             self._confirm()
             self._phase("confirm")
+        except Unattended:
+            raise
         except libvirtError:
             guest.job = {}
             raise
+
+    def arrive(self) -> None:
+        """The last page has come, and nobody needed to be asked."""
+        self._finish()
+        self._confirm()
 
     def hand_over(self) -> None:
         """From now on the guest runs at the destination, whose missing pages come from the source."""
@@ -859,6 +876,8 @@ class _Migration:
         try:
             self._phase("resume")
             self.world.wait_for_verdict()
+        except Unattended:
+            raise
         except libvirtError:
             self.guest.reason = VIR_DOMAIN_PAUSED_POSTCOPY_FAILED
             arriving.state, arriving.reason = there
@@ -876,6 +895,8 @@ class _Migration:
     def _phase(self, name: str) -> None:
         try:
             self.world.script(name, self.source, self.dest, self.guest)
+        except Unattended:
+            raise
         except libvirtError:
             if name in ("begin", "prepare", "perform"):
                 self._roll_back()

@@ -1,0 +1,158 @@
+# Copyright: (c) 2026, The kvmops.migration authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A call for a VM that a run is moving already: joined where both want the same end, else refused."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from types import SimpleNamespace
+
+import pytest
+
+from ansible_collections.kvmops.migration.plugins.module_utils._migrate import start, worker
+from ansible_collections.kvmops.migration.plugins.module_utils._pure import options as table
+from ansible_collections.kvmops.migration.plugins.module_utils._pure.refusal import Refusal
+from fake.lab import DEST_URI, domain_xml
+
+DEFAULTS = {**{option.name: option.default for option in table.OPTIONS}, "_watch": False, "_dest_facts": None}
+PASSWORD = "s3cret"
+
+
+def params(**options):
+    return {**DEFAULTS, "name": "a", "dest_uri": DEST_URI, "tls": "false", **options}
+
+
+def call(**options):
+    module = SimpleNamespace(params=params(**options), run_command=None, check_mode=False, _diff=False)
+    return start.start(module)
+
+
+@pytest.fixture
+def join(lab):
+    """Move VM `a` with the first options, and call once more with the second ones while that goes on."""
+    lab.add()
+
+    def join(first, second):
+        said = []
+
+        def script(phase, source, dest, guest):
+            if phase == "begin":
+                try:
+                    said.append(call(**{"_watch": True, **second}))
+                except Refusal as refusal:
+                    said.append(refusal)
+
+        lab.world.script = script
+        assert lab.move(**first).outcome == "migrated"
+        assert len(lab.world.migrations) == 1
+        return said[0]
+
+    return join
+
+
+def test_c3_75_the_same_wish_is_joined(join):
+    joined = join({"policy": "never_pause"}, {"policy": "never_pause"})
+    assert joined["adopted"]
+    assert joined["watching"]
+    assert joined["warnings"] == []
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "said"),
+    [
+        ({}, {"mode": "nonlive"}, "mode (auto there, nonlive here)"),
+        ({"dest_name": "b"}, {}, "dest_name (b there, not given here)"),
+        ({"undefine_source": False}, {}, "undefine_source (false there, true here)"),
+        ({}, {"copy_storage": "inc"}, "copy_storage (not given there, inc here)"),
+        ({}, {"copy_storage": "all", "migrate_disks": ["vda"]}, "migrate_disks (not given there, vda here)"),
+        ({}, {"persistent": False}, "persistent (not given there, false here)"),
+        ({}, {"suspend": True}, "suspend (false there, true here)"),
+        ({}, {"postcopy": True}, "postcopy (false there, true here)"),
+        ({}, {"tls": "true"}, "tls (false there, true here)"),
+        (
+            {},
+            {"dest_uri": "qemu+ssh://root@kvm3/system"},
+            f"dest_uri ({DEST_URI} there, qemu+ssh://root@kvm3/system here)",
+        ),
+    ],
+)
+def test_a_wish_for_another_end_is_refused_by_name(join, first, second, said):
+    refused = join(first, second)
+    assert isinstance(refused, Refusal), refused
+    assert refused.failure_class == "busy"
+    assert refused.details["outcome"] == "refused"
+    assert "VM a is being moved to kvm2 by run " in refused.message
+    assert said in refused.message
+    assert "give the same options" in refused.cure
+
+
+def test_nobody_joins_to_settle_what_goes_on(join):
+    refused = join({}, {"cleanup": True})
+    assert refused.failure_class == "busy"
+    assert "options" not in refused.message
+
+
+def test_who_only_settles_is_joined_by_nobody_who_wants_a_move(lab):
+    run = worker.Worker("r1", "a", "", table.told(params(cleanup=True))).take()
+    with pytest.raises(Refusal, match="cleanup"):
+        call()
+    run.leave()
+
+
+def test_another_way_to_the_same_end_is_joined_and_said(join):
+    joined = join({"bandwidth": 100}, {"policy": "must_complete", "timeout": 60, "progress": False})
+    (warning,) = joined["warnings"]
+    assert (
+        "keeps them: bandwidth (100 there, not given here), timeout (not given there, 60 here), policy (none" in warning
+    )
+    assert "progress" not in warning
+
+
+def test_who_leaves_tls_to_the_run_is_content_with_what_it_does(join):
+    assert join({"tls": "false"}, {"tls": "auto"})["warnings"] == []
+
+
+def test_the_order_of_disks_is_no_difference():
+    one, other = (table.told(params(migrate_disks=disks)) for disks in (["vda", "vdb"], ["vdb", "vda"]))
+    assert table.differing(one, other) == {table.RESULT: [], table.WAY: []}
+
+
+def test_definitions_and_passwords_are_compared_and_not_shown(join):
+    secret = domain_xml().replace("</devices>", f"<graphics type='vnc' passwd='{PASSWORD}'/></devices>")
+    uri = DEST_URI.replace("root", f"root:{PASSWORD}")
+    refused = join({"dest_xml": secret, "dest_uri": uri}, {"dest_xml": domain_xml(), "dest_uri": uri})
+    assert "dest_xml" in refused.message
+    assert PASSWORD not in refused.message
+    assert "<domain" not in refused.message
+    assert PASSWORD not in str(table.told(params(dest_xml=secret, dest_uri=uri)))
+
+
+def test_the_answer_of_the_run_that_was_waited_for_says_what_it_did_otherwise(lab):
+    told = table.told(params(bandwidth=100))
+    first = worker.Worker("r1", "a", "", told).take()
+
+    def end():
+        first.answer({"changed": True, "outcome": "migrated", "warnings": ["of the run"]})
+        first._forget_locks()
+
+    threading.Timer(0.2, end).start()
+    joined = call()
+    assert joined["adopted"] == "r1"
+    assert joined["warnings"][0].startswith("run r1 of a was begun with other options")
+    assert joined["warnings"][1:] == ["of the run"]
+
+
+def test_a_run_that_has_gone_before_it_could_be_asked_is_not_joined(lab, monkeypatch):
+    """Its folder is gone, and the call moves the VM itself."""
+    lab.add()
+    monkeypatch.setattr(worker, "JUST_BEGUN", 0.1)
+    first = worker.Worker("r1", "a", "", {}).take()
+    shutil.rmtree(first._folder)
+    threading.Timer(0.3, first.leave).start()
+    assert call()["outcome"] == "migrated"
+
+
+def test_every_option_says_what_it_decides():
+    assert {option.decides for option in table.OPTIONS} == {table.RESULT, table.WAY, table.CALL}
+    assert all(option.decides == table.RESULT for option in table.SECRET)

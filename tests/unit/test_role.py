@@ -1,0 +1,99 @@
+# Copyright: (c) 2026, The kvmops.migration authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The role migrate as ansible-playbook runs it, on hosts that tell what a test has written down."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TOP = Path(__file__).resolve().parents[2]
+# A module that answers with what was written down for its host.
+MODULE = """#!/usr/bin/python
+import json
+import os
+from ansible.module_utils.basic import AnsibleModule
+module = AnsibleModule(argument_spec={"name": {"type": "raw"}, "cleanup": {"type": "bool"}}, supports_check_mode=True)
+with open(TOLD) as stream:
+    module.exit_json(**json.load(stream)[os.environ["TEST_HOST"]][NAME])
+"""
+INFO = {"changed": False, "domains": [], "unfinished": [], "runs": [], "journal": []}
+LEFT = {"run": "r1", "name": "a", "uuid": "u", "dest": "kvm2"}
+
+
+@pytest.fixture
+def play(tmp_path):
+    """Run a playbook of the collection on hosts that tell `infos` of themselves; gives back status and output."""
+    collection = tmp_path / "ansible_collections" / "kvmops" / "migration"
+    (collection / "plugins" / "modules").mkdir(parents=True)
+    for name in ("roles", "playbooks", "galaxy.yml", "meta", "plugins/filter", "plugins/module_utils"):
+        (collection / name).symlink_to(TOP / name)
+    (collection / "plugins" / "plugin_utils").symlink_to(TOP / "plugins" / "plugin_utils")
+    told = tmp_path / "told.json"
+    for name in ("virt_migrate_info", "virt_migrate", "virt_migrate_queue"):
+        text = MODULE.replace("TOLD", repr(str(told))).replace("NAME", repr(name))
+        (collection / "plugins" / "modules" / f"{name}.py").write_text(text)
+
+    def place(host):
+        python = tmp_path / f"python-{host}"
+        python.write_text(f'#!/bin/sh\nTEST_HOST={host} exec {sys.executable} "$@"\n')
+        python.chmod(0o755)
+        return {"ansible_connection": "local", "ansible_python_interpreter": str(python)}
+
+    def play(playbook, *infos, **variables):
+        hosts = {f"kvm{number}": info for number, info in enumerate(infos, 1)}
+        moved = {"virt_migrate": {"outcome": "migrated"}}
+        told.write_text(json.dumps({host: {"virt_migrate_info": info, **moved} for host, info in hosts.items()}))
+        inventory = tmp_path / "hosts.json"
+        inventory.write_text(json.dumps({"hypervisors": {"hosts": {host: place(host) for host in hosts}}}))
+        command = [sys.executable, "-m", "ansible", "playbook", "-i", str(inventory), f"kvmops.migration.{playbook}"]
+        environment = {
+            **os.environ,
+            "ANSIBLE_COLLECTIONS_PATH": str(tmp_path),
+            "ANSIBLE_HOME": str(tmp_path / "home"),
+            "ANSIBLE_NOCOLOR": "1",
+        }
+        return subprocess.run(
+            [*command, "-e", json.dumps(variables)],
+            capture_output=True,
+            text=True,
+            check=False,
+            env=environment,
+            cwd=tmp_path,
+        )
+
+    return play
+
+
+def known(number=1, domains=("a",), **more):
+    domains = [{"name": name, "uuid": name, "state": "running"} for name in domains]
+    return {**INFO, "host": {"uuid": f"h{number}", "hostname": f"kvm{number}"}, "domains": domains, **more}
+
+
+def test_recover_says_that_nothing_is_left_and_who_has_not_told(play):
+    silent = {"failed": True, "msg": "no libvirt\nmore"}
+    done = play("recover", known(unfinished=[{**LEFT, "name": "b"}]), silent, vm="a")
+    assert '"nothing is left to settle of a"' in done.stdout, done.stdout + done.stderr
+    assert "kvm2: does not answer, so what it has left is not known: no libvirt" in done.stdout, done.stdout
+
+
+def test_recover_says_what_it_has_settled_and_not_that_nothing_was_there(play):
+    done = play("recover", known(), known(2, (), unfinished=[LEFT]))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "a: it has moved" in done.stdout
+    assert "nothing is left to settle" not in done.stdout
+
+
+@pytest.mark.parametrize(("bandwidth", "hooked"), [(-1, False), (5, True)])
+def test_no_hook_runs_before_a_bad_value_is_refused(play, tmp_path, bandwidth, hooked):
+    hook = tmp_path / "hook.yml"
+    hook.write_text(f"- ansible.builtin.copy: {{content: x, dest: '{tmp_path}/hooked'}}\n")
+    options = {"migrate_pre_tasks": str(hook), "migrate_options": {"bandwidth": bandwidth}}
+    done = play("migrate", known(), known(2, ()), vm="a", dest="kvm2", **options)
+    assert ("migrate_options: " in done.stdout) != hooked, done.stdout
+    assert (tmp_path / "hooked").exists() == hooked, done.stdout
