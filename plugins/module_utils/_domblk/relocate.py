@@ -413,11 +413,19 @@ def _moved(move: Move, domain: Domain, host: Host) -> bool:
     """Whether the guest has its disk at the new place; a copy that still goes on comes to its end."""
     if not domain.active:
         return _source_of(host, domain, move.target, inactive=True) == move.dest
-    mirror = domain_xml.mirrors(host.xml(domain.uuid)).get(move.target)
-    if mirror is not None and mirror.path == move.dest:
-        defined = domain.persistent and _source_of(host, domain, move.target, inactive=True) == move.dest
-        host.end_block_copy(domain.uuid, move.target, pivot=mirror.ready and defined)
+    mirror = _mirror(move, domain, host)
+    if mirror is not None and mirror.ready and _source_of(host, domain, move.target, inactive=True) == move.dest:
+        with suppress(LibvirtFailure):
+            host.end_block_copy(domain.uuid, move.target, pivot=True)
+        mirror = _mirror(move, domain, host)
+    if mirror is not None:
+        host.end_block_copy(domain.uuid, move.target, pivot=False)
     return _source_of(host, domain, move.target, inactive=False) == move.dest
+
+
+def _mirror(move: Move, domain: Domain, host: Host) -> domain_xml.Mirror | None:
+    mirror = domain_xml.mirrors(host.xml(domain.uuid)).get(move.target)
+    return mirror if mirror is not None and mirror.path == move.dest else None
 
 
 def _source_of(host: Host, domain: Domain, target: str, inactive: bool) -> str:

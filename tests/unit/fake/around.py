@@ -44,6 +44,11 @@ class Around:
     # Errors of the next calls of the agent, and how often it has set the clock.
     agent_errors: list[Exception] = field(default_factory=list)
     clock_set: int = 0
+    # Block copies that go on, by target, the flags of all that were begun, and errors of the next pivots.
+    copies: dict[str, dict] = field(default_factory=dict)
+    copy_flags: list[int] = field(default_factory=list)
+    pivot_errors: list[Exception] = field(default_factory=list)
+    never_ready: bool = False
 
 
 class _Moment:
@@ -108,10 +113,6 @@ class AroundDomain:
             message = f"checkpoint inconsistent: missing or broken bitmap '{name}' for disk 'vda'"
             self.fail(message, VIR_ERR_CHECKPOINT_INCONSISTENT)
         self._redefine("checkpoint", self.around.checkpoints, xml)
-
-    def blockJobInfo(self, disk, flags=0):
-        self.called("blockJobInfo")
-        return {"type": 2, "bandwidth": 0, "cur": 1, "end": 2} if disk in self.around.block_jobs else {}
 
     def setTime(self, time=None, flags=0):
         self.called("setTime")

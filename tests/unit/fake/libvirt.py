@@ -15,11 +15,13 @@ import xml.etree.ElementTree as ET
 from dataclasses import dataclass, field
 from typing import Callable
 
-from fake import around
+from fake import around, blockcopy
 from fake.around import Around, AroundDomain
+from fake.blockcopy import BlockCopies
 
 # Its constants are libvirt's, too.
-globals().update({name: value for name, value in vars(around).items() if name.startswith("VIR_")})
+for part in (around, blockcopy):
+    globals().update({name: value for name, value in vars(part).items() if name.startswith("VIR_")})
 
 VIR_ERR_INTERNAL_ERROR = 1
 VIR_ERR_NO_SUPPORT = 3
@@ -602,7 +604,7 @@ class virStorageVol(_Object):
         self._pool.listed.pop(self._name, None)
 
 
-class virDomain(_Object, AroundDomain):
+class virDomain(_Object, AroundDomain, BlockCopies):
     def __init__(self, host, uuid, read_only=False):
         super().__init__(host, read_only)
         self._uuid = self.uuid = uuid
@@ -680,6 +682,8 @@ class virDomain(_Object, AroundDomain):
             raise libvirtError(message, VIR_ERR_OPERATION_DENIED)
         inactive = self._guest.inactive_xml if flags & VIR_DOMAIN_XML_INACTIVE else ""
         xml = inactive or self._guest.xml
+        if not flags & VIR_DOMAIN_XML_INACTIVE:
+            xml = self.with_mirrors(xml)
         return xml if flags & VIR_DOMAIN_XML_SECURE else _public(xml)
 
     def undefineFlags(self, flags):

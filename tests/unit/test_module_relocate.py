@@ -1,0 +1,294 @@
+# Copyright: (c) 2026, The kvmops.migration authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""virt_domblk_copy on one host, from its arguments to its answer: real files, and a libvirt that is none."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.testing import patch_module_args
+from test_module_recover import Killed
+
+from ansible_collections.kvmops.migration.plugins.module_utils._domblk import relocate
+from ansible_collections.kvmops.migration.plugins.module_utils._migrate import local, worker
+from ansible_collections.kvmops.migration.plugins.modules import virt_domblk_copy, virt_migrate
+from fake import blockcopy
+from fake import libvirt as fake
+from fake.lab import OTHER, UUID, disk_xml, domain_xml
+
+SHUTOFF, RUNNING = fake.VIR_DOMAIN_SHUTOFF, fake.VIR_DOMAIN_RUNNING
+
+
+class Here:
+    """One host with VM `a`, whose images are real files."""
+
+    def __init__(self, tmp_path, monkeypatch, capsys):
+        self.old, self.new = tmp_path / "old", tmp_path / "new place"
+        self.old.mkdir()
+        self.new.mkdir()
+        self._capsys = capsys
+        self.host = fake.use(fake.World("kvm1", "kvm2"))["kvm1"]
+        self.host.world.local = "kvm1"
+        monkeypatch.setattr(local, "STATE_DIRECTORY", str(tmp_path / "state"))
+        monkeypatch.setattr(worker, "RUN_DIRECTORY", str(tmp_path / "run"))
+        monkeypatch.setattr(AnsibleModule, "warn", lambda _, text, **more: None)
+        monkeypatch.setattr(relocate, "STEP", 0.001)
+
+    def add(self, state=SHUTOFF, disks=("a.img",), name="a", uuid=UUID, **more):
+        devices = []
+        for number, image in enumerate(disks):
+            (self.old / image).write_bytes(os.urandom(100_000))
+            devices.append(disk_xml(f"vd{chr(97 + number)}", str(self.old / image), "raw"))
+        guest = fake.Guest(name, uuid, domain_xml(name, uuid, devices), state=state, **more)
+        if guest.active:
+            guest.inactive_xml = guest.xml
+        self.host.guests[uuid] = guest
+        return guest
+
+    def run(self, module=virt_domblk_copy, check=False, diff=False, **options):
+        self._capsys.readouterr()
+        arguments = {"name": "a", **options, "_ansible_check_mode": check, "_ansible_diff": diff}
+        with patch_module_args(arguments), pytest.raises(SystemExit) as end:
+            module.main()
+        result = json.loads(self._capsys.readouterr().out)
+        result.setdefault("failed", False)
+        assert (end.value.code != 0) == result["failed"], result
+        return SimpleNamespace(**result)
+
+    def move(self, **options):
+        return self.run(dest_dir=str(self.new), **options)
+
+    def files(self):
+        return sorted(path.name for path in self.new.iterdir())
+
+    def unfinished(self):
+        folder = Path(local.STATE_DIRECTORY) / "unfinished"
+        return list(folder.iterdir()) if folder.is_dir() else []
+
+    def sources(self, guest):
+        texts = [guest.xml, guest.inactive_xml or guest.xml]
+        disks = [blockcopy.ET.fromstring(text).findall("devices/disk/source") for text in texts]
+        return [[node.get("file") for node in found] for found in disks]
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch, capsys):
+    made = Here(tmp_path, monkeypatch, capsys)
+    yield made
+    strays = [path for path in tmp_path.rglob("*") if "kvmops" in path.name]
+    assert not strays
+    assert all(not guest.around.copies for guest in made.host.guests.values())
+
+
+@pytest.fixture
+def kill(here, monkeypatch):
+    def kill(phase, **options):
+        def reach(self, name):
+            self.say(phase=name)
+            if name == phase:
+                raise Killed
+
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            patch.setattr(worker.Worker, "phase", reach)
+            here.move(**options)
+
+    return kill
+
+
+@pytest.mark.parametrize("state", [SHUTOFF, RUNNING])
+@pytest.mark.parametrize("remove", [True, False])
+def test_c7_110_the_disks_are_at_the_new_place(here, state, remove):
+    guest = here.add(state, ("a.img", "b.img"))
+    before = [(here.old / name).read_bytes() for name in ("a.img", "b.img")]
+    result = here.move(remove_source=remove)
+    assert (result.outcome, result.changed) == ("copied", True)
+    assert here.sources(guest) == [[str(here.new / "a.img"), str(here.new / "b.img")]] * 2
+    assert [(here.new / name).read_bytes() for name in ("a.img", "b.img")] == before
+    assert len(list(here.old.iterdir())) == (0 if remove else 2)
+    assert len(result.removed) == (2 if remove else 0)
+    assert not here.unfinished()
+    again = here.move(remove_source=remove)
+    assert (again.outcome, again.changed) == ("already_there", False)
+
+
+def test_a_running_guest_has_every_write_in_both_images_before_it_goes_over(here):
+    guest = here.add(RUNNING)
+    here.move()
+    wanted = blockcopy.VIR_DOMAIN_BLOCK_COPY_SYNCHRONOUS_WRITES | blockcopy.VIR_DOMAIN_BLOCK_COPY_TRANSIENT_JOB
+    assert guest.around.copy_flags[0] & wanted == wanted
+
+
+def test_one_of_several_disks_goes(here):
+    guest = here.add(SHUTOFF, ("a.img", "b.img"))
+    here.move(disks=["vdb"])
+    assert here.sources(guest)[1] == [str(here.old / "a.img"), str(here.new / "b.img")]
+
+
+def test_check_mode_says_what_would_be_done_and_shows_the_definition(here):
+    guest = here.add(SHUTOFF)
+    result = here.move(check=True, diff=True)
+    assert (result.outcome, result.changed) == ("planned", True)
+    assert [(row["action"], row["bytes"]) for row in result.files] == [("copy", 100_000)]
+    assert str(here.new) in result.diff[0]["after"] and str(here.new) not in result.diff[0]["before"]
+    assert here.files() == []
+    assert here.sources(guest)[0] == [str(here.old / "a.img")]
+
+
+@pytest.mark.parametrize("check", [True, False])
+@pytest.mark.parametrize(
+    ("options", "failure_class", "said"),
+    [
+        ({"dest_dir": "relative"}, "bad_option", "dest_dir: 'relative' is no absolute path"),
+        ({"path_map": {"/old": "new"}}, "bad_option", "are not two absolute paths"),
+        ({"dest_dir": "/nowhere/at/all"}, "directory_missing", "no directory /nowhere/at/all"),
+        ({"disks": ["vdx"], "dest_dir": "/tmp"}, "disk_target", "a has no disk 'vdx'"),
+        ({"bandwidth": -1, "dest_dir": "/tmp"}, "bad_option", "accepted: 0 to 16777216 MiB/s"),
+        ({"name": "none", "dest_dir": "/tmp"}, "not_found", "VM none was not found"),
+        ({}, "bad_option", "neither another place nor another host"),
+        ({"uri": "qemu+ssh://root@kvm2/system", "dest_dir": "/tmp"}, "bad_option", "leads to another host"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_in_one_line(here, options, failure_class, said, check):
+    here.add()
+    result = here.run(check=check, **options)
+    assert result.failed
+    assert (result.failure_class, result.outcome) == (failure_class, "refused")
+    assert said in result.msg and "\n" not in result.msg
+    assert result.cure
+
+
+@pytest.mark.parametrize("state", [SHUTOFF, RUNNING])
+def test_a_file_in_the_way_stays(here, state):
+    here.add(state)
+    (here.new / "a.img").write_text("mine")
+    result = here.move()
+    assert result.failure_class == "dest_image_exists"
+    assert (here.new / "a.img").read_text() == "mine"
+    assert not here.unfinished()
+
+
+def test_a_disk_of_another_guest_is_not_written_to_and_not_removed(here):
+    here.add()
+    other = here.add(name="b", uuid=OTHER, disks=())
+    other.xml = domain_xml("b", OTHER, [disk_xml(path=str(here.new / "a.img"), image="raw")])
+    assert here.move().failure_class == "image_in_use"
+    other.xml = domain_xml("b", OTHER, [disk_xml(path=str(here.old / "a.img"), image="raw")])
+    result = here.move(remove_source=True)
+    assert (result.failure_class, result.failed) == ("image_in_use", True)
+    assert "used by VM b as well" in result.msg
+
+
+def test_a_saved_state_is_refused(here):
+    here.add(managed_save=True)
+    assert here.move().failure_class == "managed_save"
+
+
+def test_an_older_libvirt_does_not_copy_under_a_running_guest(here):
+    here.add(RUNNING)
+    here.host.version = 7_009_000
+    result = here.move()
+    assert result.failure_class == "too_old"
+    assert "shut the VM down" in result.cure
+
+
+def test_a_job_that_goes_on_is_left_alone(here):
+    here.add(RUNNING).around.block_jobs.add("vda")
+    assert here.move().failure_class == "busy"
+
+
+def test_a_definition_that_libvirt_refuses_leaves_everything_as_it_was(here, monkeypatch):
+    guest = here.add()
+
+    def refuse(self, xml):
+        raise fake.libvirtError("unsupported configuration: no", 67)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fake.virConnect, "defineXML", refuse)
+        result = here.move(remove_source=True)
+    assert (result.outcome, result.changed) == ("failed", False), result
+    assert here.sources(guest)[0] == [str(here.old / "a.img")]
+    assert here.files() == []
+    assert (here.old / "a.img").exists()
+    assert not here.unfinished()
+
+
+@pytest.mark.parametrize("errors", [1, 9])
+def test_a_pivot_that_fails_leaves_every_disk_in_one_place(here, errors):
+    guest = here.add(RUNNING, ("a.img", "b.img"))
+    guest.around.pivot_errors = [fake.libvirtError("internal error: pivot failed", 1) for _ in range(errors)]
+    result = here.move(remove_source=True)
+    assert result.failed, result
+    live, defined = here.sources(guest)
+    assert live == defined
+    # A second try goes through where that is possible, and that is said.
+    assert ("moved all the same" in result.msg) == (errors == 1) == result.changed
+    assert sorted(path for folder in (here.old, here.new) for path in map(str, folder.iterdir())) == sorted(live)
+    assert not here.unfinished()
+
+
+@pytest.mark.parametrize("phase", ["journalled", "copying", "verifying", "copied", "prepared", "moved", "finishing"])
+@pytest.mark.parametrize("settle", ["the next run", "cleanup"])
+def test_c3_75_a_killed_copy_of_a_guest_that_is_shut_off(here, kill, phase, settle):
+    guest = here.add()
+    kill(phase, remove_source=True)
+    _settled(here, guest, settle, moved=phase in ("moved", "finishing"), done=phase == "finishing")
+
+
+@pytest.mark.parametrize("phase", ["journalled", "copying", "copied", "prepared", "moving", "moved", "finishing"])
+@pytest.mark.parametrize("settle", ["the next run", "cleanup"])
+def test_c3_75_a_killed_copy_of_a_running_guest(here, kill, phase, settle):
+    guest = here.add(RUNNING)
+    kill(phase, remove_source=True)
+    # Once the definition names the copy, it has everything, and the guest goes over.
+    _settled(
+        here, guest, settle, moved=phase in ("prepared", "moving", "moved", "finishing"), done=phase == "finishing"
+    )
+
+
+@pytest.mark.parametrize("phase", ["prepared", "moving", "moved"])
+def test_c3_75_a_guest_that_ends_after_its_copy_was_killed_has_every_write(here, kill, phase):
+    guest = here.add(RUNNING)
+    kill(phase)
+    # Its power is gone, and with it the block job; libvirt has the definition.
+    guest.around.copies.clear()
+    guest.state, guest.xml, guest.inactive_xml = SHUTOFF, guest.inactive_xml, ""
+    result = here.move()
+    assert not result.failed, result
+    assert here.sources(guest)[0] == [str(here.new / "a.img")]
+
+
+def _settled(here, guest, settle, moved, done):
+    assert len(here.unfinished()) == (0 if done else 1)
+    if settle == "cleanup":
+        result = here.run(virt_migrate, cleanup=True)
+        assert result.outcome == ("nothing_to_do" if done else "copied" if moved else "failed"), result
+    else:
+        result = here.move(remove_source=True)
+        assert result.outcome == ("already_there" if moved else "copied"), result
+        moved = True
+    assert not result.failed
+    assert not here.unfinished()
+    place = here.new if moved else here.old
+    assert here.sources(guest) == [[str(place / "a.img")]] * 2
+    assert [path.name for folder in (here.old, here.new) for path in folder.iterdir()] == ["a.img"]
+    assert (place / "a.img").exists()
+
+
+@pytest.mark.skipif(not shutil.which("qemu-img"), reason="qemu-img is not installed here")
+def test_c7_110_a_format_changes_by_the_way_unless_that_loses_something(here):
+    guest = here.add()
+    result = here.run(path_map={str(here.old): str(here.new / "a.qcow2")[: -len("/a.qcow2")]}, format="qcow2")
+    assert result.outcome == "copied", result
+    assert (here.new / "a.img").read_bytes()[:4] == b"QFI\xfb"
+    subprocess.run(["qemu-img", "snapshot", "-c", "first", str(here.new / "a.img")], check=True)
+    back = here.run(path_map={str(here.new / "a.img"): str(here.old / "b.raw")}, format="raw")
+    assert back.failure_class == "conversion_loses"
+    assert "internal snapshot first" in back.msg
+    assert here.sources(guest)[0] == [str(here.new / "a.img")]
