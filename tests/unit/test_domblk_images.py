@@ -10,6 +10,7 @@ import stat
 import subprocess
 import sys
 import threading
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,18 @@ def here(commands):
 
 def qemu_img(*arguments):
     subprocess.run(["qemu-img", *map(str, arguments)], check=True, capture_output=True)
+
+
+@contextmanager
+def using(path, *options):
+    """While QEMU has an image open."""
+    command = ["qemu-io", *options, "-f", "qcow2", path]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as user:
+        user.stdin.write("length\n")
+        user.stdin.flush()
+        assert "MiB" in user.stdout.readline()
+        yield
+        user.communicate("quit\n")
 
 
 def told(chain):
@@ -252,6 +265,39 @@ def test_an_image_on_the_network_is_named_and_not_opened(here, commands, tmp_pat
     assert len(commands) == 1
 
 
+@pytest.fixture
+def device(tmp_path):
+    """A block device of 3 MiB."""
+    store = tmp_path / "store"
+    store.touch()
+    os.truncate(store, 3 * MIB)
+    made = subprocess.run(["losetup", "--find", "--show", str(store)], capture_output=True, text=True, check=False)
+    if made.returncode:
+        pytest.skip(f"no loop device here: {made.stderr.strip()}")
+    yield made.stdout.strip()
+    subprocess.run(["losetup", "--detach", made.stdout.strip()], check=True)
+
+
+@needs_qemu_io
+@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("losetup"), reason="only root can make a block device")
+def test_a_block_device_has_its_own_size(here, device):
+    (raw,) = here.chain(device, "raw")
+    assert (raw.kind, raw.state, raw.virtual_size, raw.size, raw.allocated) == ("block", "ok", *[3 * MIB] * 3)
+    qemu_img("create", "-f", "qcow2", device, "9M")
+    (image,) = here.chain(device, "qcow2")
+    assert (image.kind, image.state, image.virtual_size, image.size, image.allocated) == (
+        "block",
+        "ok",
+        9 * MIB,
+        3 * MIB,
+        3 * MIB,
+    )
+    # A guest has a node of its own, whose locks are not seen here.
+    assert image.lock is None
+    with using(device):
+        assert here.lock(device) == "write"
+
+
 @needs_qemu_img
 @pytest.mark.parametrize("name", ["a b", "ü€", "a:b", "$HOME", "-f", "'\"", "a\nb", "json:{}", "%41", "*"])
 def test_odd_names_are_names(here, tmp_path, name):
@@ -301,16 +347,11 @@ class TestLocks:
     @pytest.mark.parametrize(("options", "lock"), [([], "write"), (["-r"], "read")])
     def test_what_qemu_does_with_an_image_is_seen(self, here, image, options, lock):
         assert here.lock(image) == "none"
-        command = ["qemu-io", *options, "-f", "qcow2", image]
-        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as user:
-            user.stdin.write("length\n")
-            user.stdin.flush()
-            assert "1" in user.stdout.readline()
+        with using(image, *options):
             assert here.lock(image) == lock
             # And it can be looked at nevertheless.
             found = here.image(image, "qcow2")
             assert (found.state, found.lock, found.virtual_size) == ("ok", lock, MIB)
-            user.communicate("quit\n")
         assert here.lock(image) == "none"
 
     @needs_qemu_img

@@ -172,8 +172,6 @@ def described(image: Image, output: str) -> Image:
     encryption = str((special.get("encrypt") or {}).get("format", ""))
     return replace(
         image,
-        state=OK,
-        problem="",
         virtual_size=int(said["virtual-size"]),
         backing=resolved(str(said.get("full-backing-filename") or said.get("backing-filename") or ""), directory),
         backing_format=str(said.get("backing-filename-format") or ""),
