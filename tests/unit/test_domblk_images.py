@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import stat
@@ -145,6 +146,33 @@ def test_what_libvirt_knows_to_be_below_counts_before_what_the_image_says(here, 
     last = here.chain(top, "qcow2", layers)[-1]
     assert (last.path, last.state) == (top, "unreadable")
     assert "leads back" in last.problem
+
+
+@needs_qemu_img
+def test_a_name_leads_through_links_as_the_kernel_follows_it(here, tmp_path):
+    real = tmp_path / "real" / "deep"
+    real.mkdir(parents=True)
+    (tmp_path / "link").symlink_to(real)
+    qemu_img("create", "-f", "qcow2", tmp_path / "real" / "base", "1M")
+    qemu_img("create", "-f", "qcow2", "-b", "../base", "-F", "qcow2", real / "top")
+    _one, two = here.chain(str(tmp_path / "link" / "top"), "qcow2")
+    assert (two.path, two.state) == (f"{tmp_path}/link/../base", "ok")
+
+
+def test_a_chain_has_an_end_as_libvirts_have(tmp_path, monkeypatch):
+    monkeypatch.setattr(info.shutil, "which", lambda name: f"/usr/bin/{name}")
+    for number in range(images.DEEPEST + 2):
+        (tmp_path / str(number)).touch()
+
+    def run_command(command):
+        below = int(command[-1].rpartition("/")[2]) + 1
+        said = {"virtual-size": 1, "backing-filename": str(below), "backing-filename-format": "qcow2"}
+        return 0, json.dumps(said), ""
+
+    chain = info.Images(run_command).chain(str(tmp_path / "0"), "qcow2")
+    assert len(chain) == images.DEEPEST
+    assert (chain[-1].state, chain[-1].problem) == ("unreadable", "the chain does not end")
+    assert chain[-2].state == "ok"
 
 
 @needs_qemu_img

@@ -20,7 +20,7 @@ from ansible_collections.kvmops.migration.plugins.module_utils._pure.images impo
     [
         ("", ""),
         ("base.qcow2", "/vm/base.qcow2"),
-        ("../iso/x y.img", "/iso/x y.img"),
+        ("../iso/./x y.img", "/vm/../iso/x y.img"),
         ("/a//b", "/a/b"),
         ("/a:b/c", "/a:b/c"),
         ("./a:b", "/vm/a:b"),
@@ -102,8 +102,8 @@ def test_the_mount_of_a_path_is_the_one_that_is_on_top(path, number, turn):
 
 
 def test_fields_of_a_mount_are_read_as_they_are_meant():
-    (mount,) = images.mounts(line(3, 1, "/a\\040b\\134c\\011d\\012é", source="nas:/x\\043y"))
-    assert (mount.point, mount.source, mount.fstype, mount.root) == ("/a b\\c\td\né", "nas:/x#y", "ext4", "/")
+    (mount,) = images.mounts(line(3, 1, "/a\\040b\\134c\\011d\\012é\x85\u2028", source="nas:/x\\043y"))
+    assert (mount.point, mount.source, mount.fstype, mount.root) == ("/a b\\c\td\né\x85\u2028", "nas:/x#y", "ext4", "/")
 
 
 @pytest.mark.parametrize("table", [[], [line(7, 7, "/vm")], [line(7, 8, "/vm"), line(8, 7, "/vm")]])

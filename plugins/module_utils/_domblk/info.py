@@ -134,7 +134,9 @@ class Images:
     def lock(self, path: str) -> str | None:
         """What processes hold an image for by QEMU's locks: none, read or write. None where that cannot be known.
 
-        On network file systems that keep locks this shows those of other hosts, too.
+        On network file systems that keep locks this shows those of other hosts, too. Locks of this process count as
+        well, and POSIX ones (fcntl.lockf) are lost by the mere look, as they are whenever the file is closed: who holds
+        an image itself must lock it by open file (F_OFD_SETLK), as QEMU does.
         """
         return self._lock(self._file(Image(path)))
 

@@ -224,11 +224,16 @@ def resolved(name: str, directory: str) -> str:
         return _of_json(name[len("json:") :])
     match = None if name.startswith("/") else _PROTOCOL.match(name)
     if match is None:
-        return posixpath.normpath(posixpath.join(directory, name))
+        return _tidy(posixpath.join(directory, name))
     if match[1] in _LOCAL_DRIVERS:
         rest = name[match.end() :]
         return resolved(rest[2:] if rest.startswith("///") else rest, directory)
     return shown(name)
+
+
+def _tidy(path: str) -> str:
+    """An absolute path without what means nothing; C(..) means something where the directory before is a link."""
+    return "/" + "/".join(part for part in path.split("/") if part not in ("", "."))
 
 
 def _of_json(text: str) -> str:
@@ -242,7 +247,7 @@ def _of_json(text: str) -> str:
     node = said["file"] if isinstance(said.get("file"), dict) else dotted or said
     driver, name = str(node.get("driver") or "file"), node.get("filename")
     if driver in _LOCAL_DRIVERS and isinstance(name, str) and name.startswith("/"):
-        return posixpath.normpath(name)
+        return _tidy(name)
     # Whatever else is in there may be a secret.
     return f"json:{driver}"
 
@@ -285,7 +290,8 @@ def below(image: Image) -> Image:
 def mounts(text: str) -> List[Mount]:
     """The lines of C(/proc/self/mountinfo)."""
     found = []
-    for line in text.splitlines():
+    # Only line ends are written in octal there, and not what else Python takes for the end of a line.
+    for line in text.split("\n"):
         left, separator, right = line.partition(" - ")
         before, after = left.split(" "), right.split(" ")
         if not separator or len(before) < 5 or len(after) < 2 or not (before[0] + before[1]).isdigit():
