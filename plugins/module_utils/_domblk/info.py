@@ -80,7 +80,8 @@ class Images:
                 return [*found, replace(below, state=images.UNREADABLE, problem=problem)]
             else:
                 found.append(self.image(below.path, below.format))
-        return [*found[:-1], replace(found[-1], state=images.UNREADABLE, problem="the chain does not end")]
+        *found, last = found[: images.DEEPEST]
+        return [*found, replace(last, state=images.UNREADABLE, problem="the chain does not end")]
 
     @staticmethod
     def _below(image: Image, known: List[Layer], ends: bool) -> Image | None:
