@@ -12,8 +12,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 
 from ansible_collections.kvmops.migration.plugins.module_utils._domblk import info
+from ansible_collections.kvmops.migration.plugins.modules import virt_domblk_info
 from fake import libvirt as fake
 from fake.lab import DEST_URI, OTHER, UUID, disk_xml, domain_xml
 
@@ -98,6 +100,17 @@ def test_a_disk_is_told_with_its_images_pool_and_file_system(lab, folder, state)
     assert lab.kvm1.guests == before
     assert "refresh" not in lab.kvm1.calls
     assert lab.domblk_info(check=True).domains[0]["disks"][0]["chain"] == chain
+
+
+@needs_qemu_img
+def test_what_is_returned_is_documented_and_the_other_way_round(lab, folder):
+    lab.add(**with_disks(disk_xml(path=image(lab, folder / "a"))))
+    (domain,) = lab.domblk_info().domains
+    told = yaml.safe_load(virt_domblk_info.RETURN)["domains"]["contains"]
+    assert list(told) == list(domain)
+    (disk,), told = domain["disks"], told["disks"]["contains"]
+    assert sorted(told) == sorted(disk)
+    assert sorted(told["chain"]["contains"]) == sorted(disk["chain"][0])
 
 
 def test_what_the_definition_says_of_a_disk_is_told(lab):
