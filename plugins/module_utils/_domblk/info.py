@@ -25,7 +25,7 @@ from .._migrate.place import connect, refusal
 from .._pure import domain_xml, guest, images
 from .._pure import uri as uris
 from .._pure.domain_xml import Disk, Layer
-from .._pure.images import DiskInfo, Filesystem, Image
+from .._pure.images import DiskInfo, Filesystem, Image, Mount
 
 T = TypeVar("T")
 
@@ -153,21 +153,18 @@ class Images:
 
     def filesystem(self, path: str) -> Filesystem | None:
         """The file system that the path is on, or would be on; None where that cannot be known."""
+        real, silent = posixpath.normpath(path), False
         try:
-            with open(MOUNTINFO, encoding="utf-8", errors="surrogateescape") as table:
-                mounts = images.mounts(table.read())
             real = self._bounded(lambda: os.path.realpath(path), path)
+        except NoAnswer:
+            silent = True
         except (OSError, ValueError):
             return None
-        except NoAnswer:
-            mount = images.mount_of(posixpath.normpath(path), mounts)
-            return None if mount is None else Filesystem(mount.point, mount.fstype, mount.source)
-        mount = images.mount_of(real, mounts)
-        return (
-            None
-            if mount is None
-            else Filesystem(mount.point, mount.fstype, mount.source, *self._space(real, mount.point))
-        )
+        mount = images.mount_of(real, _mounts())
+        if mount is None:
+            return None
+        space = (None, None) if silent else self._space(real, mount.point)
+        return Filesystem(mount.point, mount.fstype, mount.source, *space)
 
     def _space(self, path: str, point: str) -> Tuple[int | None, int | None]:
         with suppress(OSError, NoAnswer):
@@ -184,6 +181,14 @@ class Images:
 
     def _bounded(self, call: Callable[[], T], path: str) -> T:
         return bounded(call, self._patience, path)
+
+
+def _mounts() -> List[Mount]:
+    try:
+        with open(MOUNTINFO, encoding="utf-8", errors="surrogateescape") as table:
+            return images.mounts(table.read())
+    except OSError:
+        return []
 
 
 def _kind(mode: int) -> str:
