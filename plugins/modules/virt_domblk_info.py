@@ -43,7 +43,7 @@ options:
 notes:
   - Without C(qemu-img) on the host (Debian C(qemu-utils), the RHEL family C(qemu-img)) only the file of an image that
     is not raw is known, and not what is in it. The module warns of that.
-  - As root it sees every image. Any other user gets C(denied) in RV(ignore:state) for what the user may not read.
+  - As root it sees every image. What another user may not read has the state V(denied).
 seealso:
   - module: kvmops.migration.virt_migrate_info
 """
@@ -123,7 +123,7 @@ domains:
           type: str
           sample: qcow2
         chain:
-          description: Its image and all below it, from the top down. Empty where it has no image on a host.
+          description: Its image and all below it, from the top down. Empty where it has none.
           returned: always
           type: list
           elements: dict
@@ -145,7 +145,8 @@ domains:
                 - V(ok).
                 - V(missing) or V(denied), where its file cannot be had.
                 - V(unreadable), where it is not what it was declared to be, or is broken.
-                - V(undeclared), where the image above does not say which format it has. What is below is unknown then.
+                - V(no_answer), where its file system does not answer.
+                - V(undeclared), where the image above does not say which format it has; what is below is not known.
                 - V(remote), where it is on no file system of this host.
                 - V(unread), where only libvirt or its file tells of it.
               returned: always

@@ -24,7 +24,7 @@ from .._migrate.place import connect, refusal
 from .._pure import domain_xml, guest, images
 from .._pure import uri as uris
 from .._pure.domain_xml import Disk, Layer
-from .._pure.images import DiskInfo, Filesystem, Image
+from .._pure.images import DiskInfo, Filesystem, Image, Mount
 
 T = TypeVar("T")
 
@@ -72,30 +72,22 @@ class Images:
             below = self._below(found[-1], known, ends)
             if below is None:
                 return found
-            if any((below.path, below.kind) == (image.path, image.kind) for image in found):
+            if below.state == images.REMOTE:
+                found.append(below)
+            elif any(below.path == image.path for image in found):
                 problem = f"the chain leads back to {below.path}"
                 return [*found, replace(below, state=images.UNREADABLE, problem=problem)]
-            local = below.kind in (images.FILE, images.BLOCK)
-            found.append(self.image(below.path, below.format) if local else below)
-        return [*found[:-1], replace(found[-1], state=images.UNREADABLE, problem="the chain does not end")]
+            else:
+                found.append(self.image(below.path, below.format))
+        *found, last = found[: images.DEEPEST]
+        return [*found, replace(last, state=images.UNREADABLE, problem="the chain does not end")]
 
     @staticmethod
     def _below(image: Image, known: List[Layer], ends: bool) -> Image | None:
         """What comes next in the chain, before anybody has looked at it."""
         if known:
             return images.from_layer(known.pop(0))
-        if ends or not image.backing:
-            return None
-        named = images.reference(image.backing)
-        if named.path:
-            return Image(named.path, image.backing_format or "", state=images.UNREAD)
-        return Image(
-            named.shown or image.backing,
-            image.backing_format or "",
-            images.NETWORK if named.shown else images.OTHER,
-            images.REMOTE,
-            "it is no local file",
-        )
+        return images.below(image) if image.backing and not ends else None
 
     def image(self, path: str, declared_format: str) -> Image:
         """One image, opened as what it was declared to be; empty for one of which nobody says what it is."""
@@ -134,7 +126,7 @@ class Images:
                 size = self._bounded(lambda: _device_size(image.path), image.path)
                 return replace(image, kind=kind, size=size, allocated=size)
         except NoAnswer as error:
-            return replace(image, state=images.UNREADABLE, problem=str(error))
+            return replace(image, state=images.NO_ANSWER, problem=str(error))
         except (OSError, ValueError) as error:
             return replace(image, state=_state(error), problem=_words(error))
         return replace(image, kind=kind, size=found.st_size, allocated=found.st_blocks * 512)
@@ -142,7 +134,9 @@ class Images:
     def lock(self, path: str) -> str | None:
         """What processes hold an image for by QEMU's locks: none, read or write. None where that cannot be known.
 
-        On network file systems that keep locks this shows those of other hosts, too.
+        On network file systems that keep locks this shows those of other hosts, too. Locks of this process count as
+        well, and POSIX ones (fcntl.lockf) are lost by the mere look, as they are whenever the file is closed: who holds
+        an image itself must lock it by open file (F_OFD_SETLK), as QEMU does.
         """
         return self._lock(self._file(Image(path)))
 
@@ -158,16 +152,18 @@ class Images:
 
     def filesystem(self, path: str) -> Filesystem | None:
         """The file system that the path is on, or would be on; None where that cannot be known."""
+        real, silent = posixpath.normpath(path), False
         try:
             real = self._bounded(lambda: os.path.realpath(path), path)
-            with open(MOUNTINFO, encoding="utf-8", errors="surrogateescape") as table:
-                mount = images.mount_of(real, images.mounts(table.read()))
-        except (OSError, ValueError, NoAnswer):
+        except NoAnswer:
+            silent = True
+        except (OSError, ValueError):
             return None
+        mount = images.mount_of(real, _mounts())
         if mount is None:
             return None
-        free, total = self._space(real, mount.point)
-        return Filesystem(mount.point, mount.fstype, mount.source, free, total)
+        space = (None, None) if silent else self._space(real, mount.point)
+        return Filesystem(mount.point, mount.fstype, mount.source, *space)
 
     def _space(self, path: str, point: str) -> Tuple[int | None, int | None]:
         with suppress(OSError, NoAnswer):
@@ -184,6 +180,14 @@ class Images:
 
     def _bounded(self, call: Callable[[], T], path: str) -> T:
         return bounded(call, self._patience, path)
+
+
+def _mounts() -> List[Mount]:
+    try:
+        with open(MOUNTINFO, encoding="utf-8", errors="surrogateescape") as table:
+            return images.mounts(table.read())
+    except OSError:
+        return []
 
 
 def _kind(mode: int) -> str:
@@ -287,18 +291,21 @@ def disk_of(host: Host, uuid: str, disk: Disk, here: Images | None) -> DiskInfo:
     Raises LibvirtFailure only where the host does not answer.
     """
     path = path_of(host, disk)
+    chain = chain_of(disk, path, here)
+    # libvirt waits for such a file without an end.
+    silent = any(image.state == images.NO_ANSWER for image in chain)
     return images.disk_info(
         disk,
         path,
-        chain_of(disk, path, here),
-        _sizes(host, uuid, disk),
+        chain,
+        None if silent else _sizes(host, uuid, disk),
         _volume(host, path),
-        here.filesystem(path) if here is not None and path else None,
+        here.filesystem(path) if here is not None and path.startswith("/") else None,
     )
 
 
 def path_of(host: Host, disk: Disk) -> str:
-    """The file, device or directory that a disk is; of a volume where its pool has it. Empty where there is none."""
+    """The file, device or directory that a disk is; of a volume what its pool tells. Empty where there is none."""
     if not disk.source:
         return ""
     if disk.type == "volume":
@@ -313,15 +320,16 @@ def path_of(host: Host, disk: Disk) -> str:
 
 def chain_of(disk: Disk, path: str, here: Images | None) -> List[Image]:
     """The images of a disk whose path is known; without looking at them only what libvirt has in its XML."""
-    if not disk.source or disk.type not in ("file", "block", "volume"):
+    if not disk.source or disk.type not in ("file", "block", "volume", "network"):
         return []
     declared = disk.encryption if disk.format == "raw" and disk.encryption == "luks" else disk.format
-    if not path:
-        problem = f"the pool {disk.pool} does not tell the path of {disk.source}"
-        return [Image("", declared, images.OTHER, images.MISSING, problem)]
-    if here is not None:
+    if here is not None and path.startswith("/"):
         return here.chain(path, declared, disk.layers, disk.ends)
-    top = Layer("block" if disk.type == "block" else "file", path, declared)
+    if disk.type == "volume" and not path:
+        problem = f"the pool {disk.pool} does not tell where {disk.source} is"
+        return [Image("", declared, images.OTHER, images.MISSING, problem)]
+    kind = disk.type if disk.type != "volume" else "file" if path.startswith("/") else "network"
+    top = Layer(kind, path or images.network_name(disk), declared)
     return [images.from_layer(layer) for layer in (top, *disk.layers)]
 
 

@@ -16,7 +16,6 @@ import re
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Dict, Iterable, List, Mapping, Sequence, Tuple
 
-from . import uri as uris
 from .domain_xml import Disk, Layer
 
 # What became of the look at an image. All but OK have their `problem` in words.
@@ -24,12 +23,16 @@ OK = "ok"
 MISSING = "missing"
 DENIED = "denied"
 UNREADABLE = "unreadable"
+# Its file system does not, which happens when the server of network storage is lost.
+NO_ANSWER = "no_answer"
 # Nobody says which format it has.
 UNDECLARED = "undeclared"
 # It is on no file system or device of the host that was asked.
 REMOTE = "remote"
 # Only its file was looked at, and not into it.
 UNREAD = "unread"
+
+NOT_LOCAL = "it is no file or device of this host"
 
 # Where an image is.
 FILE, BLOCK, DIRECTORY, NETWORK, OTHER = "file", "block", "dir", "network", "other"
@@ -41,8 +44,11 @@ UNLOCKED, READING, WRITING = "none", "read", "write"
 DEEPEST = 200
 SECTOR = 512
 
-_PROTOCOL = re.compile(r"([A-Za-z][A-Za-z0-9.+-]*):")
+# As QEMU tells a protocol from a path.
+_PROTOCOL = re.compile(r"([^/:]+):")
 _OCTAL = re.compile(r"\\([0-7]{3})")
+# The beginning of a network name without a user: host, perhaps a port, and the path.
+_HOST_ONLY = re.compile(r"(?:[A-Za-z0-9_.-]*|\[[0-9A-Fa-f:.%]+\])(?::[0-9]+)?(?:/|$)")
 # Protocols of QEMU that open a file or device of this host by its path.
 _LOCAL_DRIVERS = ("file", "host_device", "host_cdrom")
 
@@ -117,17 +123,6 @@ class Filesystem:
 
 
 @dataclass(frozen=True)
-class Reference:
-    """What a name in an image leads to: `path` is empty where no file or device of this host is meant.
-
-    `shown` is the name as a person may see it.
-    """
-
-    path: str
-    shown: str
-
-
-@dataclass(frozen=True)
 class DiskInfo:
     """A disk of a domain with all that is known of it, as the module returns it."""
 
@@ -169,21 +164,18 @@ def _plain(thing: Any) -> Dict[str, Any]:
 def described(image: Image, output: str) -> Image:
     """The image with what C(qemu-img info --output=json) says of it; raises ValueError for what is no such answer."""
     said = json.loads(output)
-    # With --backing-chain it is a list from the top down.
-    said = said[0] if isinstance(said, list) and said else said
     if not isinstance(said, dict) or "virtual-size" not in said:
         raise ValueError("qemu-img gave no description of the image")
     special = (said.get("format-specific") or {}).get("data") or {}
+    directory = posixpath.dirname(image.path)
     # LUKS says all of it, qcow2 in a part of its own.
     encryption = str((special.get("encrypt") or {}).get("format", ""))
     return replace(
         image,
-        state=OK,
-        problem="",
         virtual_size=int(said["virtual-size"]),
-        backing=str(said.get("full-backing-filename") or said.get("backing-filename") or ""),
+        backing=resolved(str(said.get("full-backing-filename") or said.get("backing-filename") or ""), directory),
         backing_format=str(said.get("backing-filename-format") or ""),
-        data_file=_beside(image.path, str(special.get("data-file") or "")),
+        data_file=resolved(str(special.get("data-file") or ""), directory),
         snapshots=tuple(str(one.get("name", "")) for one in said.get("snapshots") or ()),
         bitmaps=tuple(str(one.get("name", "")) for one in special.get("bitmaps") or ()),
         encrypted=bool(said.get("encrypted", False)),
@@ -220,57 +212,76 @@ def _options(said: Mapping[str, Any], special: Mapping[str, Any]) -> Dict[str, A
     return found
 
 
-def _beside(path: str, name: str) -> str:
-    """A file that an image names, from the image's directory on."""
-    found = reference(name)
-    if found.path or found.shown or not name:
-        return found.path or found.shown
-    return posixpath.normpath(posixpath.join(posixpath.dirname(path), name))
+def resolved(name: str, directory: str) -> str:
+    """What a file name, as QEMU understands them, leads to when an image in that directory has it.
 
-
-def reference(name: str) -> Reference:
-    """Where a file name, as QEMU understands them, leads to; both parts are empty for a relative path."""
+    An absolute path where a file or device of the host is meant; else what a person may see of a name on a network.
+    The name of a backing file counts from there for libvirt and QEMU, that of a data file for libvirt.
+    """
+    if not name:
+        return ""
     if name.startswith("json:"):
-        return _json_reference(name[len("json:") :])
-    if name.startswith("/"):
-        return Reference(posixpath.normpath(name), posixpath.normpath(name))
-    match = _PROTOCOL.match(name)
+        return _of_json(name[len("json:") :])
+    match = None if name.startswith("/") else _PROTOCOL.match(name)
     if match is None:
-        return Reference("", "")
+        return _tidy(posixpath.join(directory, name))
     if match[1] in _LOCAL_DRIVERS:
         rest = name[match.end() :]
-        return reference(rest[2:] if rest.startswith("///") else rest)
-    return Reference("", shown(name))
+        return resolved(rest[2:] if rest.startswith("///") else rest, directory)
+    return shown(name)
 
 
-def _json_reference(text: str) -> Reference:
+def _tidy(path: str) -> str:
+    """An absolute path without what means nothing; C(..) means something where the directory before is a link."""
+    return "/" + "/".join(part for part in path.split("/") if part not in ("", "."))
+
+
+def _of_json(text: str) -> str:
     try:
         said = json.loads(text)
     except ValueError:
-        return Reference("", "json:")
+        return "json:"
     if not isinstance(said, dict):
-        return Reference("", "json:")
+        return "json:"
     dotted = {key[len("file.") :]: value for key, value in said.items() if key.startswith("file.")}
     node = said["file"] if isinstance(said.get("file"), dict) else dotted or said
     driver, name = str(node.get("driver") or "file"), node.get("filename")
     if driver in _LOCAL_DRIVERS and isinstance(name, str) and name.startswith("/"):
-        return Reference(posixpath.normpath(name), posixpath.normpath(name))
+        return _tidy(name)
     # Whatever else is in there may be a secret.
-    return Reference("", f"json:{driver}")
+    return f"json:{driver}"
 
 
 def shown(name: str) -> str:
-    """A network name without passwords, and without a query, where tokens are."""
-    return uris.hidden(name).partition("?")[0]
+    """A network name of QEMU without passwords, keys and queries, where tokens are."""
+    scheme, separator, rest = name.partition("://")
+    if not separator:
+        # As in rbd:pool/image:id=name:key=secret
+        return ":".join(name.split(":")[:2])
+    if "@" in rest and not _HOST_ONLY.match(rest):
+        rest = rest.rpartition("@")[2]
+    return f"{scheme}://{rest.partition('?')[0]}"
+
+
+def network_name(disk: Disk) -> str:
+    """The name of a network disk in libvirt's XML, without what QEMU would take for options there."""
+    return disk.source.partition(":" if disk.protocol == "rbd" else "?")[0]
 
 
 def from_layer(layer: Layer) -> Image:
-    """An image that libvirt has named, before anybody has looked at it."""
-    if layer.type in (FILE, BLOCK) and layer.source:
+    """An image that libvirt names, before anybody has looked at it."""
+    if layer.type in (FILE, BLOCK) and layer.source.startswith("/"):
         return Image(layer.source, layer.format, layer.type, UNREAD, "it was not looked at")
-    return Image(
-        shown(layer.source), layer.format, NETWORK if layer.type == "network" else OTHER, REMOTE, "it is no local file"
-    )
+    kind = NETWORK if layer.type == "network" else OTHER
+    return Image(layer.source, layer.format, kind, REMOTE, NOT_LOCAL)
+
+
+def below(image: Image) -> Image:
+    """The image that an image names as the one below it, before anybody has looked at it."""
+    name, form = image.backing or "", image.backing_format or ""
+    if name.startswith("/"):
+        return Image(name, form, FILE, UNREAD, "it was not looked at")
+    return Image(name, form, NETWORK, REMOTE, NOT_LOCAL)
 
 
 # Mounts
@@ -279,7 +290,8 @@ def from_layer(layer: Layer) -> Image:
 def mounts(text: str) -> List[Mount]:
     """The lines of C(/proc/self/mountinfo)."""
     found = []
-    for line in text.splitlines():
+    # Only line ends are written in octal there, and not what else Python takes for the end of a line.
+    for line in text.split("\n"):
         left, separator, right = line.partition(" - ")
         before, after = left.split(" "), right.split(" ")
         if not separator or len(before) < 5 or len(after) < 2 or not (before[0] + before[1]).isdigit():
@@ -349,7 +361,7 @@ def disk_info(
         device=disk.device,
         type=disk.type,
         bus=disk.bus or None,
-        source=path or (shown(disk.source) if network else disk.source if disk.type != "volume" else "") or None,
+        source=path or (network_name(disk) if network else disk.source if disk.type != "volume" else "") or None,
         protocol=disk.protocol or None,
         format=disk.format if disk.source else None,
         chain=tuple(chain),

@@ -12,7 +12,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.testing import patch_module_args
 
 from ansible_collections.kvmops.migration.plugins.module_utils._migrate import local, worker
-from ansible_collections.kvmops.migration.plugins.modules import virt_migrate, virt_migrate_info
+from ansible_collections.kvmops.migration.plugins.modules import virt_domblk_info, virt_migrate, virt_migrate_info
 from fake import carry as fake_carry
 from fake import libvirt as fake
 
@@ -107,6 +107,9 @@ class Lab:
 
     def info(self, **options):
         return self._main(virt_migrate_info, options)
+
+    def domblk_info(self, check=False, **options):
+        return self._main(virt_domblk_info, {**options, "_ansible_check_mode": check})
 
     def facts(self, host):
         """What the action plugin brings from the destination."""
