@@ -85,7 +85,7 @@ def test_c7_110_a_guest_that_is_shut_off_finds_its_disk_at_the_new_place():
     # Back home, where an old copy is in the way; and by the playbook.
     said = virt_domblk_copy(host, name=LOCAL.name, dest_dir="/vm").failed("dest_image_exists", outcome="refused")
     assert "force: true" in said["cure"]
-    options = '{"relocate_options": {"force": true, "remove_source": true}}'
+    options = '{"migrate_copy_options": {"force": true, "remove_source": true}}'
     arguments = ("relocate.yml", "-e", f"vm={LOCAL.name}", "-e", "dest_dir=/vm", "-e", options)
     run = ansible("ansible-playbook", *arguments)
     assert (run.rc, run.changed) == (0, 1), run.out
