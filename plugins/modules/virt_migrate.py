@@ -11,12 +11,14 @@ short_description: Let a libvirt VM live on another host
 version_added: 0.1.0
 description:
   - The wish is that the VM lives at the destination, and nowhere else. A VM that already does is left alone.
-  - A running VM moves live, one that is shut off moves as a definition. The source's libvirt drives the
-    destination (peer to peer) unless O(control) says otherwise.
+  - A running VM moves live. One that is shut off moves as a definition, with the files that the two hosts do not
+    share, which libvirt does not bring. The source's libvirt drives the destination (peer to peer) unless
+    O(control) says otherwise.
   - An option that is newer than libvirt or QEMU on one of the two hosts is refused with the version that it
     needs; what excludes each other is refused before a connection is used.
-  - Whether both hosts share a disk is proven by a probe file, never guessed. A shared disk is never copied;
-    a disk that is not shared is copied while the VM runs.
+  - Whether both hosts share a disk is proven by a probe file, never guessed. A shared disk is never copied; one that
+    is not shared is copied by QEMU while the VM runs, and sent through ssh, verified, when it is shut off
+    (M(kvmops.migration.virt_domblk_copy) has more options for that).
   - What libvirt keeps beside memory and disks goes along (autostart flag, metadata, changes that wait for the next
     start, UEFI variables, TPM state, snapshots, checkpoints), or the move is refused with what helps.
   - While a run moves the VM, the same call joins it. One that wants another end for the VM, its disks or its data is
@@ -88,10 +90,10 @@ options:
     type: str
   mode:
     description:
-      - V(auto) moves a running VM live and one that is shut off as a definition.
+      - V(auto) moves a running VM live and one that is shut off as a definition with its files.
       - V(live) and V(offline) refuse a VM that is in the other state.
       - V(nonlive) pauses a running VM for the time of the move. It always converges.
-      - Options about how data travels mean nothing for a VM that is shut off.
+      - Options about how data travels mean nothing for a VM that is shut off, but for O(bandwidth).
     type: str
     default: auto
     choices: [auto, live, nonlive, offline]
@@ -615,6 +617,23 @@ disks:
   returned: when the VM was found
   type: list
   elements: dict
+files:
+  description:
+    - The files that are sent, each with C(target) (that of a disk, C(nvram) or C(tpm)), C(source), C(dest), C(format),
+      C(action) (copy, update, convert or keep), C(reason), and C(bytes), which is what it holds data for.
+  returned: when a VM that is shut off has files that the hosts do not share
+  type: list
+  elements: dict
+copied:
+  description: C(bytes_sent), and C(seconds) of the copies.
+  returned: after files were sent
+  type: dict
+  sample: {"bytes_sent": 22205225, "seconds": 0.151}
+removed:
+  description: Paths of images that were removed from the source, which M(kvmops.migration.virt_domblk_copy) can ask for.
+  returned: when there were any
+  type: list
+  elements: str
 networks:
   description:
     - What each network interface of the source carried while the job went on, the busiest first, each with

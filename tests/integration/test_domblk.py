@@ -96,7 +96,7 @@ def test_c7_110_a_guest_that_is_shut_off_finds_its_disk_at_the_new_place():
     quiet(host)
 
 
-def test_c7_110_a_running_guest_goes_on_with_its_disk_at_the_new_place():
+def test_c7_110_c7_115_a_guest_that_writes_goes_on_with_its_disk_at_the_new_place():
     host = at_home()
     image = f"{ELSEWHERE}/centos64-32bit.qcow2"
     checked = virt_domblk_copy(host, name=LOCAL.name, dest_dir=ELSEWHERE, arguments=("--check", "--diff")).ok()
@@ -173,7 +173,7 @@ def test_c7_110_an_image_on_a_base_leaves_it_where_it_is_or_becomes_whole():
 # --- to another host
 
 
-def test_c7_109_a_guest_goes_there_and_back_and_only_what_has_changed_comes_back():
+def test_c7_108_c7_109_c7_112_a_guest_goes_there_and_back_and_only_what_has_changed_comes_back():
     source = at_home(STOPPED)
     dest = other(source)
     arguments = ("migrate.yml", "-e", f"vm={LOCAL.name}", "-e")
@@ -181,6 +181,8 @@ def test_c7_109_a_guest_goes_there_and_back_and_only_what_has_changed_comes_back
     assert (there.rc, there.changed) == (0, 1), there.out
     assert LOCAL.shapes() == {dest: STOPPED}
     assert digest(dest, LOCAL.image) == digest(source, LOCAL.image) != ""
+    assert allocated(dest, LOCAL.image) <= 1.02 * allocated(source, LOCAL.image)
+    assert faults.must(dest, "stat", "-c", "%U %G %a", LOCAL.image) == "root root 600\n"
     again = ansible("ansible-playbook", *arguments, f"dest={dest}")
     assert (again.rc, again.changed) == (0, 0), again.out
     LOCAL.boot(dest)

@@ -73,7 +73,7 @@ extent = st.tuples(st.integers(0, 6 * MIB), st.integers(1, 300_000))
     verify=st.booleans(),
     clear=st.booleans(),
 )
-def test_a_copy_is_equal_and_as_sparse(peer, tmp_path, size, parts, verify, clear):
+def test_c7_108_c7_109_a_copy_is_equal_and_as_sparse(peer, tmp_path, size, parts, verify, clear):
     parts = [(offset, min(length, size - offset)) for offset, length in parts if offset < size]
     source, target = sparse(tmp_path / "source", size, parts), tmp_path / "target"
     target.unlink(missing_ok=True)
@@ -90,7 +90,7 @@ def test_a_copy_is_equal_and_as_sparse(peer, tmp_path, size, parts, verify, clea
     new=st.tuples(st.integers(0, 4 * MIB), st.lists(extent, max_size=4)),
     verify=st.booleans(),
 )
-def test_an_update_makes_any_file_equal(peer, tmp_path, old, new, verify):
+def test_c7_109_an_update_makes_any_file_equal(peer, tmp_path, old, new, verify):
     for name, (size, parts) in (("target", old), ("source", new)):
         sparse(tmp_path / name, size, [(at, min(length, size - at)) for at, length in parts if at < size])
     copied(peer, tmp_path / "source", tmp_path / "target", update=True, verify=verify)
@@ -129,13 +129,13 @@ def test_what_the_source_no_longer_has_becomes_a_hole(peer, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["with space", "Größe-Ж", "a'b\"c", "x" * 250])
-def test_any_name_will_do(peer, tmp_path, name):
+def test_c7_110_any_name_will_do(peer, tmp_path, name):
     source = sparse(tmp_path / "source", MIB, [(0, 5000)])
     copied(peer, source, tmp_path / name)
     assert same(source, tmp_path / name)
 
 
-def test_a_link_leads_to_what_is_written(peer, tmp_path):
+def test_c7_110_a_link_leads_to_what_is_written(peer, tmp_path):
     (tmp_path / "there").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "there" / "image")
     source = sparse(tmp_path / "source", MIB, [(0, 5000)])
@@ -145,7 +145,7 @@ def test_a_link_leads_to_what_is_written(peer, tmp_path):
 
 
 @pytest.mark.parametrize("update", [False, True])
-def test_a_flipped_byte_in_the_temporary_file_is_found(peer, tmp_path, update):
+def test_c7_109_a_flipped_byte_in_the_temporary_file_is_found(peer, tmp_path, update):
     source, target = sparse(tmp_path / "source", 4 * MIB, [(0, 3 * MIB)]), tmp_path / "target"
     if update:
         sparse(target, 4 * MIB, [(0, 3 * MIB)])
@@ -178,7 +178,7 @@ def test_an_update_that_fails_before_it_writes_leaves_the_file_as_it_was(tmp_pat
 
 @pytest.mark.parametrize("clear", [False, True])
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_a_killed_sender_leaves_nothing(tmp_path, number, clear):
+def test_c7_111_a_killed_sender_leaves_nothing(tmp_path, number, clear):
     source = sparse(tmp_path / "source", 64 * MIB, [(0, 64 * MIB)])
     script = (
         "import sys; from ansible_collections.kvmops.migration.plugins.module_utils._domblk.stream import *\n"
@@ -198,7 +198,7 @@ def test_a_killed_sender_leaves_nothing(tmp_path, number, clear):
     wait_until(lambda: names(tmp_path) == ["source"])
 
 
-def test_a_killed_receiver_is_noticed_and_the_next_run_clears_up(tmp_path):
+def test_c7_111_a_killed_receiver_is_noticed_and_the_next_run_clears_up(tmp_path):
     source, target = sparse(tmp_path / "source", 16 * MIB, [(0, 16 * MIB)]), tmp_path / "target"
     with Peer.local() as peer, Image(str(source)) as image:
 
@@ -235,7 +235,7 @@ def test_a_copy_that_is_given_up_leaves_nothing_and_the_receiver_goes_on(peer, t
 
 
 @pytest.mark.parametrize("clear", ["", "127.0.0.1"])
-def test_a_full_disk_is_said_and_leaves_nothing(peer, tmp_path, clear):
+def test_c7_111_a_full_disk_is_said_and_leaves_nothing(peer, tmp_path, clear):
     source, small = sparse(tmp_path / "source", 32 * MIB, [(0, 32 * MIB)]), tmp_path / "small"
     small.mkdir()
     mounted = subprocess.run(
@@ -353,7 +353,7 @@ def test_whoever_does_not_know_the_token_is_turned_away(peer, tmp_path):
     assert same(source, target)
 
 
-def test_a_device_gets_the_content_and_nothing_of_before(peer, tmp_path):
+def test_c7_107_c7_110_a_device_gets_the_content_and_nothing_of_before(peer, tmp_path):
     backing = tmp_path / "backing"
     sparse(backing, 8 * MIB, [(0, 8 * MIB)])
     made = subprocess.run(["losetup", "--find", "--show", str(backing)], capture_output=True, text=True, check=False)
