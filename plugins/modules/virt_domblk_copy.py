@@ -78,7 +78,8 @@ options:
     description:
       - Where images shall be, by where they are. Keys and values are absolute paths of images, or of directories with
         everything in them. The longest key that fits counts.
-      - A value can be a block device that is as large as the image at least.
+      - A value can be a block device that is as large as the image at least. One that holds something is overwritten
+        only with O(force).
     type: dict
   format:
     description:

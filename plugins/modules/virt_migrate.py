@@ -630,7 +630,7 @@ copied:
   type: dict
   sample: {"bytes_sent": 22205225, "seconds": 0.151}
 removed:
-  description: Paths of images that were removed from the source, which M(kvmops.migration.virt_domblk_copy) can ask for.
+  description: Paths of images that were removed from the source, as M(kvmops.migration.virt_domblk_copy) can ask for.
   returned: when there were any
   type: list
   elements: str

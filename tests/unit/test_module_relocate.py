@@ -292,3 +292,40 @@ def test_c7_110_a_format_changes_by_the_way_unless_that_loses_something(here):
     assert back.failure_class == "conversion_loses"
     assert "internal snapshot first" in back.msg
     assert here.sources(guest)[0] == [str(here.new / "a.img")]
+
+
+@pytest.fixture
+def device(tmp_path):
+    backing = tmp_path / "backing"
+    backing.write_bytes(bytes(4 << 20))
+    made = subprocess.run(["losetup", "--find", "--show", str(backing)], capture_output=True, text=True, check=False)
+    if made.returncode:
+        pytest.skip(f"no loop device here: {made.stderr.strip()}")
+    yield made.stdout.strip()
+    subprocess.run(["losetup", "--detach", made.stdout.strip()], check=True)
+
+
+def test_c7_110_a_disk_goes_to_a_device_and_back(here, device):
+    guest = here.add()
+    before = (here.old / "a.img").read_bytes()
+    result = here.run(path_map={str(here.old / "a.img"): device}, remove_source=True)
+    assert result.outcome == "copied", result
+    assert f'dev="{device}"' in guest.xml and 'type="block"' in guest.xml
+    assert Path(device).read_bytes()[: len(before)] == before
+    back = here.run(path_map={device: str(here.old / "b.img")}, remove_source=True)
+    assert (back.outcome, back.removed) == ("copied", []), back
+    assert Path(device).is_block_device()
+    assert (here.old / "b.img").read_bytes()[: len(before)] == before
+    # A device is left, and what it holds is not overwritten by mistake.
+    again = here.run(path_map={str(here.old / "b.img"): device})
+    assert again.failure_class == "dest_image_exists"
+    assert "holds something" in again.msg
+    assert here.run(path_map={str(here.old / "b.img"): device}, force=True).outcome == "copied"
+
+
+def test_c7_107_a_device_that_is_too_small_is_refused(here, device):
+    here.add()
+    (here.old / "a.img").write_bytes(os.urandom(5 << 20))
+    result = here.run(path_map={str(here.old / "a.img"): device})
+    assert result.failure_class == "dest_too_small"
+    assert Path(device).read_bytes() == bytes(4 << 20)

@@ -14,6 +14,7 @@ import grp
 import os
 import posixpath
 import pwd
+import stat
 import subprocess
 import time
 from contextlib import suppress
@@ -175,11 +176,13 @@ class Carrying:
             if there["type"] == "directory" or there["type"] == "other":
                 raise Refusal(f"{file.dest} is no file at the destination", "dest_image_exists", "give another path")
             self._check_same(file, there)
-            if there["type"] != "missing":
+            if there["type"] == "block":
+                self._check_device(file, there)
+            elif there["type"] != "missing":
                 if file.is_base and self._is_equal(file, there):
                     self._skipped[file.source] = "the same base image is there"
                     continue
-                self._updates[file.source] = self._replaceable(file) and there["type"] == "file"
+                self._updates[file.source] = self._replaceable(file)
             grows = self._images[file.source].data - (there["allocated"] if self._updates.get(file.source) else 0)
             if there["type"] != "block":
                 needs[file.dest] = max(0, grows)
@@ -190,6 +193,17 @@ class Carrying:
                 " and not promised to other copies",
                 "no_space",
                 "make room there, or give another place",
+            )
+
+    def _check_device(self, file: File, there: Mapping[str, Any]) -> None:
+        size = self._images[file.source].size
+        if not file.convert and there["size"] < size:
+            raise Refusal(f"{file.dest} has {there['size']} bytes, and {file.source} has {size}", *CURES["too_small"])
+        if not (there["blank"] or self._wish.force):
+            raise Refusal(
+                f"{file.dest} is a device that holds something",
+                "dest_image_exists",
+                f"see what it is with blkid -p {file.dest}, and say force: true to have it overwritten",
             )
 
     def _lock(self, file: File) -> None:
@@ -346,7 +360,11 @@ def remove_sources(known: Mapping[str, Mapping[str, int]]) -> Tuple[List[str], L
     gone, warnings = [], []
     for path, own in known.items():
         try:
-            now = far.identity(os.stat(path))
+            found = os.stat(path)
+            if not stat.S_ISREG(found.st_mode):
+                # Nothing but a file is ours to remove: without its node a device could not be found again.
+                continue
+            now = far.identity(found)
             if any(now[key] != value for key, value in own.items()):
                 warnings.append(f"{path} was left in place: it is not the file that was copied")
                 continue

@@ -224,6 +224,12 @@ def is_zero(buffer: bytearray, length: int) -> bool:
     return buffer == ZERO if length == BLOCK else buffer.startswith(ZERO[:length])
 
 
+def is_blank(handle: int) -> bool:
+    """Whether a device seems to hold nothing: that is where partition tables, file systems and images begin or end."""
+    size = os.lseek(handle, 0, os.SEEK_END)
+    return all(ZERO.startswith(os.pread(handle, BLOCK, offset)) for offset in (0, max(0, size - BLOCK)))
+
+
 def summary(size: int, blocks: BlockList, name: str) -> str:
     """One digest, in hex, for a size in bytes and a block list."""
     packed = [struct.pack("<Q", size), *(struct.pack("<Q", number) + blocks[number] for number in sorted(blocks))]
@@ -683,6 +689,7 @@ class Receiver:
         if kind == "block":
             handle = os.open(real, os.O_RDONLY | os.O_CLOEXEC)
             answer["size"] = os.lseek(handle, 0, os.SEEK_END)
+            answer["blank"] = is_blank(handle)
             os.close(handle)
         return answer
 

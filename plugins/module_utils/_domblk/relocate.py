@@ -32,7 +32,7 @@ from .._pure import uri as uris
 from .._pure.domain_xml import Definition, Disk, Place
 from .._pure.domblk import File, Wish
 from .._pure.refusal import Refusal
-from . import carry
+from . import carry, receiver
 from .carry import Carried, Carrying, Way
 from .info import Images, chain_of, path_of
 
@@ -291,6 +291,12 @@ class Relocation:
                 "busy",
                 f"wait for its end, or end it: virsh blockjob {name} {move.target} --abort",
             )
+        if move.block and not (self._request.wish.force or _is_blank(move.dest)):
+            raise Refusal(
+                f"{move.dest} is a device that holds something",
+                "dest_image_exists",
+                f"see what it is with blkid -p {move.dest}, and say force: true to have it overwritten",
+            )
         if os.path.exists(move.dest) and not move.block:
             raise Refusal(
                 f"{move.dest} exists, and QEMU makes a new image for a running VM",
@@ -512,6 +518,14 @@ def _is_block(path: str) -> bool:
         return os.stat(path).st_mode & 0o170000 == 0o060000
     except OSError:
         return False
+
+
+def _is_blank(path: str) -> bool:
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return receiver.is_blank(handle)
+    finally:
+        os.close(handle)
 
 
 def _file(path: str) -> Dict[str, int]:
