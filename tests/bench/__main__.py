@@ -13,7 +13,7 @@ import sys
 from tests.lab.paths import LabError, require_root
 
 from . import report
-from .copies import AgainstLimit, AgainstRsync, BySize, Sample, Update
+from .copies import AgainstLimit, AgainstRsync, BySize, Sample, Transports, Update
 from .pairs import Load, Pairs
 from .steps import Steps
 
@@ -34,6 +34,7 @@ BENCHES = {
         AgainstRsync("copy-raw", f"a raw image of {SPARSE}, from host to host", 5, Sample("raw")),
         AgainstRsync("copy-qcow2", f"a qcow2 image of {SPARSE}, from host to host", 10, Sample("qcow2")),
         AgainstLimit("copy-limit", "the same raw image against one connection of nc", 10, Sample("raw")),
+        Transports("copy-transports", f"ways to send a raw image of {SPARSE}", 5, Sample("raw")),
         BySize("copy-size", "1.5 GiB in an image of 20 and of 200 GiB", 10, Sample("raw"), Sample("raw", gib=200)),
         Update("copy-update", "bringing a copy up to date after one percent has changed", 10, Sample("raw")),
     )

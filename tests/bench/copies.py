@@ -160,13 +160,19 @@ def ansible(host: str, options: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
-def one_connection(sample: Sample) -> float:
-    """The limit: the allocated bytes as one file, through one connection, flushed at the end."""
-    settled()
+def make_whole(sample: Sample) -> str:
+    """As many bytes as are allocated, in one file without holes; its path on the source."""
     whole = f"{FOLDER}/whole"
     if inside(SOURCE, "test", "-e", whole).returncode:
         must(SOURCE, "sh", "-c", f"head -c {sample.mib}M /dev/urandom > {whole}; sync")
     must(SOURCE, "sh", "-c", f"cat {whole} > /dev/null")
+    return whole
+
+
+def one_connection(sample: Sample) -> float:
+    """The limit: the allocated bytes as one file, through one connection, flushed at the end."""
+    settled()
+    whole = make_whole(sample)
     listen = f"nc -l {ADDRESS} {PORT} | dd of={FOLDER}/whole bs=1M iflag=fullblock conv=fsync 2>/dev/null"
     must(DEST, "sh", "-c", f"({listen}; touch {FOLDER}/done) >/dev/null 2>&1 & sleep 0.3")
 
@@ -233,6 +239,72 @@ class AgainstLimit:
         return report.finished(
             "`dd | nc` into `dd conv=fsync` of the same number of bytes as one file, against the copies alone of"
             " virt_domblk_copy"
+        )
+
+
+def over_nbd(sample: Sample, encrypted: bool) -> float:
+    """qemu-img, which reads what a guest would see, to a qemu-nbd at the destination; in clear, or by TLS with a key."""
+    settled()
+    keys, target = "/run/bench-psk", f"{FOLDER}/{sample.path.rpartition('/')[2]}"
+    if encrypted:
+        secret = os.urandom(32).hex()
+        for host in (SOURCE, DEST):
+            must(host, "sh", "-c", f"umask 077; mkdir -p {keys}; echo bench:{secret} > {keys}/keys.psk")
+    creds = f"--object tls-creds-psk,id=tls0,dir={keys},endpoint={{}}" if encrypted else ""
+    serving = f"{creds.format('server')} --tls-creds tls0" if encrypted else ""
+    must(DEST, "qemu-img", "create", "-q", "-f", sample.image, target, f"{sample.gib}G")
+    serve = f"qemu-nbd --fork --pid-file=/run/bench-nbd.pid {serving} -b {ADDRESS} -p {PORT} -f {sample.image} {target}"
+    to = f"driver=nbd,host={ADDRESS},port={PORT}" + (",tls-creds=tls0" if encrypted else "")
+    using = f"{creds.format('client')},username=bench" if encrypted else ""
+    convert = f"qemu-img convert -n -W -m 8 -f {sample.image} {using} --target-image-opts {sample.path} {to}"
+
+    def send() -> None:
+        must(DEST, "sh", "-c", serve)
+        must(SOURCE, "sh", "-c", convert)
+        must(DEST, "sh", "-c", f"kill $(cat /run/bench-nbd.pid); sync -f {FOLDER}")
+
+    try:
+        return timed(send)
+    finally:
+        for host in (SOURCE, DEST):
+            inside(host, "rm", "-rf", keys)
+
+
+def dd_over_ssh(sample: Sample) -> float:
+    """The allocated bytes as one file: what ssh itself can do."""
+    settled()
+    whole = make_whole(sample)
+    command = f"dd if={whole} bs=1M 2>/dev/null | ssh root@{ADDRESS} 'cat > {FOLDER}/whole; sync -f {FOLDER}'"
+    return timed(lambda: must(SOURCE, "sh", "-c", command))
+
+
+@dataclass(frozen=True)
+class Transports:
+    """The ways that were considered, all to the disk of the destination."""
+
+    name: str
+    about: str
+    runs: int
+    sample: Sample
+
+    def measure(self, runs: int) -> str:
+        columns = ["dd | ssh s", "nbd s", "nbd TLS s", "ours ssh s", "ours verified s", "ours clear s"]
+        report = Report(self.name, self.about, columns)
+        with samples(self.sample):
+            for _number in range(runs):
+                report.add(
+                    [
+                        dd_over_ssh(self.sample),
+                        over_nbd(self.sample, encrypted=False),
+                        over_nbd(self.sample, encrypted=True),
+                        copy(self.sample, verify=False).copying,
+                        copy(self.sample).copying,
+                        copy(self.sample, encrypt=False, verify=False).copying,
+                    ]
+                )
+        return report.finished(
+            "`dd | ssh` of the allocated bytes as one file, `qemu-img convert -n -W -m 8` to `qemu-nbd` (in clear and with"
+            " `tls-creds-psk`), and the copies alone of virt_domblk_copy"
         )
 
 

@@ -73,6 +73,7 @@ TEST = (
     Check("unit-core219", "make --no-print-directory unit-core219"),
     Check("sanity", "make --no-print-directory sanity", slow=True),
     Check("molecule", "make --no-print-directory molecule S=default", slow=True),
+    Check("domblk", "make --no-print-directory molecule S=domblk", slow=True),
     Check("engine", "make --no-print-directory molecule S=engine", slow=True),
 )
 FULL = (
