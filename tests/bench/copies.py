@@ -243,7 +243,7 @@ class AgainstLimit:
 
 
 def over_nbd(sample: Sample, encrypted: bool) -> float:
-    """qemu-img, which reads what a guest would see, to a qemu-nbd at the destination; in clear, or by TLS with a key."""
+    """qemu-img, which reads what a guest would see, to qemu-nbd at the destination; in clear, or by TLS with a key."""
     settled()
     keys, target = "/run/bench-psk", f"{FOLDER}/{sample.path.rpartition('/')[2]}"
     if encrypted:
@@ -303,8 +303,8 @@ class Transports:
                     ]
                 )
         return report.finished(
-            "`dd | ssh` of the allocated bytes as one file, `qemu-img convert -n -W -m 8` to `qemu-nbd` (in clear and with"
-            " `tls-creds-psk`), and the copies alone of virt_domblk_copy"
+            "`dd | ssh` of the allocated bytes as one file, `qemu-img convert -n -W -m 8` to `qemu-nbd` (in clear and"
+            " with `tls-creds-psk`), and the copies alone of virt_domblk_copy"
         )
 
 

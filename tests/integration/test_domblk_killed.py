@@ -14,8 +14,9 @@ from tests.lab import faults
 
 from .conftest import ansible
 from .engine import HYPERVISORS, LOCAL, Answer, Call, other, qemus, wait_for
-from .test_domblk import ELSEWHERE, STOPPED, at_home, images, listing, quiet
+from .test_domblk import ELSEWHERE, FIRM, STOPPED, at_home, images, listing, quiet
 from .test_engine_killed import comes_to, going, held, nothing_is_left, recover
+from .test_engine_witness import lab
 
 pytestmark = pytest.mark.usefixtures("mended", "elsewhere")
 
@@ -150,11 +151,12 @@ def test_c3_75_a_copy_that_something_happens_to_ends_right(what, turn):
     comes_home(dest, "far")
 
 
-def test_zz_no_record_was_lost_torn_or_written_twice():
-    from .test_engine_witness import lab
+@pytest.mark.parametrize("guest", [LOCAL, FIRM], ids=lambda guest: guest.name)
+def test_zz_no_record_was_lost_torn_or_written_twice(guest):
+    guest.bring()
+    lab("witness", guest.name, f"--boots={guest.boots}")
+    assert "nothing moves" in ansible("ansible-playbook", "status.yml").out
 
-    for name in ("centos64a",):
-        LOCAL.bring()
-        lab("witness", name, f"--boots={LOCAL.boots}")
-    run = ansible("ansible-playbook", "status.yml")
-    assert "nothing moves" in run.out
+
+def test_zz_no_guest_ever_ran_in_two_places():
+    lab("watch")
