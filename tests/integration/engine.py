@@ -9,6 +9,7 @@ files and by their own records.
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import time
@@ -18,10 +19,16 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import pytest
+
 from tests.lab import console, faults
 from tests.lab.paths import STATE
 
 from .conftest import PLAYBOOKS, plain_environment
+
+# Everything, or what fits into the time of `make test`.
+FULL = bool(os.environ.get("KVMOPS_FULL"))
+full = pytest.mark.skipif(not FULL, reason="KVMOPS_FULL=1 has the time for it")
 
 HYPERVISORS = ("labkvm1", "labkvm2")
 PRIVATE = {"labkvm1": "172.16.1.231", "labkvm2": "172.16.1.232"}

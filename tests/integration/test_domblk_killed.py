@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import time
 
@@ -13,14 +12,13 @@ import pytest
 from tests.lab import faults
 
 from .conftest import ansible
-from .engine import HYPERVISORS, LOCAL, Answer, Call, other, qemus, wait_for
+from .engine import FULL, HYPERVISORS, LOCAL, Answer, Call, other, qemus, wait_for
 from .test_domblk import ELSEWHERE, FIRM, STOPPED, at_home, images, listing, quiet
 from .test_engine_killed import comes_to, going, held, nothing_is_left, recover
 from .test_engine_witness import lab
 
 pytestmark = pytest.mark.usefixtures("mended", "elsewhere")
 
-FULL = bool(os.environ.get("KVMOPS_FULL"))
 IMAGE = f"{ELSEWHERE}/centos64-32bit.qcow2"
 # Where each kind of copy can be held.
 STEPS = {

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 
 import pytest
@@ -20,6 +19,7 @@ from .engine import (
     Answer,
     Call,
     Guest,
+    full,
     other,
     virt_migrate,
     wait_for,
@@ -30,7 +30,6 @@ pytestmark = pytest.mark.usefixtures("mended")
 
 # Slow enough for a fault to come in time: some ten seconds for the memory of a small guest.
 SLOW = 6
-full = pytest.mark.skipif(not os.environ.get("KVMOPS_FULL"), reason="KVMOPS_FULL=1 has the time for it")
 
 
 def slowly(guest: Guest, source: str, **options) -> Call:
@@ -78,6 +77,7 @@ def test_c3_67_a_stream_that_is_dead_is_given_up_by_the_policy(footprint):
     assert without_records(footprint()) == without_records(before)
 
 
+@full
 def test_c3_67_a_link_that_is_dead_leaves_the_guest_where_it_is():
     """libvirt gives the destination up after half a minute; whether the guest is there is known when it is back."""
     source = SHARED.bring()

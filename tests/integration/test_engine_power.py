@@ -8,7 +8,7 @@ import pytest
 
 from tests.lab import faults
 
-from .engine import SHARED, other, wait_for
+from .engine import SHARED, full, other, wait_for
 from .test_engine_faults import moves_on, slowly
 from .test_engine_killed import nothing_is_left, recover
 
@@ -22,6 +22,7 @@ def settles(source: str) -> None:
     nothing_is_left(SHARED)
 
 
+@full
 def test_c3_76_a_destination_without_power_leaves_the_guest_where_it_is():
     source = SHARED.bring()
     call = slowly(SHARED, source)
@@ -33,6 +34,7 @@ def test_c3_76_a_destination_without_power_leaves_the_guest_where_it_is():
     settles(source)
 
 
+@full
 def test_c3_77_a_source_without_power_takes_its_guest_with_it_and_the_destination_starts_nothing():
     source = SHARED.bring()
     dest = other(source)

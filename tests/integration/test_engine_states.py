@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import os
 from itertools import product
 
 import pytest
@@ -16,7 +15,6 @@ from .engine import LOCAL, SHARED, other, virt_migrate, without_records
 
 pytestmark = pytest.mark.usefixtures("mended")
 
-FULL = bool(os.environ.get("KVMOPS_FULL"))
 STALE = "a definition of long ago"
 PINNED = "<vcpu placement='static' cpuset='0'>"
 
