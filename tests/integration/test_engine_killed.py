@@ -188,8 +188,8 @@ def test_c3_73_a_qemu_that_is_killed_in_the_job(which):
         assert sum(qemus(guest.name).values()) == 0
 
 
-# MiB per second: its working set alone takes a minute. A guest that gets no CPU for a moment dirties nothing, so that it
-# may converge on any faster link.
+# MiB per second: its working set alone takes a minute. A guest that gets no CPU for a moment dirties nothing, and may
+# converge on any faster link.
 ENDLESS = {"name": "busy", "tls": "false", "bandwidth": 1}
 
 
