@@ -185,6 +185,84 @@ def test_a_disk_of_another_guest_is_not_written_to_and_not_removed(here):
     assert "used by VM b as well" in result.msg
 
 
+@pytest.mark.skipif(not shutil.which("qemu-img"), reason="qemu-img is not installed here")
+def test_an_image_that_another_guest_lies_on_is_not_removed(here):
+    here.add()
+    overlay = here.old / "b.qcow2"
+    base = str(here.old / "a.img")
+    create = ["qemu-img", "create", "-q", "-f", "qcow2", "-b", base, "-F", "raw", str(overlay)]
+    subprocess.run(create, check=True)
+    # A definition says nothing of what lies below; the image does.
+    other = here.add(name="b", uuid=OTHER, disks=())
+    other.xml = domain_xml("b", OTHER, [disk_xml(path=str(overlay))])
+    result = here.move(remove_source=True)
+    assert result.failure_class == "image_in_use", result
+    assert here.move().outcome == "copied"
+
+
+@pytest.mark.parametrize("state", [SHUTOFF, RUNNING])
+def test_two_disks_that_would_become_one_are_refused(here, state):
+    guest = here.add(state)
+    (here.old / "sub").mkdir()
+    (here.old / "sub" / "a.img").write_bytes(b"other")
+    disks = [disk_xml("vda", str(here.old / "a.img"), "raw"), disk_xml("vdb", str(here.old / "sub" / "a.img"), "raw")]
+    guest.xml = domain_xml(disks=disks)
+    guest.inactive_xml = guest.xml if guest.active else ""
+    result = here.move()
+    assert result.failure_class == "same_path"
+    assert here.files() == []
+
+
+@pytest.mark.parametrize("state", [SHUTOFF, RUNNING])
+def test_snapshots_keep_disks_where_they_are(here, state):
+    guest = here.add(state)
+    guest.around.snapshots["first"] = (
+        f"<domainsnapshot><name>first</name><domain><uuid>{UUID}</uuid></domain></domainsnapshot>"
+    )
+    result = here.move()
+    assert result.failure_class == "snapshots"
+    assert "virsh snapshot-delete a NAME --metadata" in result.cure
+
+
+@pytest.mark.parametrize("state", [SHUTOFF, RUNNING])
+def test_a_definition_that_somebody_changes_meanwhile_is_not_overwritten(here, monkeypatch, state):
+    guest = here.add(state)
+    edited = guest.xml.replace("a.img", "edited.img")
+
+    def edit(self, name):
+        self.say(phase=name)
+        if name == "copied":
+            setattr(guest, "inactive_xml" if guest.active else "xml", edited)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(worker.Worker, "phase", edit)
+        result = here.move(remove_source=True)
+    assert (result.failure_class, result.outcome) == ("definition_changed", "failed"), result
+    assert "edited.img" in (guest.inactive_xml or guest.xml)
+    assert here.files() == []
+    assert (here.old / "a.img").exists()
+    assert not here.unfinished()
+
+
+def test_a_file_that_somebody_else_has_put_there_is_not_removed(here, kill):
+    here.add(RUNNING)
+    kill("journalled")
+    (here.new / "a.img").write_text("mine")
+    result = here.run(virt_migrate, cleanup=True)
+    assert result.outcome == "failed"
+    assert (here.new / "a.img").read_text() == "mine"
+
+
+def test_a_guest_that_was_undefined_keeps_nobody_waiting(here, kill):
+    here.add()
+    kill("copied")
+    here.host.guests.clear()
+    other = here.add(uuid=OTHER)
+    assert here.move().outcome == "copied"
+    assert not here.unfinished()
+    assert here.sources(other)[0] == [str(here.new / "a.img")]
+
+
 def test_a_saved_state_is_refused(here):
     here.add(managed_save=True)
     assert here.move().failure_class == "managed_save"

@@ -161,8 +161,15 @@ class Carrying:
     def check(self) -> None:
         """Lock the sources, and refuse what could not be done."""
         peer = self._peer = self.way.open(self._timeout)
-        needs = {}
+        needs: Dict[str, int] = {}
+        taken: Dict[str, str] = {}
         for file in self.files:
+            if taken.setdefault(file.dest, file.source) != file.source:
+                raise Refusal(
+                    f"{taken[file.dest]} and {file.source} would both become {file.dest}",
+                    "same_path",
+                    "give each its own place with path_map",
+                )
             self._lock(file)
             if file.dest == file.source and not self.way.host:
                 raise Refusal(f"{file.source} is where it shall be already", "same_path", "give another place")

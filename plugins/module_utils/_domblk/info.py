@@ -304,6 +304,20 @@ def disk_of(host: Host, uuid: str, disk: Disk, here: Images | None) -> DiskInfo:
     )
 
 
+def users(host: Host, uuid: str, here: Images) -> Dict[str, str]:
+    """By path, a VM other than that one on the host whose images lie on it, as the images themselves say."""
+    found: Dict[str, str] = {}
+    for domain in host.domains():
+        if domain.uuid == uuid:
+            continue
+        for inactive in (False, True):
+            with suppress(NotFound):
+                for disk in domain_xml.parse(host.xml(domain.uuid, inactive=inactive)).disks:
+                    for image in chain_of(disk, path_of(host, disk), here):
+                        found.setdefault(image.path, domain.name)
+    return found
+
+
 def path_of(host: Host, disk: Disk) -> str:
     """The file, device or directory that a disk is; of a volume what its pool tells. Empty where there is none."""
     if not disk.source:

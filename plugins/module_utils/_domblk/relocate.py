@@ -22,6 +22,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Callable, Dict, List, Mapping, Sequence, Tuple
 
 from .._libvirt import Domain, Host, LibvirtFailure
+from .._migrate import moments
 from .._migrate.disks import image_users
 from .._migrate.local import Local
 from .._migrate.place import connect, refusal, state_of
@@ -32,9 +33,10 @@ from .._pure import uri as uris
 from .._pure.domain_xml import Definition, Disk, Place
 from .._pure.domblk import File, Wish
 from .._pure.refusal import Refusal
-from . import carry, receiver
+from . import carry, info, receiver
 from .carry import Carried, Carrying, Way
 from .info import Images, chain_of, path_of
+from .stream import StreamError
 
 KIND = "relocation"
 # The first libvirt that writes to both images before the guest hears that it is done.
@@ -71,6 +73,8 @@ class CopyLedger:
     carried: List[Carried] = field(default_factory=list)
     # By path, the sources that go away afterwards, and what tells them from others.
     remove: Dict[str, Dict[str, int]] = field(default_factory=dict)
+    # By path, what QEMU has begun to write, and what tells it from others.
+    made: Dict[str, Dict[str, int]] = field(default_factory=dict)
     kind: str = KIND
     # What a person calls where it goes, as in the other ledgers.
     dest_host: str = "another place on this host"
@@ -127,6 +131,7 @@ class Relocation:
         if not moves:
             return self._finished(ALREADY_THERE, changed=False)
         self._check_others(domain, moves)
+        self._check_alone(domain, moves)
         if domain.active:
             ledger = self._relocate_running(domain, definition, moves)
         else:
@@ -178,11 +183,48 @@ class Relocation:
         for move in moves:
             if move.dest in users:
                 raise Refusal(f"{move.dest} is a disk of VM {users[move.dest]}", "image_in_use", "give another place")
-            if self._request.wish.remove_source and move.source in users:
+        if not self._request.wish.remove_source:
+            return
+        users.update(info.users(self._host, domain.uuid, self._request.images))
+        for move in moves:
+            if move.source in users:
                 raise Refusal(
                     f"remove_source: {move.source} is used by VM {users[move.source]} as well",
                     "image_in_use",
                     "leave remove_source out",
+                )
+
+    def _check_alone(self, domain: Domain, moves: Sequence[Move]) -> None:
+        """Nothing else may know the disks where they are, and no two of them may go to one place."""
+        taken: Dict[str, str] = {}
+        for move in moves:
+            if taken.setdefault(move.dest, move.target) != move.target:
+                raise Refusal(
+                    f"disks {taken[move.dest]} and {move.target} would both become {move.dest}",
+                    "same_path",
+                    "give each its own place with path_map",
+                )
+        known = moments.of(self._host, domain.uuid)
+        if known:
+            raise Refusal(
+                f"VM {domain.name} has {moments.named([moments.key(one) for one in known])}, which know its disks where"
+                " they are",
+                "snapshots",
+                f"let libvirt forget them: virsh {known[0].kind}-delete {domain.name} NAME --metadata",
+            )
+        if domain.active and domain.persistent:
+            self._check_unchanged(domain, moves)
+
+    def _check_unchanged(self, domain: Domain, moves: Sequence[Move]) -> None:
+        """The definition that is about to be changed says what it said: somebody may have changed it meanwhile."""
+        for move in moves:
+            defined = _source_of(self._host, domain, move.target, inactive=True)
+            if defined != move.source:
+                raise Refusal(
+                    f"the definition of {domain.name} gives disk {move.target} the image {defined or 'none'}, and not"
+                    f" {move.source}",
+                    "definition_changed",
+                    "let the VM use what its definition says (restart it), or correct the definition; then run again",
                 )
 
     # A guest that is shut off
@@ -220,6 +262,7 @@ class Relocation:
                 self._note(ledger)
                 carrying.commit()
                 worker.phase(statuses.PREPARED)
+                self._check_unchanged(domain, moves)
                 places = {move.target: move.place for move in moves}
                 current = self._host.xml(domain.uuid, inactive=True, secure=True)
                 self._host.define(domain_xml.relocated(current, places))
@@ -245,6 +288,7 @@ class Relocation:
     def _relocate_running(self, domain: Domain, definition: Definition, moves: Sequence[Move]) -> CopyLedger | None:
         request, host, worker, wish = self._request, self._host, self._request.worker, self._request.wish
         rows = [self._check_running(domain, definition, move) for move in moves]
+        self._check_space(moves, rows)
         self._result["files"] = rows
         if request.check_mode:
             return None
@@ -259,9 +303,13 @@ class Relocation:
             for move in moves:
                 shallow = not move.flat
                 host.block_copy(domain.uuid, move.target, domain_xml.copy_target(move.place), wish.bandwidth, shallow)
+                if not move.block:
+                    ledger.made[move.dest] = _file(move.dest)
+                    self._note(ledger)
             self._wait_until_ready(domain, moves)
             worker.phase(statuses.COPIED)
             if domain.persistent:
+                self._check_unchanged(domain, moves)
                 places = {move.target: move.place for move in moves}
                 current = host.xml(domain.uuid, inactive=True, secure=True)
                 host.define(domain_xml.relocated(current, places))
@@ -297,7 +345,7 @@ class Relocation:
                 "dest_image_exists",
                 f"see what it is with blkid -p {move.dest}, and say force: true to have it overwritten",
             )
-        if os.path.exists(move.dest) and not move.block:
+        if os.path.lexists(move.dest) and not move.block:
             raise Refusal(
                 f"{move.dest} exists, and QEMU makes a new image for a running VM",
                 "dest_image_exists",
@@ -308,16 +356,9 @@ class Relocation:
             raise Refusal(f"there is no directory {folder} on {host}", "directory_missing", "make it, or give another")
         disk = definition.disk(move.target)
         assert disk is not None
-        top = chain_of(disk, move.source, self._request.images)[0]
-        space = self._request.images.filesystem(move.dest)
-        need = top.allocated or 0
-        if space is not None and space.free is not None and need > space.free and not move.block:
-            raise Refusal(
-                f"the copy needs {need} bytes in {folder}, and {space.free} are free",
-                "no_space",
-                "make room there, or give another place",
-            )
-        domblk.check_losses(disk, [top], self._request.wish, running=True)
+        chain = chain_of(disk, move.source, self._request.images)
+        copied = chain if move.flat else chain[:1]
+        domblk.check_losses(disk, copied, self._request.wish, running=True)
         return {
             "target": move.target,
             "source": move.source,
@@ -325,8 +366,23 @@ class Relocation:
             "format": move.format,
             "action": "block_copy",
             "reason": "the VM runs",
-            "bytes": need,
+            "bytes": sum(image.allocated or 0 for image in copied),
         }
+
+    def _check_space(self, moves: Sequence[Move], rows: Sequence[Dict[str, Any]]) -> None:
+        needs: Dict[str, int] = {}
+        for move, row in zip(moves, rows):
+            space = self._request.images.filesystem(move.dest)
+            if move.block or space is None or space.free is None:
+                continue
+            needs[space.mount_point] = needs.get(space.mount_point, 0) + row["bytes"]
+            if needs[space.mount_point] > space.free:
+                raise Refusal(
+                    f"the copies need {needs[space.mount_point]} bytes in {space.mount_point}, and {space.free} are"
+                    " free",
+                    "no_space",
+                    "make room there, or give another place",
+                )
 
     def _wait_until_ready(self, domain: Domain, moves: Sequence[Move]) -> None:
         tell = _teller(self._request.worker)
@@ -359,7 +415,17 @@ class Relocation:
     def _failed(self, ledger: CopyLedger, error: Exception) -> Refusal:
         """The refusal that says so, once nothing is left of the run."""
         said = _said(error)
-        moved = self._settle(ledger)
+        try:
+            moved = self._settle(ledger)
+        except (LibvirtFailure, Refusal, StreamError) as trouble:
+            return Refusal(
+                f"moving the disks of {ledger.name} failed: {said.problem}; and it is not known what has become of them:"
+                f" {_said(trouble).problem}",
+                outcome.UNDETERMINED,
+                "run again, or recover.yml, when libvirt answers",
+                outcome=outcome.UNDETERMINED,
+                changed=True,
+            )
         problem = f"moving the disks of {ledger.name} failed: {said.problem}"
         if moved:
             problem += f"; {', '.join(moved)} moved all the same"
@@ -388,17 +454,19 @@ def settle(ledger: CopyLedger, host: Host, local: Local) -> End:
     end = End()
     domain = host.find_uuid(ledger.uuid)
     if domain is None:
-        raise Refusal(
-            f"run {ledger.run} was moving the disks of {ledger.name}, which is no longer on {host}",
-            outcome.UNDETERMINED,
-            f"define it again; its images are {', '.join(f'{one.source} or {one.dest}' for one in ledger.moves)}",
-            outcome=outcome.UNDETERMINED,
+        # Whoever has undefined it has its images, and nobody else may decide which of them.
+        where = ", ".join(f"{one.source} or {one.dest}" for one in ledger.moves)
+        end.warnings.append(
+            f"{ledger.name}, whose disks were moving (run {ledger.run}), is not on {host} any more: {where}"
         )
+        local.close_run(ledger.run)
+        return end
+    copying = {move.target for move in ledger.moves if domain.active and _mirror(move, domain, host) is not None}
     end.moved = [move.target for move in ledger.moves if _moved(move, domain, host)]
     _agree(ledger.moves, domain, host)
     for move in ledger.moves:
         if move.target not in end.moved and not ledger.carried:
-            end.warnings += _remove_new(move, host)
+            end.warnings += _remove_new(move, host, ledger.made.get(move.dest), move.target in copying)
     back = [one for one in ledger.carried if one.target not in end.moved]
     end.warnings += carry.take_back(back, Way(), ledger.run, 0.0)
     for move in ledger.moves:
@@ -440,7 +508,7 @@ def _source_of(host: Host, domain: Domain, target: str, inactive: bool) -> str:
 
 
 def _agree(moves: Sequence[Move], domain: Domain, host: Host) -> None:
-    """Let the definition of a running guest name the images that it uses."""
+    """Let the definition of a running guest name the images that it uses; what somebody has changed in it stays."""
     if not (domain.active and domain.persistent):
         return
     here = domain_xml.parse(host.xml(domain.uuid))
@@ -448,19 +516,21 @@ def _agree(moves: Sequence[Move], domain: Domain, host: Host) -> None:
     for move in moves:
         disk = here.disk(move.target)
         used = path_of(host, disk) if disk is not None else ""
-        if disk is not None and used and used != _source_of(host, domain, move.target, inactive=True):
+        defined = _source_of(host, domain, move.target, inactive=True)
+        if disk is not None and used and used != defined and defined in (move.source, move.dest):
             places[move.target] = move.place if used == move.dest else Place(used, _is_block(used), disk.format)
     if places:
         host.define(domain_xml.relocated(host.xml(domain.uuid, inactive=True, secure=True), places))
 
 
-def _remove_new(move: Move, host: Host) -> List[str]:
-    """Remove the image that QEMU had begun to write."""
-    if move.block or move.dest in image_users(host, ""):
+def _remove_new(move: Move, host: Host, made: Mapping[str, int] | None, was_copying: bool) -> List[str]:
+    """Remove the image that QEMU had begun to write, where it is known to be that one."""
+    if move.block or move.dest in image_users(host, "") or not os.path.lexists(move.dest):
         return []
+    if not was_copying and (made is None or _file(move.dest) != dict(made)):
+        return [f"{move.dest} was left in place: it is not known to be of this run"]
     try:
-        with suppress(FileNotFoundError):
-            os.unlink(move.dest)
+        os.unlink(move.dest)
     except OSError as error:
         return [f"{move.dest} could not be removed: {error.strerror}"]
     return []
@@ -477,9 +547,10 @@ def _refresh_pools(moves: Sequence[Move], host: Host) -> None:
 def settle_earlier(request: Any, host: Host, result: Dict[str, Any]) -> List[str]:
     """Settle what killed relocations of this VM have left; `result` gets what became of them. Returns the outcomes."""
     name, outcomes = request.options["name"], []
+    domain = host.find(name)
     for plain in request.local.copies():
         ledger = CopyLedger.read(plain)
-        if ledger.name != name:
+        if ledger.name != name and (domain is None or ledger.uuid != domain.uuid):
             continue
         if request.check_mode:
             result["warnings"].append(f"run {ledger.run} of {name} is not settled; a real run does it")

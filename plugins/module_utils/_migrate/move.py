@@ -11,6 +11,7 @@ import time
 from contextlib import suppress
 from typing import Any, Dict, List, Mapping, Tuple
 
+from .._domblk import info
 from .._domblk.carry import Carrying, Way, way_to
 from .._domblk.info import chain_of
 from .._libvirt import Host, LibvirtFailure, unknown_flags
@@ -24,7 +25,7 @@ from .._pure.refusal import Refusal
 from .._pure.schedule import Size, Step
 from . import moments, probe
 from . import place as places
-from .disks import Disks, Layout, remove_images
+from .disks import Disks, Layout, image_users, remove_images
 from .ending import Ending, tried
 from .guest import Guest
 from .hazards import check_asleep
@@ -100,7 +101,7 @@ class Move:
         ledger.carried = carrying.carried()
         ledger.way = carrying.way
         if self._request.copy.remove_source and self._options["undefine_source"]:
-            ledger.remove = carrying.known_sources()
+            ledger.remove = self._removable(carrying)
         self._move(ledger, layout, values, watch, carrying)
         return self._finished(before)
 
@@ -485,6 +486,18 @@ class Move:
         ending.succeed(job, end)
 
     # Files of a guest that is shut off
+
+    def _removable(self, carrying: Carrying) -> Dict[str, Dict[str, int]]:
+        """The sources that may go away afterwards, and what tells them from others; another VM may lie on them."""
+        known = carrying.known_sources()
+        used = image_users(self._source, self._place.uuid)
+        if self._request.images is not None:
+            used.update(info.users(self._source, self._place.uuid, self._request.images))
+        for path in sorted(set(known) & set(used)):
+            raise Refusal(
+                f"remove_source: {path} is used by VM {used[path]} as well", "image_in_use", "leave remove_source out"
+            )
+        return known
 
     def _stays(self) -> str:
         """Why they cannot be copied, or nothing."""
