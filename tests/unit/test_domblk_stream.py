@@ -267,6 +267,54 @@ def test_a_size_that_no_file_may_have_is_said_and_leaves_nothing(tmp_path, clear
     assert names(tmp_path) == ["source"]
 
 
+def test_what_a_login_says_first_is_passed_over():
+    script = f"echo 'Welcome!'; echo; exec {sys.executable} -c \"$1\""
+    with Peer(["sh", "-c", script, "sh", stream.BOOT], "there") as peer:
+        assert peer.ask("stat", path="/")["type"] == "directory"
+
+
+@pytest.mark.parametrize("script", ["echo 'there is no python3' >&2; exit 127", "exit 1", "cat >/dev/null"])
+def test_a_host_that_cannot_receive_is_said(monkeypatch, script):
+    monkeypatch.setattr(stream, "GREETING", 0.5)
+    monkeypatch.setattr(stream, "GOODBYE", 0.5)
+    with pytest.raises(StreamError) as caught:
+        Peer(["sh", "-c", script], "there")
+    assert caught.value.kind == "gone"
+    said = str(caught.value)
+    assert "no python3" in said or "status 1" in said or "silent" in said, said
+
+
+def test_the_way_to_a_host():
+    command = stream.Login("10.0.0.2", "admin", 2222, "/root/key", "kvm2").command(10)
+    assert command[-2] == "10.0.0.2"
+    for option in ("-oPort=2222", "-oIdentityFile=/root/key", "-oUser=admin", "-oHostKeyAlias=kvm2", "-oBatchMode=yes"):
+        assert option in command
+    assert "exec sudo -n $p" in command[-1]
+    # It runs what it is given, and nothing else.
+    plain = stream.Login("kvm2").command(10)[-1].replace("exec $p", f"exec {sys.executable}")
+    with Peer(["sh", "-c", plain], "kvm2") as peer:
+        assert peer.ask("stat", path="/")["type"] == "directory"
+
+
+def test_two_copies_do_not_count_on_the_same_space(tmp_path):
+    small, notes = tmp_path / "small", str(tmp_path / "notes")
+    small.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "none", str(small)]
+    mounted = subprocess.run(mount, capture_output=True, text=True, check=False)
+    if mounted.returncode:
+        pytest.skip(f"nothing can be mounted here: {mounted.stderr.strip()}")
+    try:
+        with Peer.local() as second:
+            with Peer.local() as first:
+                assert first.ask("reserve", needs={f"{small}/a": 5 * MIB}, run=RUN, folder=notes) == {"missing": []}
+                [missing] = second.ask("reserve", needs={f"{small}/b": 5 * MIB}, run=RUN, folder=notes)["missing"]
+                assert missing == {"directory": str(small), "free": 3 * MIB, "need": 5 * MIB}
+            # What was promised to one that has gone is free again.
+            assert second.ask("reserve", needs={f"{small}/b": 5 * MIB}, run=RUN, folder=notes) == {"missing": []}
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
+
+
 def test_a_second_receiver_does_not_touch_what_the_first_one_writes(peer, tmp_path):
     target = tmp_path / "target"
     first = peer.ask("prepare", path=str(target), run=RUN, size=MIB, update=False)

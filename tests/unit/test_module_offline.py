@@ -141,7 +141,8 @@ def test_c7_111_a_copy_that_fails_leaves_nothing(stopped, kind, do):
     stopped.world.peer_scripts[do] = fail
     result = stopped.move()
     assert result.failed
-    assert result.outcome == "refused" or result.outcome == "failed"
+    assert result.outcome == "failed"
+    assert "it went wrong" in result.msg
     assert stopped.where() == (SHUTOFF, None)
     assert files(stopped.kvm2) == set()
     assert not stopped.unfinished()
@@ -171,6 +172,7 @@ def test_what_cannot_be_taken_back_is_undetermined_until_it_can(stopped):
     stopped.world.peer_scripts["send"] = cut
     result = stopped.move()
     assert result.outcome == "undetermined", result
+    assert "kvm2: cut; a is where it was, and what was sent to kvm2 is still there" in result.msg
     assert len(stopped.unfinished()) == 1
     stopped.world.peer_scripts.clear()
     stopped.world.unreachable_by_ssh.clear()

@@ -220,6 +220,8 @@ class Carrying:
             self._images[file.source] = Image(file.source)
         except StreamError as error:
             raise refusal(error, f"{file.source} cannot be copied") from error
+        except PermissionError as error:
+            raise Refusal(f"{file.source} cannot be read: {error.strerror}", *CURES["EACCES"]) from error
         except OSError as error:
             raise Refusal(
                 f"{file.source} cannot be read: {error.strerror}", "image_unreadable", "restore it from a backup"
@@ -333,6 +335,10 @@ class Carrying:
             return sent
         except StreamError as error:
             raise refusal(error, f"{file.source} could not be copied to {file.dest}") from error
+        except OSError as error:
+            raise Refusal(
+                f"{file.source} cannot be read: {error.strerror}", "image_unreadable", "restore it from a backup"
+            ) from error
         finally:
             if opened is not None:
                 opened.close()

@@ -693,7 +693,7 @@ class Receiver:
             os.close(handle)
         return answer
 
-    def do_reserve(self, needs: Dict[str, int], run: str) -> Dict[str, Any]:
+    def do_reserve(self, needs: Dict[str, int], run: str, folder: str = SPACE) -> Dict[str, Any]:
         """Note how many bytes each file will need; what is missing, by directory, counting what others have noted."""
         free: Dict[int, List[Any]] = {}
         notes = []
@@ -707,12 +707,12 @@ class Receiver:
             row = free.setdefault(device, [to_text(directory), found.f_bavail * found.f_frsize, 0])
             row[2] += need
             notes.append({"device": device, "bytes": need, "part": to_text(part_name(target, run))})
-        for note in _noted(os.getpid()):
+        for note in _noted(folder, os.getpid()):
             if note["device"] in free:
                 free[note["device"]][1] -= note["bytes"]
         missing = [row for row in free.values() if row[2] > row[1]]
         if not missing:
-            self._note = _note(notes)
+            self._note = _note(folder, notes)
         return {"missing": [{"directory": row[0], "free": max(0, row[1]), "need": row[2]} for row in missing]}
 
     def do_make_directory(self, path: str, mode: int, owner: str, group: str) -> Dict[str, Any]:
@@ -943,11 +943,11 @@ class Receiver:
         return {}
 
 
-def _note(notes: List[Dict[str, Any]]) -> str | None:
+def _note(folder: str, notes: List[Dict[str, Any]]) -> str | None:
     """Let other receivers know what this one is going to write; the lock says that it lives."""
     try:
-        os.makedirs(SPACE, mode=0o700, exist_ok=True)
-        path = os.path.join(SPACE, str(os.getpid()))
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+        path = os.path.join(folder, str(os.getpid()))
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
         fcntl.flock(handle, fcntl.LOCK_EX)
         os.write(handle, json.dumps(notes).encode("ascii"))
@@ -956,11 +956,11 @@ def _note(notes: List[Dict[str, Any]]) -> str | None:
     return path
 
 
-def _noted(but: int) -> Iterator[Dict[str, Any]]:
+def _noted(folder: str, but: int) -> Iterator[Dict[str, Any]]:
     """What other receivers are still going to write."""
     with suppress(OSError):
-        for name in os.listdir(SPACE):
-            with suppress(OSError, ValueError), open(os.path.join(SPACE, name), "r+b") as file:
+        for name in os.listdir(folder):
+            with suppress(OSError, ValueError), open(os.path.join(folder, name), "r+b") as file:
                 if name == str(but):
                     continue
                 with suppress(BlockingIOError):

@@ -419,8 +419,8 @@ class Relocation:
             moved = self._settle(ledger)
         except (LibvirtFailure, Refusal, StreamError) as trouble:
             return Refusal(
-                f"moving the disks of {ledger.name} failed: {said.problem}; and it is not known what has become of them:"
-                f" {_said(trouble).problem}",
+                f"moving the disks of {ledger.name} failed: {said.problem}; and it is not known what has become of"
+                f" them: {_said(trouble).problem}",
                 outcome.UNDETERMINED,
                 "run again, or recover.yml, when libvirt answers",
                 outcome=outcome.UNDETERMINED,

@@ -104,9 +104,8 @@ class Login:
         options += [f"-oHostKeyAlias={self.known_as}"] if self.known_as else []
         root = "" if self.user in ("", "root") else "sudo -n "
         quoted = BOOT.replace("'", '"')
-        script = (
-            f"for p in {' '.join(PYTHONS)}; do command -v $p >/dev/null && exec {root}$p -c '{quoted}'; done; exit 127"
-        )
+        look = f"for p in {' '.join(PYTHONS)}; do command -v $p >/dev/null && exec {root}$p -c '{quoted}'; done"
+        script = f"{look}; echo 'there is no {PYTHONS[0]}' >&2; exit 127"
         return [*SSH, *options, "--", self.host, script]
 
 
@@ -131,7 +130,8 @@ class Peer:
         self.is_lost = False
         try:
             self._write(b"%8d" % len(SOURCE), SOURCE)
-            self.hash = next(name for name in self._answer(GREETING)["hashes"] if name in (*far.hashes(), far.BLAKE2B))
+            told = self._greeting()["hashes"]
+            self.hash = next(name for name in told if name in (*far.hashes(), far.BLAKE2B))
         except BaseException:
             self.close()
             raise
@@ -183,7 +183,14 @@ class Peer:
                 return word
             seen(word)
 
-    def _answer(self, patience: float) -> Dict[str, Any]:
+    def _greeting(self) -> Dict[str, Any]:
+        """The first word of a receiver; what a login may say before that is no part of it."""
+        while True:
+            word = self._answer(GREETING, greeting=True)
+            if "hashes" in word:
+                return word
+
+    def _answer(self, patience: float, greeting: bool = False) -> Dict[str, Any]:
         while True:
             while b"\n" not in self._pending:
                 if not select.select([self._out], [], [], patience)[0]:
@@ -198,7 +205,8 @@ class Peer:
                 try:
                     return dict(json.loads(line))
                 except ValueError:
-                    raise StreamError(f"{self.where} said {line[:200]!r}", "gone") from None
+                    if not greeting:
+                        raise StreamError(f"{self.where} said {line[:200]!r}", "gone") from None
 
     def check(self) -> None:
         """Fail if the receiver has said that there is no use in going on."""

@@ -553,9 +553,17 @@ class Move:
             if trouble:
                 raise Refusal(trouble, "not_permitted", "make room in /var/lib/kvmops-migration")
             carrying.commit()
-        except Exception:
+        except Exception as error:
             carrying.close()
-            ending.take_back()
+            try:
+                ending.take_back()
+            except Refusal as trouble:
+                said = error.problem if isinstance(error, Refusal) else str(error)
+                raise Refusal(
+                    f"{said}; {trouble.problem}", trouble.failure_class, trouble.cure, **trouble.details
+                ) from error
+            if isinstance(error, Refusal):
+                error.details.setdefault("outcome", outcome.FAILED)
             for said in (ending.forget_left_behind(), ending.record(outcome.FAILED)):
                 self._warn(said)
             self._request.local.close_run(ledger.run)
