@@ -43,11 +43,14 @@ from contextlib import suppress
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Tuple
 
 BLOCK = 1 << 20
-# A changed block is compared in pieces: smaller ones would make more digests, larger ones send more than has changed.
-PIECE = 8192
-PIECE_DIGEST = 16
-# Blocks whose pieces are remembered: 2 KiB of digests for each.
-PIECED = 32768
+# A changed block is compared in pieces, and a changed piece in slices, of the size of a page and of most file systems'
+# blocks. Fewer levels would mean more digests, or more bytes sent than have changed.
+PIECE = 65536
+SLICE = 4096
+SHORT = 16
+# Blocks whose pieces are remembered, and pieces that are compared in slices: 256 bytes of digests for each of them.
+PIECED = 262144
+SLICED = 131072
 ZERO = bytes(BLOCK)
 # Cryptographic, since what a guest wrote must not be able to pass for something else. On a processor with instructions
 # for SHA-256 that one is the fastest (measured on one core, MiB/s: sha256 1970, blake2b 1320, sha512 1150), else
@@ -205,7 +208,7 @@ def block_list(
             return number, digest(view)
         parts = [digest(view[at : at + PIECE]) for at in range(0, length, PIECE)]
         if len(kept) < PIECED:
-            kept[number] = b"".join(part[:PIECE_DIGEST] for part in parts)
+            kept[number] = b"".join(part[:SHORT] for part in parts)
         return number, digest(b"".join(parts))
 
     found = {}
@@ -234,6 +237,13 @@ def summary(size: int, blocks: BlockList, name: str) -> str:
     """One digest, in hex, for a size in bytes and a block list."""
     packed = [struct.pack("<Q", size), *(struct.pack("<Q", number) + blocks[number] for number in sorted(blocks))]
     return hasher(name)(b"".join(packed)).hex()
+
+
+def slices(handle: int, offset: int, size: int, name: str) -> bytes:
+    """The shortened digests of the slices of the piece at that offset, one after the other."""
+    digest = hasher(name)
+    data = memoryview(os.pread(handle, min(PIECE, size - offset), offset))
+    return b"".join(digest(data[at : at + SLICE])[:SHORT] for at in range(0, len(data), SLICE))
 
 
 def pack(blocks: BlockList) -> Dict[str, str]:
@@ -776,6 +786,16 @@ class Receiver:
         found = [base64.b64encode(self._pieces.get(number, b"")).decode("ascii") for number in numbers]
         self._pieces = {}
         return {"digests": found}
+
+    def do_slices(self, image: int, name: str, offsets: List[int]) -> Dict[str, Any]:
+        """The digests of the slices of whole pieces."""
+        own = self._images[image]
+        size = own.filled
+
+        def one(offset: int) -> bytes:
+            return slices(own.handle, offset, size, name)
+
+        return {"digests": base64.b64encode(b"".join(in_order(one, offsets, threads()))).decode("ascii")}
 
     def do_begin(self, image: int) -> Dict[str, Any]:
         """From now on what was there before counts as lost."""

@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from typing import Any, Callable, Dict, Iterator, List, Sequence, Tuple
 
 from . import receiver as far
-from .receiver import BLOCK, FRAME, PIECE, PIECE_DIGEST, BlockList, Extent
+from .receiver import BLOCK, FRAME, PIECE, SHORT, SLICE, BlockList, Extent
 
 # Read when this is loaded: the archive that a module runs from may be gone later.
 SOURCE = inspect.getsource(far).encode("utf-8")
@@ -398,6 +398,8 @@ class _Sending:
         # The digests of the pieces of blocks, on both sides.
         self._ours: Dict[int, bytes] = {}
         self._theirs: Dict[int, bytes] = {}
+        # By offset of a piece, those of its slices on both sides.
+        self._slices: Dict[int, Tuple[bytes, bytes]] = {}
         self._done = 0
         self._began = time.monotonic()
         # Whether the digests are those of a tree, of which each side remembers the pieces.
@@ -567,7 +569,24 @@ class _Sending:
         both = [number for number in both if number in self._ours and there[number] != UNLIKE]
         told = peer.ask("pieces", numbers=both) if both else {"digests": []}
         self._theirs = {number: base64.b64decode(digests) for number, digests in zip(both, told["digests"])}
+        pieces = [piece for number in both for piece in self._pieces(number, there)]
+        self._compare_slices([begin for begin, end in pieces if end - begin == PIECE][: far.SLICED])
         return there
+
+    def _compare_slices(self, offsets: Sequence[int]) -> None:
+        """The digests of both sides, made at a time."""
+        if not offsets:
+            return
+        peer, source = self._peer, self._source
+        peer.order("slices", image=self._image, name=peer.hash, offsets=list(offsets))
+
+        def one(offset: int) -> bytes:
+            return far.slices(source.handle, offset, source.size, peer.hash)
+
+        ours = list(far.in_order(one, offsets, far.threads()))
+        theirs, length = base64.b64decode(peer.answer()["digests"]), PIECE // SLICE * SHORT
+        for number, offset in enumerate(offsets):
+            self._slices[offset] = (ours[number], theirs[number * length : (number + 1) * length])
 
     def _send_changes(self, there: BlockList) -> None:
         source, here = self._source, self._blocks
@@ -580,29 +599,35 @@ class _Sending:
                 self._frame(begin, len(data), far.ZEROES if is_zero else far.DATA, b"" if is_zero else data)
                 self._went(len(data))
 
-    def _nothing(self, length: int) -> bytes:
-        """The digests of the pieces of a block of zeros."""
-        digest = far.hasher(self._peer.hash)
-        whole, rest = divmod(length, PIECE)
-        found = digest(far.ZERO[:PIECE])[:PIECE_DIGEST] * whole
-        return found + (digest(far.ZERO[:rest])[:PIECE_DIGEST] if rest else b"")
-
     def _changes(self, number: int, there: BlockList) -> Iterator[Extent]:
-        """The begin and end of each part of a block that differs."""
+        """The begin and end of each part of a block that differs, as small as it is known."""
+        for begin, end in self._pieces(number, there):
+            if begin in self._slices:
+                yield from differing(*self._slices[begin], begin, end, SLICE)
+            else:
+                yield begin, end
+
+    def _pieces(self, number: int, there: BlockList) -> Iterator[Extent]:
         first = number * BLOCK
         last = min(first + BLOCK, self._source.size)
         ours = self._ours.get(number)
         theirs = self._theirs.get(number) if number in there else self._nothing(last - first)
-        if not ours or not theirs:
+        if ours and theirs:
+            yield from differing(ours, theirs, first, last, PIECE)
+        else:
             yield first, last
-            return
-        begin = None
-        for count, at in enumerate(range(first, last, PIECE)):
-            where = slice(count * PIECE_DIGEST, (count + 1) * PIECE_DIGEST)
-            if ours[where] != theirs[where]:
-                begin = at if begin is None else begin
-            elif begin is not None:
-                yield begin, at
-                begin = None
-        if begin is not None:
-            yield begin, last
+
+    def _nothing(self, length: int) -> bytes:
+        """The digests of the pieces of a block of zeros."""
+        digest = far.hasher(self._peer.hash)
+        whole, rest = divmod(length, PIECE)
+        found = digest(far.ZERO[:PIECE])[:SHORT] * whole
+        return found + (digest(far.ZERO[:rest])[:SHORT] if rest else b"")
+
+
+def differing(ours: bytes, theirs: bytes, first: int, last: int, step: int) -> Iterator[Extent]:
+    """The begin and end of each part between `first` and `last` whose digests differ, each `step` long but the last."""
+    for count, begin in enumerate(range(first, last, step)):
+        where = slice(count * SHORT, (count + 1) * SHORT)
+        if ours[where] != theirs[where]:
+            yield begin, min(begin + step, last)
