@@ -759,3 +759,45 @@ def test_a_postcopy_that_goes_on_alone_says_what_is_left_of_it(lab, lines):
     assert in_postcopy(lab, "begun", pages=60).outcome == "migrated"
     left = [line for line in lines if "the job on kvm1 goes on, " in line and "B of memory left" in line]
     assert len(left) > 5, lines
+
+
+@pytest.mark.parametrize("phase", [statuses.MOVED, statuses.SETTLED])
+def test_c3_69_a_destination_whose_daemon_begins_anew_keeps_no_mark_of_the_run(lab, monkeypatch, phase):
+    lab.add(autostart=True)
+    there = lab.kvm2
+
+    def reach(self, name):
+        self.say(phase=name)
+        if name == phase:
+            restart(lab, there)
+
+    monkeypatch.setattr(Worker, "phase", reach)
+    result = lab.move()
+    assert (result.outcome, result.warnings) == ("migrated", []), result
+    there = lab.world["kvm2"]
+    assert there.guests[UUID].autostart
+    assert not [name for name in there.directories["/vm"] if "kvmops" in name]
+    assert not lab.unfinished()
+
+
+def test_a_mark_that_cannot_be_removed_keeps_the_run_open(lab):
+    lab.add()
+    lab.world.faults[("kvm2", "delete volume")] = None
+    real = Worker.phase
+
+    def reach(self, name):
+        if name == statuses.SETTLED:
+            lab.world.faults[("kvm2", "delete volume")] = fake.libvirtError("cannot unlink file: I/O error", 38)
+        real(self, name)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Worker, "phase", reach)
+        result = lab.move()
+    assert result.outcome == "migrated"
+    assert "or recover.yml, does it" in " ".join(result.warnings)
+    assert len(lab.unfinished()) == 1
+    lab.world.faults.clear()
+    settled = lab.move(cleanup=True)
+    assert settled.outcome == "migrated", settled
+    assert not lab.unfinished()
+    assert not [name for name in lab.kvm2.directories["/vm"] if "kvmops" in name]

@@ -79,6 +79,8 @@ class Ending:
         self._dest = dest
         self._local = local
         self._worker = worker
+        # Whether something of the run is still at the destination, so that it must be settled once more.
+        self._leftover = False
 
     def settle(self, job: Job) -> End:
         """Look at both hosts, and do what may safely be done."""
@@ -109,6 +111,7 @@ class Ending:
 
     def succeed(self, job: Job, end: End) -> None:
         """The guest is at the destination: let it and its images be there as they were here."""
+        self._reconnect()
         self._report.add(left_behind=self.left_behind())
         self._warn(self.note_left_behind(final=True))
         self._wake(end)
@@ -140,6 +143,7 @@ class Ending:
         known = messages.look_up(message, **known_as)
         settled = end.row.outcome == outcome.FAILED
         if settled:
+            self._reconnect()
             if end.source_state in outcome.ACTIVE:
                 self._report.warn(*job.restore(self._source))
             self.take_back()
@@ -202,7 +206,7 @@ class Ending:
 
     def _conclude(self, what: str) -> None:
         self._warn(self.record(what))
-        if what in SETTLED:
+        if what in SETTLED and not self._leftover:
             self._warn(tried(lambda local: local.close_run(self._ledger.run), self._local))
 
     # At the destination
@@ -230,13 +234,31 @@ class Ending:
         except LibvirtFailure as error:
             self._report.warn(f"the autostart flag could not be carried over: {error}")
 
+    def _reconnect(self) -> None:
+        """A daemon may have been started anew since both hosts were asked."""
+        self._source, self._dest = self._alive(self._source), self._alive(self._dest)
+
+    def _alive(self, host: Host) -> Host:
+        try:
+            host.find_uuid(self._ledger.uuid)
+        except LibvirtFailure:
+            with suppress(LibvirtFailure):
+                again = Host.open(host.uri, CONNECT_TIMEOUT, patience=CONNECT_TIMEOUT)
+                host.close()
+                return again
+        return host
+
     def _remove_markers(self) -> None:
         for image in self._ledger.images:
             try:
                 if image.marker and self._dest.volume(image.marker) is not None:
                     self._dest.delete_volume(image.marker)
             except LibvirtFailure as error:
-                self._report.warn(f"{image.marker} on {self._dest} could not be removed: {error}")
+                self._leftover = True
+                self._report.warn(
+                    f"{image.marker} on {self._dest} could not be removed ({error}); the next run with"
+                    f" {self._ledger.name}, or recover.yml, does it"
+                )
 
     def _refresh_pools(self) -> None:
         """libvirt shall know of the images that have come and gone."""
