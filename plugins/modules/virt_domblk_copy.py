@@ -134,6 +134,13 @@ options:
     type: str
     default: continue
     choices: [continue, cancel]
+  _watch:
+    description: Set by the collection's own action plugin, which watches the run.
+    type: bool
+    default: false
+  _dest_facts:
+    description: What the destination says about itself. Filled by the action plugin, and refused in a playbook.
+    type: dict
 notes:
   - Runs on the host that has the VM, as root.
   - To another host the images keep their paths unless O(dest_dir) or O(path_map) is given.

@@ -300,7 +300,7 @@ def test_a_definition_that_libvirt_refuses_leaves_everything_as_it_was(here, mon
 @pytest.mark.parametrize("errors", [1, 9])
 def test_a_pivot_that_fails_leaves_every_disk_in_one_place(here, errors):
     guest = here.add(RUNNING, ("a.img", "b.img"))
-    guest.around.pivot_errors = [fake.libvirtError("internal error: pivot failed", 1) for _ in range(errors)]
+    guest.around.pivot_errors = [fake.libvirtError("internal error: pivot failed", 1) for _number in range(errors)]
     result = here.move(remove_source=True)
     assert result.failed, result
     live, defined = here.sources(guest)

@@ -152,6 +152,12 @@ class Carrying:
                 os.unlink(stage)
 
     @property
+    def _open_peer(self) -> Peer:
+        if self._peer is None:
+            raise StreamError("nothing is open", "usage")
+        return self._peer
+
+    @property
     def total(self) -> int:
         """Bytes that the files hold data for, without those that are there already."""
         return sum(image.data for path, image in self._images.items() if path not in self._skipped)
@@ -237,15 +243,15 @@ class Carrying:
         image = self._images[file.source]
         if file.backing or there["type"] != "file" or there["size"] != image.size:
             return False
-        assert self._peer is not None
-        self._peer.order("digest", path=file.dest, name=self._peer.hash)
-        here = far.summary(image.size, far.block_list(image.handle, image.size, self._peer.hash), self._peer.hash)
-        return bool(self._peer.answer()["digest"] == here)
+        self._open_peer.order("digest", path=file.dest, name=self._open_peer.hash)
+        here = far.summary(
+            image.size, far.block_list(image.handle, image.size, self._open_peer.hash), self._open_peer.hash
+        )
+        return bool(self._open_peer.answer()["digest"] == here)
 
     def _ask(self, do: str, **arguments: Any) -> Dict[str, Any]:
-        assert self._peer is not None
         try:
-            return self._peer.ask(do, **arguments)
+            return self._open_peer.ask(do, **arguments)
         except StreamError as error:
             raise refusal(error, f"{arguments.get('path', do)} at the destination") from error
 
@@ -309,17 +315,16 @@ class Carrying:
         return known
 
     def _send(self, file: File, progress: Callable[[int], None], hold: Callable[[str], None]) -> Sent:
-        assert self._peer is not None
-        source = self._images[file.source]
+        peer, source = self._open_peer, self._images[file.source]
         opened = None
         if file.convert:
             opened = source = self._converted(file)
         try:
             for folder in file.folders:
-                self._peer.ask("make_directory", **asdict(folder))
+                peer.ask("make_directory", **asdict(folder))
             sent = send(
                 source,
-                self._peer,
+                peer,
                 file.dest,
                 self._run,
                 update=self._updates.get(file.source, False) and not file.convert,
@@ -330,7 +335,7 @@ class Carrying:
                 hold=lambda: hold(statuses.VERIFYING),
             )
             if file.backing:
-                told = self._peer.ask("rebase", image=sent.image, backing=file.backing, kind=file.backing_format)
+                told = peer.ask("rebase", image=sent.image, backing=file.backing, kind=file.backing_format)
                 sent = replace(sent, known=told["known"])
             return sent
         except StreamError as error:
@@ -393,7 +398,7 @@ def remove_sources(known: Mapping[str, Mapping[str, int]]) -> Tuple[List[str], L
 
 def _qemu_img(command: List[str], file: File) -> None:
     try:
-        done = subprocess.run(
+        done = subprocess.run(  # pylint: disable=ansible-bad-function
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False
         )
     except FileNotFoundError:

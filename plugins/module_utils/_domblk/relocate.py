@@ -239,8 +239,7 @@ class Relocation:
             )
         files: List[File] = []
         for move in moves:
-            disk = definition.disk(move.target)
-            assert disk is not None
+            disk = definition[move.target]
             chain = chain_of(disk, move.source, request.images)
             files += domblk.files(disk, chain, request.wish, move.dest, bases_stay=True)
         timeout = request.options["connect_timeout"]
@@ -354,8 +353,7 @@ class Relocation:
         folder = posixpath.dirname(move.dest)
         if not os.path.isdir(folder):
             raise Refusal(f"there is no directory {folder} on {host}", "directory_missing", "make it, or give another")
-        disk = definition.disk(move.target)
-        assert disk is not None
+        disk = definition[move.target]
         chain = chain_of(disk, move.source, self._request.images)
         copied = chain if move.flat else chain[:1]
         domblk.check_losses(disk, copied, self._request.wish, running=True)

@@ -114,11 +114,11 @@ class Peer:
 
     def __init__(self, command: Sequence[str], where: str):
         self.where = where
-        self._process = subprocess.Popen(
+        # A process that is talked to, and not a command that is run.
+        self._process = subprocess.Popen(  # pylint: disable=ansible-bad-function
             list(command), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0
         )
-        assert self._process.stdin and self._process.stdout
-        self._in, self._out = self._process.stdin.fileno(), self._process.stdout.fileno()
+        self._in, self._out = (pipe.fileno() for pipe in (self._process.stdin, self._process.stdout) if pipe)
         far.widen(self._in)
         self._pending = b""
         self._lock = threading.Lock()
@@ -534,8 +534,7 @@ class _Sending:
 
     def _send_extents(self) -> None:
         """Everything, as fast as it goes: nobody looks at it here."""
-        assert self._socket is not None
-        source, handle = self._source, self._socket.fileno()
+        source, handle = self._source, self._socket.fileno() if self._socket else -1
         for offset, length in far.extents(source.handle, source.size):
             while length:
                 count = min(BLOCK, length)

@@ -513,8 +513,7 @@ class Move:
             return NOTHING_CARRIED
         files: Dict[str, File] = {}
         for plan in layout.copied:
-            disk = self._definition.disk(plan.target)
-            assert disk is not None
+            disk = self._definition[plan.target]
             chain = chain_of(disk, disk.source, self._request.images)
             for file in domblk.files(disk, chain, copy, plan.dest):
                 files.setdefault(file.source, file)

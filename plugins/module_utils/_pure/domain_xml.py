@@ -119,6 +119,10 @@ class Definition:
         own = (self.nvram,) if self.nvram else ()
         return own + tuple(path for disk in self.disks for path in disk.files)
 
+    def __getitem__(self, target: str) -> Disk:
+        """A disk that it is known to have."""
+        return next(disk for disk in self.disks if disk.target == target)
+
     def disk(self, target: str) -> Disk | None:
         return next((disk for disk in self.disks if disk.target == target), None)
 
