@@ -77,7 +77,7 @@ options:
   path_map:
     description:
       - Where images shall be, by where they are. Keys and values are absolute paths of images, or of directories with
-        everything in them. The longest key that fits counts.
+        everything in them. The longest key that fits counts; one that fits no image is refused.
       - A value can be a block device that is as large as the image at least. One that holds something is overwritten
         only with O(force).
     type: dict
@@ -86,6 +86,7 @@ options:
       - Format that the images shall have. By default each keeps its own.
       - Another format keeps only what the VM sees of the disk. Refused where that loses internal snapshots, bitmaps or
         encryption, unless O(force) is said.
+      - The name of an image stays, whatever its suffix says; O(path_map) gives it another.
     type: str
     choices: [raw, qcow2]
   backing:
@@ -187,15 +188,28 @@ name:
   description: Name of the VM.
   returned: always
   type: str
+uuid:
+  description: UUID of the VM.
+  returned: when it was found
+  type: str
+state:
+  description: State of the VM when it was looked at.
+  returned: on this host, when it was found
+  type: str
+  sample: running
 disks:
-  description: The disks that move, each with C(target), C(source), C(dest) and C(format).
+  description:
+    - The disks that move, each with C(target), C(source), C(dest) and C(format); on this host also whether the new
+      place is a device (C(block)) and whether what lies below becomes a part of the image (C(flat)).
+    - To another host they, and all else in the result, are as of M(kvmops.migration.virt_migrate).
   returned: always
   type: list
   elements: dict
 files:
   description:
-    - The files that are copied, each with C(target), C(source), C(dest), C(format), C(action) (copy, update, convert,
-      keep or block_copy), C(reason), and C(bytes), which is what it holds data for.
+    - The files that are copied, each with C(target) (that of a disk, C(nvram) or C(tpm)), C(source), C(dest),
+      C(format), C(action) (copy, update, convert, keep or block_copy), C(reason), and C(bytes), which is what it holds
+      data for; of an image that is made anew it is what that may need at most.
   returned: when something is to be copied
   type: list
   elements: dict

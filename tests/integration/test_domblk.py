@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import shlex
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -12,7 +13,7 @@ import pytest
 
 from tests.lab import faults
 
-from .conftest import ansible
+from .conftest import Run, ansible
 from .engine import HYPERVISORS, LOCAL, Call, Guest, other, virt_domblk_copy, virt_migrate, wait_for, without_records
 from .test_engine_guest import TPM, VARIABLES, digest, small
 from .test_engine_killed import comes_to, held, nothing_is_left
@@ -89,6 +90,8 @@ def test_c7_110_a_guest_that_is_shut_off_finds_its_disk_at_the_new_place():
     arguments = ("relocate.yml", "-e", f"vm={LOCAL.name}", "-e", "dest_dir=/vm", "-e", options)
     run = ansible("ansible-playbook", *arguments)
     assert (run.rc, run.changed) == (0, 1), run.out
+    assert f"vda: {ELSEWHERE}/centos64-32bit.qcow2 -> {LOCAL.image}" in run.out
+    assert "WARNING" not in run.out
     assert listing(host, ELSEWHERE) == []
     run = ansible("ansible-playbook", *arguments)
     assert (run.rc, run.changed) == (0, 0), run.out
@@ -233,6 +236,18 @@ def test_c7_110_the_disk_goes_to_another_directory_there():
 # --- what must not happen
 
 
+class Ended(threading.Thread):
+    """A playbook that waits for something, meanwhile."""
+
+    def __init__(self, *arguments: str):
+        super().__init__()
+        self._arguments = arguments
+        self.run_of_it: Run | None = None
+
+    def run(self) -> None:
+        self.run_of_it = ansible("ansible-playbook", *self._arguments)
+
+
 @contextmanager
 def copying(source: str, step: str, **options: object) -> Iterator[Call]:
     with held(source, step):
@@ -318,6 +333,29 @@ def test_a_running_guest_goes_to_no_other_host_like_this():
     answer = virt_domblk_copy(source, name=LOCAL.name, dest_host=other(source))
     answer.failed("wrong_state", outcome="refused")
     assert "shut it down" in answer["cure"]
+    assert "mode" not in answer["msg"]
+
+
+def test_c5_95_cancel_yml_ends_a_copy_that_status_yml_shows():
+    source = at_home(STOPPED)
+    with copying(source, "copied", dest_host=other(source), dest_dir=ELSEWHERE) as call:
+        assert f"{LOCAL.name}: {source} -> " in ansible("ansible-playbook", "status.yml").out
+        asked = Ended("cancel.yml", "-e", f"vm={LOCAL.name}")
+        asked.start()
+        wait_for(
+            lambda: any(path.endswith("/cancel") for path in listing(source, "/run/kvmops-migration")),
+            60,
+            "the wish to end it",
+        )
+    answer = call.answer()
+    assert answer.rc and answer["failure_class"] == "cancelled", answer.out
+    asked.join()
+    assert asked.run_of_it.rc == 0
+    assert f"{LOCAL.name}: ended, it is where it was" in asked.run_of_it.out
+    assert LOCAL.shapes() == {source: STOPPED}
+    assert listing(other(source), ELSEWHERE) == []
+    nothing_is_left(LOCAL)
+    LOCAL.boot(source)
 
 
 def test_c7_107_a_file_there_that_is_something_else_stays(footprint):

@@ -164,6 +164,20 @@ def test_a_definition_that_does_not_arrive_takes_the_images_back(stopped):
     assert not stopped.unfinished()
 
 
+def test_c5_95_a_move_that_is_to_end_ends_as_long_as_nothing_has_its_name(stopped, monkeypatch):
+    def ask(self, name):
+        self.say(phase=name)
+        if name == statuses.COPIED:
+            worker.ask_to_end(self.run_id)
+
+    monkeypatch.setattr(worker.Worker, "phase", ask)
+    result = stopped.move()
+    assert (result.failure_class, result.outcome) == ("cancelled", "failed"), result
+    assert stopped.where() == (SHUTOFF, None)
+    assert files(stopped.kvm2) == set()
+    assert not stopped.unfinished()
+
+
 def test_what_cannot_be_taken_back_is_undetermined_until_it_can(stopped):
     def cut(host):
         stopped.world.unreachable_by_ssh.add(host.name)

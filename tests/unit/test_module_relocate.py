@@ -152,6 +152,9 @@ def test_check_mode_says_what_would_be_done_and_shows_the_definition(here):
         ({"bandwidth": -1, "dest_dir": "/tmp"}, "bad_option", "accepted: 0 to 16777216 MiB/s"),
         ({"name": "none", "dest_dir": "/tmp"}, "not_found", "VM none was not found"),
         ({}, "bad_option", "neither another place nor another host"),
+        ({"disks": [], "dest_dir": "/tmp"}, "bad_option", "disks: the list is empty"),
+        ({"path_map": {"/nowhere": "/elsewhere"}}, "bad_option", "path_map: no image of a is /nowhere, or in it"),
+        ({"connect_timeout": 0, "dest_dir": "/tmp"}, "bad_option", "connect_timeout: 0 is not accepted"),
         ({"uri": "qemu+ssh://root@kvm2/system", "dest_dir": "/tmp"}, "bad_option", "leads to another host"),
     ],
 )
@@ -261,6 +264,58 @@ def test_a_guest_that_was_undefined_keeps_nobody_waiting(here, kill):
     assert here.move().outcome == "copied"
     assert not here.unfinished()
     assert here.sources(other)[0] == [str(here.new / "a.img")]
+
+
+@pytest.mark.parametrize("state", [SHUTOFF, RUNNING])
+def test_c5_95_a_copy_that_is_to_end_ends_as_long_as_nothing_has_its_name(here, monkeypatch, state):
+    guest = here.add(state)
+    before = here.sources(guest)
+
+    def ask(self, name):
+        self.say(phase=name)
+        if name == "copied":
+            worker.ask_to_end(self.run_id)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(worker.Worker, "phase", ask)
+        result = here.move(remove_source=True)
+    assert (result.failure_class, result.outcome, result.changed) == ("cancelled", "failed", False), result
+    assert here.sources(guest) == before
+    assert here.files() == []
+    assert not here.unfinished()
+
+
+def test_the_difference_is_the_place_alone(here):
+    guest = here.add()
+    guest.xml = guest.xml.replace(
+        "<domain ", "<domain xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0' "
+    ).replace("<devices>", "<qemu:commandline><qemu:arg value='-no-hpet'/></qemu:commandline><devices>")
+    diff = here.move(check=True, diff=True).diff[0]
+    assert "<qemu:arg" in diff["after"]
+    assert diff["after"].replace(str(here.new), str(here.old)) == diff["before"]
+
+
+@pytest.mark.skipif(not shutil.which("qemu-img"), reason="qemu-img is not installed here")
+def test_a_whole_image_needs_what_lies_below_as_well(here):
+    here.add()
+    top = here.old / "top.qcow2"
+    base = str(here.old / "a.img")
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "-b", base, "-F", "raw", str(top)], check=True)
+    here.host.guests[UUID].xml = domain_xml(disks=[disk_xml(path=str(top))])
+    [row] = here.move(backing="flatten", check=True).files
+    assert (row["action"], row["reason"]) == ("convert", "it becomes one whole image")
+    assert row["bytes"] > 100_000
+
+
+def test_what_a_killed_run_has_left_is_gone_when_it_is_settled(here, kill):
+    here.add()
+    kill("copied")
+    [ledger] = here.unfinished()
+    folder = Path(worker.RUN_DIRECTORY) / ledger.stem
+    folder.mkdir()
+    (folder / "lock").touch()
+    assert here.run(virt_migrate, cleanup=True).outcome == "failed"
+    assert not folder.exists()
 
 
 def test_a_saved_state_is_refused(here):

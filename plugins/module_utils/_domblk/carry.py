@@ -10,6 +10,7 @@ What must be known to take that back is in the ledger of the run before it is do
 
 from __future__ import annotations
 
+import errno
 import grp
 import os
 import posixpath
@@ -196,7 +197,7 @@ class Carrying:
                     self._skipped[file.source] = "the same base image is there"
                     continue
                 self._updates[file.source] = self._replaceable(file)
-            grows = self._images[file.source].data - (there["allocated"] if self._updates.get(file.source) else 0)
+            grows = self._bytes(file) - (there["allocated"] if self._updates.get(file.source) else 0)
             if there["type"] != "block":
                 needs[file.dest] = max(0, grows)
         missing = peer.ask("reserve", needs=needs, run=self._run)["missing"]
@@ -207,6 +208,10 @@ class Carrying:
                 "no_space",
                 "make room there, or give another place",
             )
+
+    def _bytes(self, file: File) -> int:
+        """What a file holds data for; of one that is made anew it is what it may be at most."""
+        return file.needs or self._images[file.source].data
 
     def _check_device(self, file: File, there: Mapping[str, Any]) -> None:
         size = self._images[file.source].size
@@ -259,12 +264,13 @@ class Carrying:
         """What is done with each file, why, and how many bytes that is at most."""
         rows = []
         for file in self.files:
-            image = self._images[file.source]
             action, reason = "copy", "it is not there"
             if file.source in self._skipped:
                 action, reason = "keep", self._skipped[file.source]
             elif file.convert:
-                action, reason = "convert", f"{file.format} becomes {file.convert}"
+                same = file.format == file.convert
+                action = "convert"
+                reason = "it becomes one whole image" if same else f"{file.format} becomes {file.convert}"
             elif self._updates.get(file.source):
                 action, reason = "update", "an older copy of it is there"
             rows.append(
@@ -275,7 +281,7 @@ class Carrying:
                     "format": file.convert or file.format,
                     "action": action,
                     "reason": reason,
-                    "bytes": 0 if action == "keep" else image.data,
+                    "bytes": 0 if action == "keep" else self._bytes(file),
                 }
             )
         return rows
@@ -406,6 +412,8 @@ def _qemu_img(command: List[str], file: File) -> None:
     if done.returncode:
         said = done.stdout.decode("utf-8", "replace").strip().splitlines()
         reason = said[-1] if said else f"status {done.returncode}"
+        if reason.endswith(os.strerror(errno.ENOSPC)):
+            raise Refusal(f"{file.source} could not be converted to {file.convert}: {reason}", *CURES["ENOSPC"])
         raise Refusal(f"{file.source} could not be converted to {file.convert}: {reason}", *OTHERWISE)
 
 

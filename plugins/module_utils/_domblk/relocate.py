@@ -23,6 +23,7 @@ from typing import Any, Callable, Dict, List, Mapping, Sequence, Tuple
 
 from .._libvirt import Domain, Host, LibvirtFailure
 from .._migrate import moments
+from .._migrate import worker as workers
 from .._migrate.disks import image_users
 from .._migrate.local import Local
 from .._migrate.place import connect, refusal, state_of
@@ -125,6 +126,8 @@ class Relocation:
         text = host.xml(domain.uuid, inactive=domain.persistent and not domain.active)
         definition = domain_xml.parse(text)
         domblk.check(request.wish, definition)
+        concerned = [disk for disk in definition.disks if domblk.concerns(request.wish, disk)]
+        domblk.check_map(request.wish, [path_of(host, disk) for disk in concerned], domain.name)
         moves = [move for disk in definition.disks if (move := self._move(disk)) is not None]
         before = host.xml(domain.uuid, inactive=domain.persistent)
         self._result["disks"] = [asdict(move) for move in moves]
@@ -149,7 +152,9 @@ class Relocation:
         if not self._request.diff:
             return {}
         name = self._request.options["name"]
-        return {"diff": [{"before_header": name, "after_header": name, "before": before, "after": after}]}
+        # Written the same way, so that only what has changed differs.
+        texts = {"before": domain_xml.relocated(before, {}) + "\n", "after": domain_xml.relocated(after, {}) + "\n"}
+        return {"diff": [{"before_header": name, "after_header": name, **texts}]}
 
     def _move(self, disk: Disk) -> Move | None:
         """What has to be done about a disk, or nothing."""
@@ -254,8 +259,11 @@ class Relocation:
             try:
                 worker.phase(statuses.JOURNALLED)
                 worker.phase(statuses.COPYING)
-                known = carrying.copy(_teller(worker), worker.phase)
+                tell = _teller(worker)
+                known = carrying.copy(tell, worker.phase)
                 worker.phase(statuses.COPIED)
+                # The last moment at which nothing has its name yet.
+                tell(carrying.total, carrying.total)
                 for one in ledger.carried:
                     one.known = known[one.dest]
                 self._note(ledger)
@@ -307,6 +315,7 @@ class Relocation:
                     self._note(ledger)
             self._wait_until_ready(domain, moves)
             worker.phase(statuses.COPIED)
+            self._wait_until_ready(domain, moves)
             if domain.persistent:
                 self._check_unchanged(domain, moves)
                 places = {move.target: move.place for move in moves}
@@ -554,6 +563,7 @@ def settle_earlier(request: Any, host: Host, result: Dict[str, Any]) -> List[str
             result["warnings"].append(f"run {ledger.run} of {name} is not settled; a real run does it")
             continue
         end = settle(ledger, host, request.local)
+        workers.forget(ledger.run)
         said = COPIED if len(end.moved) == len(ledger.moves) else FAILED
         result["warnings"] += end.warnings
         result["changed"] = True

@@ -65,6 +65,8 @@ def wish_of(options: Mapping[str, Any]) -> Wish:
         raise Refusal(
             f"bandwidth: {bandwidth} is out of range", "bad_option", f"accepted: 0 to {MOST_MIB} MiB/s, 0 for no limit"
         )
+    if options["disks"] is not None and not options["disks"]:
+        raise Refusal("disks: the list is empty", "bad_option", "name some, or leave the option out for all of them")
     path_map = {str(here): str(there) for here, there in (options["path_map"] or {}).items()}
     return Wish(
         disks=tuple(options["disks"] or ()),
@@ -77,6 +79,7 @@ def wish_of(options: Mapping[str, Any]) -> Wish:
         bandwidth=bandwidth << 20,
         remove_source=options["remove_source"],
         force=options["force"],
+        only_stopped=bool(options["dest_uri"]),
     )
 
 
@@ -84,6 +87,7 @@ def start(module: Any) -> Dict[str, Any]:
     """The result of the run, or `run` and `watching` for a controller that watches it."""
     options = module.params
     try:
+        table.check_values(options, COMMON)
         wish = wish_of(options)
         if not options["dest_uri"] and not (wish.dest_dir or wish.path_map):
             raise Refusal(
@@ -92,7 +96,8 @@ def start(module: Any) -> Dict[str, Any]:
                 "give dest_dir or path_map, or dest_host for another host",
             )
     except Refusal as error:
-        error.details = {"changed": False, "outcome": relocate.REFUSED, **error.details}
+        nothing = {"changed": False, "name": options["name"], "disks": [], "duration_s": 0.0}
+        error.details = {**nothing, "outcome": relocate.REFUSED, **error.details}
         raise
     if options["dest_uri"]:
         return migrate.start(module, _as_migration(options), wish)

@@ -159,6 +159,13 @@ class Move:
     # Before the move
 
     def _check_guest(self) -> str:
+        if self._request.copy.only_stopped and self._place.source_state in outcome.ACTIVE:
+            raise Refusal(
+                f"VM {self._place.name} is {self._place.source_state}, and virt_domblk_copy moves only one that is shut"
+                " off to another host",
+                "wrong_state",
+                "shut it down, or move it with virt_migrate",
+            )
         mode = places.choose_mode(self._place, self._options)
         uuid = self._place.uuid
         if mode in table.ACTIVE and self._source.job_active(uuid):
@@ -186,6 +193,11 @@ class Move:
         definition = self._definition = domain_xml.parse(self._source.xml(self._place.uuid))
         copy = self._request.copy
         domblk.check(copy, definition)
+        paths = [path for disk in definition.disks for path in disk.files]
+        if copy.path_map:
+            chains = (chain_of(disk, disk.source, self._request.images) for disk in definition.disks)
+            paths += [image.path for chain in chains for image in chain]
+        domblk.check_map(copy, list(dict.fromkeys(paths)), definition.name)
         if copy.relocates:
             places_of = {
                 disk.target: domblk.place(disk, copy) for disk in definition.disks if domblk.concerns(copy, disk)
@@ -546,6 +558,8 @@ class Move:
             worker.phase(statuses.COPYING)
             known = carrying.copy(tell, worker.phase)
             worker.phase(statuses.COPIED)
+            # The last moment at which nothing has its name yet.
+            tell(carrying.total, carrying.total)
             for one in ledger.carried:
                 one.known = known[one.dest]
             trouble = self._note(ledger)

@@ -15,6 +15,7 @@ from .._pure import uri as uris
 from .._pure.refusal import Refusal
 from .._pure.schedule import Size
 from . import place as places
+from . import worker as workers
 from .ending import Ending
 from .job import Job, Watch
 from .ledger import Image, Ledger
@@ -66,6 +67,7 @@ class Recovery:
                 refusal.details = {**report.finished(), **refusal.details}
                 raise refusal
         self._report.warn(*report.result["warnings"])
+        workers.forget(ledger.run)
         settled = {"run": ledger.run, "outcome": end.row.outcome, "actions": report.result["actions"]}
         self._report.result.setdefault("settled", []).append(settled)
         self._last = report

@@ -82,7 +82,9 @@ def _join(options: Mapping[str, Any], status: Mapping[str, Any]) -> Dict[str, An
         if ended is None:
             return None
         told: Dict[str, Any] = {key: ended[key] for key in ENDED if key in ended}
-        return {**told, "changed": True, "outcome": ended.get("outcome", NOTHING), "ended": run_id}
+        # One that was asked too late has done what it was about.
+        too_late = not ended.get("failed", False)
+        return {**told, "changed": not too_late, "outcome": ended.get("outcome", NOTHING), "ended": run_id}
     run = workers.told(run_id)
     if run is None and not workers.goes_on(run_id):
         return None

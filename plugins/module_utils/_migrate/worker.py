@@ -232,6 +232,13 @@ def ask_to_end(run_id: str) -> bool:
     return True
 
 
+def forget(run_id: str) -> None:
+    """Remove the folder of a run that was killed and has been settled since."""
+    folder = os.path.join(RUN_DIRECTORY, run_id)
+    if run_id and not _alive(folder):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def wait_for(run_id: str, seconds: float) -> Dict[str, Any] | None:
     """The answer of a run, None where it gave none in that time."""
     folder = os.path.join(RUN_DIRECTORY, run_id)

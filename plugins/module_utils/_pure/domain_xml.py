@@ -42,6 +42,10 @@ _NOT_ON_DEMAND = {
 }
 
 
+# Else it would be written under another name.
+ET.register_namespace("qemu", "http://libvirt.org/schemas/domain/qemu/1.0")
+
+
 def directory(path: str) -> str:
     """The directory of a file."""
     return posixpath.dirname(posixpath.normpath(path))

@@ -37,6 +37,8 @@ class Wish:
     bandwidth: int = 0
     remove_source: bool = False
     force: bool = False
+    # Whether a guest that is active is refused.
+    only_stopped: bool = False
 
     @property
     def relocates(self) -> bool:
@@ -69,6 +71,8 @@ class File:
     backing: str = ""
     backing_format: str = ""
     is_base: bool = False
+    # Bytes that an image which is made anew may need, 0 where the file itself says that.
+    needs: int = 0
     mode: int = IMAGE_MODE
     owner: str = ""
     group: str = ""
@@ -92,6 +96,17 @@ def check(wish: Wish, definition: Definition) -> None:
                 f"path_map: {here!r}: {there!r} are not two absolute paths",
                 "bad_option",
                 "give paths of files or directories that begin with /",
+            )
+
+
+def check_map(wish: Wish, paths: Sequence[str], name: str) -> None:
+    """Refuse an entry of the map that has nothing to do with any of these images: it is a mistake."""
+    for here, there in wish.path_map.items():
+        if not any(path == key or path.startswith(key.rstrip("/") + "/") for path in paths for key in (here, there)):
+            raise Refusal(
+                f"path_map: no image of {name} is {here}, or in it",
+                "bad_option",
+                f"its images: {', '.join(paths) or 'none'}",
             )
 
 
@@ -134,7 +149,8 @@ def files(disk: Disk, chain: Sequence[Image], wish: Wish, dest: str = "", bases_
     flat = len(chain) > 1 and (wish.backing == FLATTEN or wanted != top.format)
     if flat or wanted != top.format:
         check_losses(disk, chain if flat else chain[:1], wish)
-        return [File(disk.target, top.path, dest, top.format, convert=wanted)]
+        needs = sum(image.allocated or 0 for image in (chain if flat else chain[:1]))
+        return [File(disk.target, top.path, dest, top.format, convert=wanted, needs=needs)]
     if bases_stay:
         below = chain[1] if len(chain) > 1 else None
         # Its own word for that may count from where it was.

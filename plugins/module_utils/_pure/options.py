@@ -756,6 +756,13 @@ def validate(values: Mapping[str, Any]) -> None:
                 _check_need(option, need, values)
 
 
+def check_values(values: Mapping[str, Any], names: Sequence[str]) -> None:
+    """Refuse bad values of these options, for a module that has them as well."""
+    for name in names:
+        if values.get(name) is not None:
+            _check_value(BY_NAME[name], values[name])
+
+
 def _check_value(option: Option, value: Any) -> None:
     items: Sequence[Any] = value if isinstance(value, (list, tuple)) else [value]
     good = bool(items)
