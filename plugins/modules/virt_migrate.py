@@ -672,8 +672,8 @@ guest_time:
   sample: set
 left_behind:
   description:
-    - Files that stay on the source, each with C(host), C(target) and C(path). The target is that of a disk, or V(nvram)
-      for the variables of UEFI firmware.
+    - Files that stay on the source, each with C(host), C(target) and C(path). The target is that of a disk, V(nvram)
+      for the variables of UEFI firmware, or V(tpm) for the state of a TPM.
   returned: when the VM was found
   type: list
   elements: dict

@@ -111,6 +111,15 @@ def test_an_update_sends_what_has_changed(peer, tmp_path):
     assert sent.bytes_sent < 0.03 * whole.bytes_sent
 
 
+def test_the_same_content_is_known_whatever_its_holes_are(peer, tmp_path):
+    source = sparse(tmp_path / "source", 6 * MIB, [(MIB, 5000)])
+    (tmp_path / "whole").write_bytes(source.read_bytes())
+    other = sparse(tmp_path / "other", 6 * MIB, [(MIB, 4999)])
+    with Image(str(source)) as image:
+        assert stream.same(image, peer, str(tmp_path / "whole"))
+        assert not stream.same(image, peer, str(other))
+
+
 def test_zeros_are_not_sent_and_become_holes(peer, tmp_path):
     source, target = tmp_path / "source", tmp_path / "target"
     source.write_bytes(bytes(8 * MIB) + b"end")

@@ -102,6 +102,9 @@ def test_c7_110_a_chain_goes_along_and_a_base_that_is_there_is_not_sent_again(la
     assert result.outcome == "migrated", result
     assert [row["source"] for row in result.files] == ["/vm/base.qcow2", "/vm/a.qcow2", "/vm/b.qcow2"]
     assert lab.kvm2.file("/vm/base.qcow2").content == "base"
+    assert {one["path"] for one in result.left_behind} == {"/vm/base.qcow2", "/vm/a.qcow2", "/vm/b.qcow2"}
+    back = lab.on("kvm2").move(dest_uri="qemu+ssh://root@kvm1/system", _dest_facts=lab.facts("kvm1"))
+    assert [row["action"] for row in back.files] == ["keep", "update", "update"], back.files
 
 
 def test_too_little_room_is_refused_before_anything(stopped):

@@ -27,7 +27,7 @@ from .._pure import uri as uris
 from .._pure.domblk import TPM, File, Folder, Wish
 from .._pure.refusal import Refusal
 from . import receiver as far
-from .stream import Image, Login, Peer, Sent, StreamError, send
+from .stream import Image, Login, Peer, Sent, StreamError, same, send
 
 # Seconds for a receiver whose sender was killed, or whose link was cut, to notice it and to let go.
 LETS_GO = far.SILENCE + 15.0
@@ -248,11 +248,10 @@ class Carrying:
         image = self._images[file.source]
         if file.backing or there["type"] != "file" or there["size"] != image.size:
             return False
-        self._open_peer.order("digest", path=file.dest, name=self._open_peer.hash)
-        here = far.summary(
-            image.size, far.block_list(image.handle, image.size, self._open_peer.hash), self._open_peer.hash
-        )
-        return bool(self._open_peer.answer()["digest"] == here)
+        try:
+            return same(image, self._open_peer, file.dest)
+        except StreamError as error:
+            raise refusal(error, f"{file.dest} could not be compared with {file.source}") from error
 
     def _ask(self, do: str, **arguments: Any) -> Dict[str, Any]:
         try:

@@ -372,6 +372,13 @@ def send(
     return Sent(prepared["image"], prepared["temporary"], sealed["known"], bytes_sent, took, digest)
 
 
+def same(source: Image, peer: Peer, path: str) -> bool:
+    """Whether a file of the receiver has the content of this image; both are read at a time."""
+    peer.order("digest", path=path, name=peer.hash)
+    blocks = far.block_list(source.handle, source.size, peer.hash)
+    return bool(peer.answer()["digest"] == far.summary(source.size, blocks, peer.hash))
+
+
 class _Sending:
     """One image on its way."""
 

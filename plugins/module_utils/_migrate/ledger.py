@@ -87,7 +87,10 @@ class Ledger:
     @property
     def left(self) -> Tuple[Image, ...]:
         """What stays on the source when the guest has left it."""
-        return self.images + ((Image(NVRAM, self.nvram, self.nvram),) if self.nvram else ())
+        own = self.images + ((Image(NVRAM, self.nvram, self.nvram),) if self.nvram else ())
+        known = {image.source for image in own}
+        # What images are based on, and the state of a TPM.
+        return own + tuple(Image(one.target, one.source, one.dest) for one in self.carried if one.source not in known)
 
     @property
     def made(self) -> Tuple[str, ...]:

@@ -150,6 +150,10 @@ def send(source, peer, target, run, *, progress, hold, **options) -> Sent:
     return Sent(image, part, known(peer.host.file(part)), source.data, 0.1, "digest")
 
 
+def same(source, peer, path) -> bool:
+    return source.file.content == peer.host.file(path).content
+
+
 def chain_of(world):
     def chain(disk, path, _here):
         file = world[world.local].file(path)
@@ -205,6 +209,7 @@ def use(world, monkeypatch) -> None:
     monkeypatch.setattr(Image, "world", world)
     monkeypatch.setattr(carry, "Image", Image)
     monkeypatch.setattr(carry, "send", send)
+    monkeypatch.setattr(carry, "same", same)
     monkeypatch.setattr(carry.Way, "open", opened)
     monkeypatch.setattr(carry, "remove_sources", remove_sources(world))
     monkeypatch.setattr(move, "chain_of", chain_of(world))
