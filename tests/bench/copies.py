@@ -8,10 +8,7 @@ left to write on either host.
 
 from __future__ import annotations
 
-import json
 import os
-import re
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,9 +17,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from tests.lab.faults import inside, must
-from tests.lab.paths import LabError
 
-from .moves import ADDRESSES, PLAYBOOKS
+from .moves import ADDRESSES, ansible
 from .report import Report
 
 SOURCE, DEST = "labkvm1", "labkvm2"
@@ -140,24 +136,8 @@ def copy(sample: Sample, again: bool = False, **options: Any) -> Copied:
     if not again:
         settled()
     define(sample)
-    result = ansible(SOURCE, {"name": VM, "dest_host": DEST, "force": again, **options})
+    result = ansible(SOURCE, MODULE, {"name": VM, "dest_host": DEST, "force": again, "progress": False, **options})
     return Copied(result["duration_s"], result["copied"]["seconds"], result["copied"]["bytes_sent"])
-
-
-def ansible(host: str, options: dict[str, Any]) -> dict[str, Any]:
-    done = subprocess.run(
-        ["ansible", host, "-m", MODULE, "-a", json.dumps({"progress": False, **options})],
-        cwd=PLAYBOOKS,
-        env={**os.environ, "ANSIBLE_NOCOLOR": "1"},
-        text=True,
-        capture_output=True,
-        check=False,
-    )
-    found = re.search(rf"^{host} \| CHANGED => (?=\{{)", done.stdout, re.MULTILINE)
-    if done.returncode or not found:
-        raise LabError(f"virt_domblk_copy failed: {done.stdout}{done.stderr}")
-    result: dict[str, Any] = json.JSONDecoder().raw_decode(done.stdout, found.end())[0]
-    return result
 
 
 def make_whole(sample: Sample) -> str:

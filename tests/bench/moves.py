@@ -58,7 +58,7 @@ def options(vm: str, image: str) -> list[str]:
     """The words that make virsh do what virt_migrate does by default, learned from a move of its own."""
     source = home(vm)
     make_room(source, other(source), image)
-    result = ansible(source, vm)
+    result = move(source, vm)
     named = {**dict.fromkeys(result["flags"]), **result["params"]}
     unknown = sorted(set(named) - set(WORDS))
     if unknown:
@@ -96,24 +96,29 @@ def by_module(vm: str, image: str, _words: Sequence[str]) -> Moved:
     source = home(vm)
     make_room(source, other(source), image)
     began = time.monotonic()
-    result = ansible(source, vm)
+    result = move(source, vm)
     wall = time.monotonic() - began
     return Moved(result["duration_s"], wall, downtime(other(source), vm))
 
 
-def ansible(source: str, vm: str) -> dict[str, Any]:
-    """The result of the module, called as a user calls it."""
+def move(source: str, vm: str) -> dict[str, Any]:
+    """The result of virt_migrate, called as a user calls it."""
+    return ansible(source, MODULE, {"name": vm, "dest_host": other(source), "tls": "false"})
+
+
+def ansible(host: str, module: str, options: dict[str, Any]) -> dict[str, Any]:
+    """The result of a module that has changed something."""
     done = subprocess.run(
-        ["ansible", source, "-m", MODULE, "-a", json.dumps({"name": vm, "dest_host": other(source), "tls": "false"})],
+        ["ansible", host, "-m", module, "-a", json.dumps(options)],
         cwd=PLAYBOOKS,
         env={**os.environ, "ANSIBLE_NOCOLOR": "1"},
         text=True,
         capture_output=True,
         check=False,
     )
-    found = re.search(rf"^{source} \| CHANGED => (?=\{{)", done.stdout, re.MULTILINE)
+    found = re.search(rf"^{host} \| CHANGED => (?=\{{)", done.stdout, re.MULTILINE)
     if done.returncode or not found:
-        raise LabError(f"virt_migrate failed: {done.stdout}{done.stderr}")
+        raise LabError(f"{module} failed: {done.stdout}{done.stderr}")
     result: dict[str, Any] = json.JSONDecoder().raw_decode(done.stdout, found.end())[0]
     return result
 

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import pytest
-from test_module_recover import Killed
+from test_module_recover import killed_at
 
 from ansible_collections.kvmops.migration.plugins.module_utils._domblk.stream import StreamError
 from ansible_collections.kvmops.migration.plugins.module_utils._migrate import worker
@@ -202,13 +202,7 @@ def test_what_cannot_be_taken_back_is_undetermined_until_it_can(stopped):
 @pytest.mark.parametrize("phase", statuses.PHASES[1:])
 @pytest.mark.parametrize("settle", ["the next run", "cleanup"])
 def test_c3_75_a_killed_run_is_ended_by_the_next(stopped, monkeypatch, phase, settle):
-    def reach(self, name):
-        self.say(phase=name)
-        if name == phase:
-            raise Killed
-
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(worker.Worker, "phase", reach)
+    with killed_at(phase, monkeypatch):
         stopped.move()
     assert len(stopped.unfinished()) == 1
     result = stopped.move(cleanup=True) if settle == "cleanup" else stopped.move()

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import contextmanager
 
 import pytest
 
@@ -21,18 +22,26 @@ class Killed(BaseException):
     """What no `except Exception` sees, as nothing sees SIGKILL."""
 
 
+@contextmanager
+def killed_at(phase, monkeypatch):
+    """Whatever is run in this context is killed when it comes to that phase."""
+
+    def reach(self, name):
+        self.say(phase=name)
+        if name == phase:
+            raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(worker.Worker, "phase", reach)
+        yield
+
+
 @pytest.fixture
 def kill(lab, monkeypatch):
     """Run virt_migrate and kill it when it comes to that phase."""
 
     def kill(phase, **options):
-        def reach(self, name):
-            self.say(phase=name)
-            if name == phase:
-                raise Killed
-
-        with monkeypatch.context() as patch, pytest.raises(Killed):
-            patch.setattr(worker.Worker, "phase", reach)
+        with killed_at(phase, monkeypatch):
             lab.move(**options)
 
     return kill

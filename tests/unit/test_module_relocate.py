@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import pytest
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.testing import patch_module_args
-from test_module_recover import Killed
+from test_module_recover import killed_at
 
 from ansible_collections.kvmops.migration.plugins.module_utils._domblk import relocate
 from ansible_collections.kvmops.migration.plugins.module_utils._migrate import local, worker
@@ -90,13 +90,7 @@ def here(tmp_path, monkeypatch, capsys):
 @pytest.fixture
 def kill(here, monkeypatch):
     def kill(phase, **options):
-        def reach(self, name):
-            self.say(phase=name)
-            if name == phase:
-                raise Killed
-
-        with monkeypatch.context() as patch, pytest.raises(Killed):
-            patch.setattr(worker.Worker, "phase", reach)
+        with killed_at(phase, monkeypatch):
             here.move(**options)
 
     return kill

@@ -155,14 +155,16 @@ class Peer:
         """Let it go: it removes what is not finished. Returns when it has, or when it takes too long."""
         self._closed.set()
         with self._lock, suppress(OSError):
-            self._process.stdin.close()  # type: ignore[union-attr]
+            if self._process.stdin:
+                self._process.stdin.close()
         try:
             self._process.wait(GOODBYE)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
         for stream in (self._process.stdout, self._process.stderr):
-            stream.close()  # type: ignore[union-attr]
+            if stream:
+                stream.close()
 
     def ask(self, do: str, **arguments: Any) -> Dict[str, Any]:
         """The answer to a command."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import posixpath
 from dataclasses import dataclass, field, replace
-from typing import Any, Dict, List, Mapping, Sequence, Tuple
+from typing import List, Mapping, Sequence, Tuple
 
 from .domain_xml import Definition, Disk, Place
 from .images import Image
@@ -208,14 +208,3 @@ def check_losses(disk: Disk, chain: Sequence[Image], wish: Wish, running: bool =
             "conversion_loses",
             f"{'shut the VM down' if running else 'leave the option out'}, or say force: true to give that up",
         )
-
-
-def plain(file: File, **more: Any) -> Dict[str, Any]:
-    """A file as the result has it."""
-    return {
-        "target": file.target,
-        "source": file.source,
-        "dest": file.dest,
-        "format": file.convert or file.format,
-        **more,
-    }
