@@ -357,6 +357,15 @@ def test_only_the_file_that_is_known_is_removed(peer, tmp_path):
     assert names(tmp_path) == ["source"]
 
 
+def test_no_sign_of_life_gets_between_the_frames_and_the_commands(tmp_path, monkeypatch):
+    monkeypatch.setattr(receiver, "SIGN_OF_LIFE", 0.0001)
+    source = sparse(tmp_path / "source", MIB, [(0, 5000)])
+    with Peer.local() as busy:
+        for _number in range(100):
+            copied(busy, source, tmp_path / "target")
+            assert same(source, tmp_path / "target")
+
+
 def test_the_bandwidth_is_kept(peer, tmp_path):
     source = sparse(tmp_path / "source", 8 * MIB, [(0, 8 * MIB)])
     began = time.monotonic()

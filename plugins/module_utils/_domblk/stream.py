@@ -122,7 +122,8 @@ class Peer:
         far.widen(self._in)
         self._pending = b""
         self._lock = threading.Lock()
-        self._in_frames = False
+        # What tells the receiver that this is alive; nothing while it goes from commands to frames, or back.
+        self._sign = b"\n"
         self._closed = threading.Event()
         self.bytes_sent = 0
         self.hash = ""
@@ -240,9 +241,9 @@ class Peer:
                 raise self._gone() from None
             self.bytes_sent += sum(len(part) for part in parts)
 
-    def frames(self, begin: bool) -> None:
+    def sign(self, sign: bytes) -> None:
         with self._lock:
-            self._in_frames = begin
+            self._sign = sign
 
     def frame(self, offset: int, length: int, kind: int, data: Any = b"") -> None:
         self._write(FRAME.pack(offset, length, kind), data)
@@ -252,7 +253,7 @@ class Peer:
             # Whoever writes just now is sign enough.
             if self._lock.acquire(blocking=False):
                 try:
-                    write_all(self._in, [FRAME.pack(0, 0, far.PULSE) if self._in_frames else b"\n"])
+                    write_all(self._in, [self._sign])
                 except (OSError, ValueError):
                     return
                 finally:
@@ -443,7 +444,7 @@ class _Sending:
             self._end(far.END)
             peer.answer()
         finally:
-            peer.frames(False)
+            peer.sign(b"\n")
             if self._socket is not None:
                 self._socket.close()
         return far.summary(self._source.size, self._blocks, peer.hash) if self._verify else ""
@@ -453,9 +454,10 @@ class _Sending:
     def _open(self, clear_address: str) -> None:
         self._peer.ask("begin", image=self._image)
         if not clear_address:
+            self._peer.sign(b"")
             self._peer.order("receive", image=self._image, clear=False)
             self._peer.answer()
-            self._peer.frames(True)
+            self._peer.sign(FRAME.pack(0, 0, far.PULSE))
             return
         told = self._peer.ask("listen", address=clear_address)
         self._peer.order("receive", image=self._image, clear=True)
@@ -487,8 +489,10 @@ class _Sending:
         return StreamError(f"{self._peer.where}: the connection for the data was cut", "gone")
 
     def _end(self, kind: int) -> None:
+        if self._socket is None:
+            self._peer.sign(b"")
         self._frame(0, 0, kind)
-        self._peer.frames(False)
+        self._peer.sign(b"\n")
 
     def _went(self, count: int) -> None:
         self._done += count
