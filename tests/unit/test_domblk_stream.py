@@ -366,6 +366,16 @@ def test_no_sign_of_life_gets_between_the_frames_and_the_commands(tmp_path, monk
             assert same(source, tmp_path / "target")
 
 
+def test_a_file_with_another_name_is_not_written_into(peer, tmp_path):
+    source, target = (sparse(tmp_path / name, MIB, [(0, length)]) for name, length in (("source", 9), ("target", 5)))
+    kept = target.read_bytes()
+    os.link(target, tmp_path / "snapshot")
+    copied(peer, source, target, update=True)
+    assert same(source, target)
+    assert (tmp_path / "snapshot").read_bytes() == kept
+    assert names(tmp_path) == ["snapshot", "source", "target"]
+
+
 def test_the_bandwidth_is_kept(peer, tmp_path):
     source = sparse(tmp_path / "source", 8 * MIB, [(0, 8 * MIB)])
     began = time.monotonic()

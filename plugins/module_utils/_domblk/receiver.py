@@ -338,14 +338,14 @@ class Image:
         # Whether the file that was there has the temporary name now, and whether it is no longer what it was.
         self._taken = False
         self._written = False
+        # A new file is all hole. What was there before has to be told what is zero.
+        self.is_fresh = False
         kind = None if self._before is None else self._before.st_mode
         self.is_device = kind is not None and stat.S_ISBLK(kind)
         if kind is not None and not self.is_device and not stat.S_ISREG(kind):
             raise Failed("%s is neither a file nor a block device" % to_text(self.target), "foreign")
         update = update and kind is not None and not self.is_device
         self.path = self.target if self.is_device else part_name(self.target, run)
-        # A new file is all hole. What was there before has to be told what is zero.
-        self.is_fresh = not self.is_device and not update
         self.handle = self._open_device() if self.is_device else self._open_old() if update else self._open_new()
 
     def _now(self) -> os.stat_result | None:
@@ -370,21 +370,23 @@ class Image:
         remove_part(self.path)
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
         handle = os.open(self.path, flags, 0o600)
+        self.is_fresh = True
         return self._locked(handle)
 
     def _open_old(self) -> int:
         old = self._locked(os.open(self.target, os.O_RDWR | os.O_CLOEXEC))
         try:
             new = self._open_new_clone(old)
-            if new is not None:
-                os.close(old)
-                return new
-            os.rename(self.target, self.path)
+            # Whoever gave it another name wants to keep what it is.
+            if new is None and os.fstat(old).st_nlink == 1:
+                os.rename(self.target, self.path)
+                self._taken = True
+                return old
         except BaseException:
             os.close(old)
             raise
-        self._taken = True
-        return old
+        os.close(old)
+        return self._open_new() if new is None else new
 
     def _open_new_clone(self, old: int) -> int | None:
         remove_part(self.path)
