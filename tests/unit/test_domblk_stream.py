@@ -376,6 +376,39 @@ def test_a_file_with_another_name_is_not_written_into(peer, tmp_path):
     assert names(tmp_path) == ["snapshot", "source", "target"]
 
 
+def test_what_a_link_led_to_is_removed_again(peer, tmp_path):
+    source, link = sparse(tmp_path / "source", MIB, [(0, 9)]), tmp_path / "link"
+    link.symlink_to(tmp_path / "real")
+    sent = copied(peer, source, link)
+    assert peer.ask("remove", path=str(link), known=sent.known)["removed"]
+    assert names(tmp_path) == ["link", "source"]
+
+
+@pytest.fixture
+def device(tmp_path):
+    """A block device of 8 MiB that holds something at both ends."""
+    backing = sparse(tmp_path / "backing", 8 * MIB, [])
+    made = subprocess.run(["losetup", "--find", "--show", str(backing)], capture_output=True, text=True, check=False)
+    if made.returncode:
+        pytest.skip(f"no loop device here: {made.stderr.strip()}")
+    yield Path(made.stdout.strip())
+    subprocess.run(["losetup", "--detach", made.stdout.strip()], check=True)
+
+
+def test_what_was_written_to_a_device_is_wiped_and_the_device_stays(peer, tmp_path, device):
+    source = sparse(tmp_path / "source", 8 * MIB, [(0, MIB), (7 * MIB, MIB)])
+    with Image(str(source)) as image:
+        sent = send(image, peer, str(device), RUN)
+        peer.ask("discard", image=sent.image)
+        assert peer.ask("stat", path=str(device))["blank"]
+        sent = send(image, peer, str(device), RUN)
+        peer.ask("commit", image=sent.image, mode=0o600, owner="", group="")
+    assert peer.ask("remove", path=str(device), known=sent.known)["removed"]
+    assert device.is_block_device()
+    assert peer.ask("stat", path=str(device))["blank"]
+    assert not peer.ask("remove", path=str(device), known=sent.known)["removed"]
+
+
 def test_the_bandwidth_is_kept(peer, tmp_path):
     source = sparse(tmp_path / "source", 8 * MIB, [(0, 8 * MIB)])
     began = time.monotonic()

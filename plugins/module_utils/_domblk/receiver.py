@@ -233,6 +233,14 @@ def is_blank(handle: int) -> bool:
     return all(ZERO.startswith(os.pread(handle, BLOCK, offset)) for offset in (0, max(0, size - BLOCK)))
 
 
+def wipe(handle: int, limit: int) -> None:
+    """Let a device seem to hold nothing, as far as something was written to it."""
+    size = os.lseek(handle, 0, os.SEEK_END)
+    for begin in (0, max(0, size - BLOCK)):
+        os.pwrite(handle, ZERO[: max(0, min(begin + BLOCK, limit) - begin)], begin)
+    os.fsync(handle)
+
+
 def summary(size: int, blocks: BlockList, name: str) -> str:
     """One digest, in hex, for a size in bytes and a block list."""
     packed = [struct.pack("<Q", size), *(struct.pack("<Q", number) + blocks[number] for number in sorted(blocks))]
@@ -475,7 +483,7 @@ class Image:
         try:
             if self.is_device:
                 if self._written:
-                    self.zero(0, min(BLOCK, self.size))
+                    wipe(self.handle, self.size)
             elif self._taken and not self._written and not os.path.lexists(self.target):
                 os.rename(self.path, self.target)
             else:
@@ -753,15 +761,25 @@ class Receiver:
         return {"removed": remove_part(part_name(os.path.realpath(to_bytes(path)), run))}
 
     def do_remove(self, path: str, known: Dict[str, int]) -> Dict[str, Any]:
-        """Remove a file, if it is the one that is known; it is gone afterwards, also after a power cut."""
-        real = to_bytes(path)
+        """Remove a file, if it is the one that is known; it is gone afterwards, also after a power cut.
+
+        A device stays, and seems to hold nothing.
+        """
+        # As when it was written: a link stays one.
+        real = os.path.realpath(to_bytes(path))
         try:
             handle = os.open(real, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
         except FileNotFoundError:
             return {"removed": False}
         try:
-            if identity(os.fstat(handle)) != known or not lock(handle, fcntl.F_WRLCK):
+            found = os.fstat(handle)
+            if identity(found) != known:
                 return {"removed": False}
+            if not lock(handle, fcntl.F_WRLCK):
+                raise Failed("%s is in use by another process" % path, "in_use")
+            if stat.S_ISBLK(found.st_mode):
+                wipe(handle, os.lseek(handle, 0, os.SEEK_END))
+                return {"removed": True}
             os.unlink(real)
         finally:
             os.close(handle)
