@@ -9,6 +9,7 @@ import os
 import random
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -409,6 +410,27 @@ def test_what_was_written_to_a_device_is_wiped_and_the_device_stays(peer, tmp_pa
     assert not peer.ask("remove", path=str(device), known=sent.known)["removed"]
 
 
+def test_the_receiver_listens_where_the_sender_will_connect(peer, tmp_path, monkeypatch):
+    known = socket.getaddrinfo
+
+    def look_up(host, *more, **options):
+        # The receiver is another process: for that one its own name is often an address of its loopback.
+        return known("127.0.0.1" if host == "kvm2.invalid" else host, *more, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    source = sparse(tmp_path / "source", MIB, [(0, 9)])
+    copied(peer, source, tmp_path / "target", clear_address="kvm2.invalid")
+    assert same(source, tmp_path / "target")
+
+
+def test_an_address_that_nobody_knows_is_said(peer, tmp_path):
+    source = sparse(tmp_path / "source", MIB, [(0, 9)])
+    with Image(str(source)) as image, pytest.raises(StreamError) as caught:
+        send(image, peer, str(tmp_path / "target"), RUN, clear_address="nowhere.invalid")
+    assert caught.value.kind == "unreachable"
+    assert names(tmp_path) == ["source"]
+
+
 def test_the_bandwidth_is_kept(peer, tmp_path):
     source = sparse(tmp_path / "source", 8 * MIB, [(0, 8 * MIB)])
     began = time.monotonic()
@@ -434,8 +456,6 @@ def test_two_may_read_an_image_and_nobody_may_write(tmp_path):
 
 
 def test_whoever_does_not_know_the_token_is_turned_away(peer, tmp_path):
-    import socket
-
     source, target = sparse(tmp_path / "source", 4 * MIB, [(0, 4 * MIB)]), tmp_path / "target"
     listened = threading.Event()
     real = peer.ask

@@ -418,9 +418,10 @@ class _Sending:
     def run(self, clear_address: str) -> str:
         """The digest of the content, empty where none was asked for."""
         peer = self._peer
+        address = self._resolved(clear_address) if clear_address else ""
         there = self._compared() if self.by_tree else None
         try:
-            self._open(clear_address)
+            self._open(address)
             try:
                 if there is not None:
                     self._send_changes(there)
@@ -450,6 +451,13 @@ class _Sending:
         return far.summary(self._source.size, self._blocks, peer.hash) if self._verify else ""
 
     # The way
+
+    def _resolved(self, name: str) -> str:
+        """The address that a name has here: what the receiver's host takes it for is often one of its loopback."""
+        try:
+            return str(socket.getaddrinfo(name, far.PORTS[0], type=socket.SOCK_STREAM)[0][4][0])
+        except OSError as error:
+            raise StreamError(f"{name} has no address here: {error.strerror}", "unreachable") from error
 
     def _open(self, clear_address: str) -> None:
         self._peer.ask("begin", image=self._image)
