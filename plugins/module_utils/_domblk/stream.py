@@ -186,10 +186,13 @@ class Peer:
 
     def _greeting(self) -> Dict[str, Any]:
         """The first word of a receiver; what a login may say before that is no part of it."""
+        until = time.monotonic() + GREETING
         while True:
             word = self._answer(GREETING, greeting=True)
             if "hashes" in word:
                 return word
+            if time.monotonic() > until:
+                raise StreamError(f"{self.where} has said other things for {GREETING:g} s", "gone")
 
     def _answer(self, patience: float, greeting: bool = False) -> Dict[str, Any]:
         while True:
@@ -205,9 +208,10 @@ class Peer:
             if line.strip():
                 try:
                     return dict(json.loads(line))
-                except ValueError:
+                except (TypeError, ValueError):
                     if not greeting:
                         raise StreamError(f"{self.where} said {line[:200]!r}", "gone") from None
+                    return {}
 
     def check(self) -> None:
         """Fail if the receiver has said that there is no use in going on."""
