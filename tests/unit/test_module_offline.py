@@ -10,8 +10,9 @@ from test_module_recover import Killed
 from ansible_collections.kvmops.migration.plugins.module_utils._domblk.stream import StreamError
 from ansible_collections.kvmops.migration.plugins.module_utils._migrate import worker
 from ansible_collections.kvmops.migration.plugins.module_utils._pure import status as statuses
+from ansible_collections.kvmops.migration.plugins.modules import virt_domblk_copy
 from fake import libvirt as fake
-from fake.lab import IMAGE, UUID, disk_xml, domain_xml
+from fake.lab import DEST_URI, IMAGE, UUID, disk_xml, domain_xml
 
 SHUTOFF = fake.VIR_DOMAIN_SHUTOFF
 OFFLINE_FLAGS = {"OFFLINE", "PEER2PEER", "PERSIST_DEST", "UNDEFINE_SOURCE"}
@@ -177,6 +178,29 @@ def test_c5_95_a_move_that_is_to_end_ends_as_long_as_nothing_has_its_name(stoppe
     result = stopped.move()
     assert (result.failure_class, result.outcome) == ("cancelled", "failed"), result
     assert stopped.where() == (SHUTOFF, None)
+    assert files(stopped.kvm2) == set()
+    assert not stopped.unfinished()
+
+
+@pytest.mark.parametrize("is_gone", [False, True])
+@pytest.mark.parametrize("options", [{}, {"path_map": {"/vm": "/data"}}], ids=["as it is", "to another place"])
+def test_a_definition_that_somebody_changes_during_the_copy_does_not_move(stopped, monkeypatch, options, is_gone):
+    stopped.kvm2.directories["/data"] = {}
+    guest = stopped.kvm1.guests[UUID]
+    edited = domain_xml(disks=[disk_xml(), disk_xml("vdb", "/vm/new.qcow2")])
+
+    def edit(self, name):
+        self.say(phase=name)
+        if name == statuses.COPIED and is_gone:
+            del stopped.kvm1.guests[UUID]
+        elif name == statuses.COPIED:
+            guest.xml = edited
+
+    with monkeypatch.context() as patch:
+        patch.setattr(worker.Worker, "phase", edit)
+        result = stopped._main(virt_domblk_copy, {"name": "a", "dest_uri": DEST_URI, **options})
+    assert (result.failure_class, result.outcome) == ("definition_changed", "failed"), result
+    assert stopped.where() == (None if is_gone else SHUTOFF, None)
     assert files(stopped.kvm2) == set()
     assert not stopped.unfinished()
 
