@@ -247,6 +247,31 @@ def test_a_definition_that_somebody_changes_meanwhile_is_not_overwritten(here, m
     assert not here.unfinished()
 
 
+@pytest.mark.parametrize("replace", [False, True])
+def test_an_image_that_changes_during_the_copy_does_not_move(here, monkeypatch, replace):
+    guest = here.add()
+    before = here.sources(guest)
+
+    def write(self, name):
+        """As on a file system without locks, or by what asks for none."""
+        self.say(phase=name)
+        if name == "copied":
+            if replace:
+                (here.old / "other").write_bytes((here.old / "a.img").read_bytes())
+                (here.old / "other").rename(here.old / "a.img")
+            with (here.old / "a.img").open("r+b") as file:
+                file.write(b"changed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(worker.Worker, "phase", write)
+        result = here.move(remove_source=True)
+    assert (result.failure_class, result.outcome) == ("image_changed", "failed"), result
+    assert here.sources(guest) == before
+    assert here.files() == []
+    assert (here.old / "a.img").read_bytes().startswith(b"changed")
+    assert not here.unfinished()
+
+
 def test_a_file_that_somebody_else_has_put_there_is_not_removed(here, kill):
     here.add(RUNNING)
     kill("journalled")

@@ -367,7 +367,10 @@ class Carrying:
         return Image(stage)
 
     def commit(self) -> None:
-        """Give all files their names."""
+        """Give all files their names, if their sources are still what was copied."""
+        for image in self._images.values():
+            if not image.is_unchanged():
+                raise Refusal(f"{image.path} was changed while it was copied", *CURES["changed"])
         for file, sent in self._sent:
             self._ask("commit", image=sent.image, mode=file.mode, owner=file.owner, group=file.group)
         self._sent = []

@@ -19,6 +19,7 @@ import os
 import queue
 import select
 import socket
+import stat
 import struct
 import subprocess
 import sys
@@ -318,6 +319,15 @@ class Image:
             # A file system that has no locks knows of nobody.
             return False
         return bool(struct.unpack_from("h", told)[0] != fcntl.F_UNLCK)
+
+    def is_unchanged(self) -> bool:
+        """Whether it is still the file that was opened, and nobody has written to it: not everywhere are there locks,
+        nor does everybody ask for them."""
+        try:
+            found = os.stat(self.path)
+        except OSError:
+            return False
+        return not stat.S_ISREG(found.st_mode) or far.identity(found) == self.known
 
     @property
     def data(self) -> int:

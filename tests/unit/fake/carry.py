@@ -47,6 +47,9 @@ class Image:
                 raise StreamError(f"{path} is in use by another process", "in_use")
         self.world.source_locks.add(path)
 
+    def is_unchanged(self) -> bool:
+        return self.host.file(self.path) is self.file
+
     def close(self) -> None:
         self.world.source_locks.discard(self.path)
 
