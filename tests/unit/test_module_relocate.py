@@ -7,7 +7,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,7 +18,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.testing import patch_module_args
 from test_module_recover import Killed
 
-from ansible_collections.kvmops.migration.plugins.module_utils._domblk import relocate
+from ansible_collections.kvmops.migration.plugins.module_utils._domblk import carry, relocate
 from ansible_collections.kvmops.migration.plugins.module_utils._migrate import local, worker
 from ansible_collections.kvmops.migration.plugins.modules import virt_domblk_copy, virt_migrate
 from fake import blockcopy
@@ -450,6 +452,86 @@ def test_c7_110_a_format_changes_by_the_way_unless_that_loses_something(here):
     assert back.failure_class == "conversion_loses"
     assert "internal snapshot first" in back.msg
     assert here.sources(guest)[0] == [str(here.new / "a.img")]
+
+
+@pytest.fixture
+def slow_qemu_img(here, monkeypatch, tmp_path):
+    """A qemu-img whose conversions never end; where it notes its number."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    program = folder / "qemu-img"
+    real = shutil.which("qemu-img")
+    program.write_text(
+        f'#!/bin/sh\nif [ $1 = convert ]; then echo $$ >{folder}/pid; exec sleep 1000; fi\nexec {real} "$@"\n'
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    return folder / "pid"
+
+
+def test_c5_95_a_conversion_can_be_ended(here, monkeypatch, slow_qemu_img):
+    here.add()
+    wishes = iter([None, None])
+    monkeypatch.setattr(worker.Worker, "wish", lambda _self: next(wishes, ("cancelled", "somebody asked for it")))
+    result = here.move(format="qcow2")
+    assert (result.failure_class, result.outcome) == ("cancelled", "failed"), result
+    assert here.files() == []
+    assert not Path(f"/proc/{slow_qemu_img.read_text().strip()}").exists()
+
+
+def test_c3_75_of_a_killed_conversion_nothing_is_left(here, slow_qemu_img):
+    here.add()
+    child = os.fork()
+    if not child:
+        try:
+            here.move(format="qcow2")
+        finally:
+            os._exit(1)
+    deadline = time.monotonic() + 20
+    while not (slow_qemu_img.exists() and slow_qemu_img.read_text().strip()):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    number = Path(f"/proc/{slow_qemu_img.read_text().strip()}")
+    [stage] = here.files()
+    assert (here.new / stage).stat().st_mode & 0o777 == 0o600
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    while number.exists() and "Z" not in (number / "stat").read_text().split()[2]:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    assert here.run(virt_migrate, cleanup=True).outcome == "failed"
+    assert here.files() == []
+
+
+def test_a_conversion_needs_room_for_the_converted_image_as_well(here, monkeypatch):
+    here.add()
+    asked = {}
+    monkeypatch.setattr(carry.Peer, "ask", spied(carry.Peer.ask, asked))
+    here.move(format="qcow2", check=True)
+    assert len(asked["reserve"]["needs"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("source", "dest", "is_local", "folder"),
+    [
+        ("/vm/a", "/new/a", True, "/new"),
+        ("/vm/a", "/new/a", False, "/vm"),
+        ("/vm/a", "/dev/vg/a", True, "/vm"),
+        ("/dev/vg/a", "/new/a", True, "/new"),
+        ("/dev/vg/a", "/new/a", False, "/var/tmp"),
+        ("/dev/vg/a", "/dev/vg2/a", True, "/var/tmp"),
+    ],
+)
+def test_no_image_is_made_in_the_memory_that_dev_is(source, dest, is_local, folder):
+    assert str(Path(carry.stage_of(source, dest, is_local, "1-a")).parent) == folder
+
+
+def spied(ask, asked):
+    def spy(self, do, **arguments):
+        asked[do] = arguments
+        return ask(self, do, **arguments)
+
+    return spy
 
 
 @pytest.fixture
