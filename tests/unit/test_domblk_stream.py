@@ -432,6 +432,17 @@ def test_an_address_that_nobody_knows_is_said(peer, tmp_path):
     assert names(tmp_path) == ["source"]
 
 
+def test_a_host_without_qemu_img_is_said(tmp_path, monkeypatch):
+    source = sparse(tmp_path / "source", MIB, [(0, 9)])
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with Peer.local() as bare, Image(str(source)) as image:
+        sent = send(image, bare, str(tmp_path / "target"), RUN)
+        with pytest.raises(StreamError) as caught:
+            bare.ask("rebase", image=sent.image, backing="/vm/base", kind="raw")
+        assert caught.value.kind == "not_installed"
+    assert names(tmp_path) == ["source"]
+
+
 def test_the_bandwidth_is_kept(peer, tmp_path):
     source = sparse(tmp_path / "source", 8 * MIB, [(0, 8 * MIB)])
     began = time.monotonic()

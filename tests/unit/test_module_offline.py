@@ -12,7 +12,7 @@ from ansible_collections.kvmops.migration.plugins.module_utils._migrate import w
 from ansible_collections.kvmops.migration.plugins.module_utils._pure import status as statuses
 from ansible_collections.kvmops.migration.plugins.modules import virt_domblk_copy
 from fake import libvirt as fake
-from fake.lab import DEST_URI, IMAGE, UUID, disk_xml, domain_xml
+from fake.lab import DEST_URI, IMAGE, OTHER, UUID, disk_xml, domain_xml
 
 SHUTOFF = fake.VIR_DOMAIN_SHUTOFF
 OFFLINE_FLAGS = {"OFFLINE", "PEER2PEER", "PERSIST_DEST", "UNDEFINE_SOURCE"}
@@ -106,6 +106,23 @@ def test_c7_110_a_chain_goes_along_and_a_base_that_is_there_is_not_sent_again(la
     assert {one["path"] for one in result.left_behind} == {"/vm/base.qcow2", "/vm/a.qcow2", "/vm/b.qcow2"}
     back = lab.on("kvm2").move(dest_uri="qemu+ssh://root@kvm1/system", _dest_facts=lab.facts("kvm1"))
     assert [row["action"] for row in back.files] == ["keep", "update", "update"], back.files
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_base_of_another_vm_at_the_destination_is_not_replaced(lab, force):
+    lab.kvm1.write("/vm/base.qcow2", fake.File(content="base"))
+    lab.kvm1.write("/vm/a.qcow2", fake.File(content="top", backing="/vm/base.qcow2"))
+    lab.add(state=SHUTOFF)
+    assert lab.move().outcome == "migrated"
+    # It stayed there when the VM moved away, and another VM lies on it; then the VM got another base where it is now.
+    lab.kvm1.write("/vm/b.qcow2", fake.File(content="other", backing="/vm/base.qcow2"))
+    lab.add(name="b", uuid=OTHER, state=SHUTOFF, image="/vm/b.qcow2")
+    lab.kvm2.file("/vm/base.qcow2").content = "new base"
+    facts = lab.facts("kvm1")
+    back = lab.on("kvm2").move(dest_uri="qemu+ssh://root@kvm1/system", _dest_facts=facts, force=force)
+    assert back.failure_class == "image_in_use", back
+    assert "VM b (/vm/b.qcow2)" in back.msg
+    assert lab.kvm1.file("/vm/base.qcow2").content == "base"
 
 
 def test_too_little_room_is_refused_before_anything(stopped):

@@ -454,6 +454,26 @@ def test_c7_110_a_format_changes_by_the_way_unless_that_loses_something(here):
     assert here.sources(guest)[0] == [str(here.new / "a.img")]
 
 
+@pytest.mark.skipif(not shutil.which("qemu-img"), reason="qemu-img is not installed here")
+def test_force_replaces_no_image_that_a_vm_has_or_lies_on(here):
+    guest = here.add(disks=("a.img", "b.img"))
+    before = here.sources(guest)
+    base, top = here.new / "base.img", here.new / "top.qcow2"
+    base.write_bytes(os.urandom(100_000))
+    subprocess.run(["qemu-img", "create", "-qf", "qcow2", "-b", str(base), "-F", "raw", str(top)], check=True)
+    (here.new / "link").symlink_to(base)
+    here.host.guests[OTHER] = fake.Guest(
+        "c", OTHER, domain_xml("c", OTHER, [disk_xml("vda", str(top), "qcow2")]), state=SHUTOFF
+    )
+    for dest, user in ((base, "c"), (here.new / "link", "c"), (here.old / "b.img", "a")):
+        kept = dest.read_bytes()
+        result = here.run(path_map={str(here.old / "a.img"): str(dest)}, force=True)
+        assert result.failure_class == "image_in_use", (dest, result)
+        assert f"is used by VM {user}" in result.msg
+        assert dest.read_bytes() == kept
+    assert here.sources(guest) == before
+
+
 @pytest.fixture
 def slow_qemu_img(here, monkeypatch, tmp_path):
     """A qemu-img whose conversions never end; where it notes its number."""

@@ -52,6 +52,7 @@ CURES = {
     "gone": ("copy_interrupted", "run again when both hosts and the link between them are well"),
     "unreachable": ("port_blocked", "open the ports 49152 to 49215 there, or leave encrypt at true"),
     "ENOENT": ("directory_missing", "make that directory there"),
+    "not_installed": ("qemu_img_missing", "install qemu-utils or qemu-img there"),
     "EACCES": ("not_permitted", "run as root (become: true)"),
 }
 OTHERWISE = ("copy_failed", "remove the cause, then run again")
@@ -124,14 +125,19 @@ class Carrying:
         run: str,
         timeout: float,
         replaceable: Callable[[File], bool],
+        others: Callable[[], Mapping[str, Tuple[str, str]]] = dict,
     ):
-        """`replaceable` is true, or raises a Refusal for a file that must not replace what is at its destination."""
+        """`replaceable` is true, or raises a Refusal for a file that must not replace what is at its destination.
+
+        `others` tells by path the VM and the format of each image there that is a disk of another VM.
+        """
         self.files = tuple(files)
         self.way = way
         self._wish = wish
         self._run = run
         self._timeout = timeout
         self._replaceable = replaceable
+        self._others = others
         self._images: Dict[str, Image] = {}
         self._peer: Peer | None = None
         self._updates: Dict[str, bool] = {}
@@ -193,12 +199,14 @@ class Carrying:
                 raise Refusal(f"{file.dest} is no file at the destination", "dest_image_exists", "give another path")
             self._check_same(file, there)
             if there["type"] == "block":
+                self._check_unused(file)
                 self._check_device(file, there)
             elif there["type"] != "missing":
                 if file.is_base and self._is_equal(file, there):
                     self._skipped[file.source] = "the same base image is there"
                     continue
                 self._updates[file.source] = self._replaceable(file)
+                self._check_unused(file)
             grows = self._bytes(file) - (there["allocated"] if self._updates.get(file.source) else 0)
             if there["type"] != "block":
                 needs[file.dest] = max(0, grows)
@@ -235,6 +243,17 @@ class Carrying:
     def _bytes(self, file: File) -> int:
         """What a file holds data for; of one that is made anew it is what it may be at most."""
         return file.needs or self._images[file.source].data
+
+    def _check_unused(self, file: File) -> None:
+        """No other VM may have what is going to be written to, or lie on it, whatever is known or wished about it."""
+        others = self._others()
+        image = self._ask("lies_on", path=file.dest, images={path: form for path, (_name, form) in others.items()})
+        if image["image"]:
+            raise Refusal(
+                f"{file.dest} at the destination is used by VM {others[image['image']][0]} ({image['image']})",
+                "image_in_use",
+                "give another place with path_map, or move or rename one of the two images",
+            )
 
     def _check_device(self, file: File, there: Mapping[str, Any]) -> None:
         size = self._images[file.source].size

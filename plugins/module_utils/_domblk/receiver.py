@@ -716,6 +716,19 @@ class Receiver:
             os.close(handle)
         return answer
 
+    def do_lies_on(self, path: str, images: Dict[str, str]) -> Dict[str, Any]:
+        """Which of these images, with their formats, is that file or lies on it; empty for none."""
+        real = os.path.realpath(to_bytes(path))
+        for image, form in images.items():
+            here, seen = image, set()
+            while here and here not in seen:
+                if os.path.realpath(to_bytes(here)) == real:
+                    return {"image": image}
+                seen.add(here)
+                # The format is never guessed: that would be for the guest to say.
+                here, form = _below(here, form) if form not in ("", "raw") else ("", "")
+        return {"image": ""}
+
     def do_reserve(self, needs: Dict[str, int], run: str, folder: str = SPACE) -> Dict[str, Any]:
         """Note how many bytes each file will need; what is missing, by directory, counting what others have noted."""
         free: Dict[int, List[Any]] = {}
@@ -966,7 +979,7 @@ class Receiver:
         # QEMU wants the locks that keep others away.
         lock(own.handle, fcntl.F_UNLCK)
         try:
-            _run(["qemu-img", "rebase", "-u", "-f", "qcow2", "-F", kind, "-b", backing, "--", to_text(own.path)])
+            _run(["qemu-img", "rebase", "-u", "-f", "qcow2", "-F", kind, "-b", to_bytes(backing), "--", own.path])
         finally:
             lock(own.handle, fcntl.F_WRLCK)
         own.flush()
@@ -1018,10 +1031,24 @@ def _noted(folder: str, but: int) -> Iterator[Dict[str, Any]]:
                     yield {**note, "bytes": max(0, note["bytes"] - done)}
 
 
-def _run(command: List[str]) -> None:
-    done = subprocess.run(  # pylint: disable=ansible-bad-function
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False
-    )
+def _below(image: str, form: str) -> Tuple[str, str]:
+    """What an image lies on, and the format of that; empty for nothing, and for an image that cannot be read."""
+    done = _done(["qemu-img", "info", "-U", "--output=json", "-f", form, "--", to_bytes(image)], subprocess.DEVNULL)
+    told = json.loads(done.stdout) if not done.returncode else {}
+    return told.get("full-backing-filename", ""), told.get("backing-filename-format", "")
+
+
+def _done(command: List[Any], errors: int) -> Any:
+    try:
+        return subprocess.run(  # pylint: disable=ansible-bad-function
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, check=False
+        )
+    except FileNotFoundError:
+        raise Failed("%s is not installed" % command[0], "not_installed") from None
+
+
+def _run(command: List[Any]) -> None:
+    done = _done(command, subprocess.STDOUT)
     if done.returncode:
         said = done.stdout.decode("utf-8", "replace").strip().splitlines()
         raise Failed("%s failed: %s" % (command[0], said[-1] if said else "status %d" % done.returncode))

@@ -248,7 +248,12 @@ class Relocation:
             chain = chain_of(disk, move.source, request.images)
             files += domblk.files(disk, chain, request.wish, move.dest, bases_stay=True)
         timeout = request.options["connect_timeout"]
-        with Carrying(files, Way(), request.wish, worker.run_id, timeout, self._may_replace) as carrying:
+
+        def others() -> Dict[str, Tuple[str, str]]:
+            """Other disks of this very VM too."""
+            return info.disks_of_others(self._host)
+
+        with Carrying(files, Way(), request.wish, worker.run_id, timeout, self._may_replace, others) as carrying:
             carrying.check()
             self._result["files"] = carrying.plan()
             if request.check_mode:

@@ -543,6 +543,7 @@ class Move:
             self._request.run_id,
             options["connect_timeout"],
             lambda file: self._guest.may_replace(file, self._disks, self._facts),
+            lambda: info.disks_of_others(self._dest, self._place.uuid),
         )
 
     def _carry(self, ending: Ending, ledger: Ledger, carrying: Carrying) -> None:

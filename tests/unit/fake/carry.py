@@ -96,6 +96,15 @@ class Peer:
             return {"type": "missing", "path": path}
         return {"type": "file", "path": path, "allocated": file.allocation, **known(file)}
 
+    def do_lies_on(self, path, images):
+        for image in images:
+            here = image
+            while here:
+                if here == path:
+                    return {"image": image}
+                here = self.host.file(here).backing if self.host.file(here) is not None else ""
+        return {"image": ""}
+
     def do_reserve(self, needs, run):
         need = sum(needs.values())
         free = self.host.world.free_bytes.get(self.host.name, 1 << 40)
