@@ -205,6 +205,25 @@ def test_an_image_that_another_guest_lies_on_is_not_removed(here):
     assert here.move().outcome == "copied"
 
 
+@pytest.mark.skipif(not shutil.which("qemu-img"), reason="qemu-img is not installed here")
+@pytest.mark.parametrize("state", [SHUTOFF, RUNNING])
+@pytest.mark.parametrize("lies_on", [True, False])
+def test_an_image_that_another_disk_of_the_vm_needs_is_not_removed(here, state, lies_on):
+    guest = here.add(state, disks=("a.img", "b.img"))
+    top, second = here.old / "top.qcow2", here.old / "b.img"
+    if lies_on:
+        base = str(here.old / "a.img")
+        subprocess.run(["qemu-img", "create", "-qf", "qcow2", "-b", base, "-F", "raw", str(top)], check=True)
+    new = disk_xml("vdb", str(top), "qcow2") if lies_on else disk_xml("vdb", str(here.old / "a.img"), "raw")
+    guest.xml = guest.xml.replace(disk_xml("vdb", str(second), "raw"), new)
+    guest.inactive_xml = guest.xml if guest.active else guest.inactive_xml
+    result = here.move(disks=["vda"], remove_source=True)
+    assert result.failure_class == "image_in_use", result
+    assert "disk vdb" in result.msg
+    assert (here.old / "a.img").exists()
+    assert here.move(disks=["vda"]).outcome == "copied"
+
+
 @pytest.mark.parametrize("state", [SHUTOFF, RUNNING])
 def test_two_disks_that_would_become_one_are_refused(here, state):
     guest = here.add(state)

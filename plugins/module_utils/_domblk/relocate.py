@@ -134,6 +134,8 @@ class Relocation:
         if not moves:
             return self._finished(ALREADY_THERE, changed=False)
         self._check_others(domain, moves)
+        if request.wish.remove_source:
+            self._check_needed(definition, moves)
         self._check_alone(domain, moves)
         if domain.active:
             ledger = self._relocate_running(domain, definition, moves)
@@ -198,6 +200,20 @@ class Relocation:
                     "image_in_use",
                     "leave remove_source out",
                 )
+
+    def _check_needed(self, definition: Definition, moves: Sequence[Move]) -> None:
+        """Disks of the VM that stay where they are may be the same image, or lie on it."""
+        moving = {move.target for move in moves}
+        sources = {move.source for move in moves}
+        for disk in definition.disks:
+            chain = chain_of(disk, path_of(self._host, disk), self._request.images)
+            for image in chain[1:] if disk.target in moving else chain:
+                if image.path in sources:
+                    raise Refusal(
+                        f"remove_source: {image.path} is used by disk {disk.target} as well",
+                        "image_in_use",
+                        "leave remove_source out",
+                    )
 
     def _check_alone(self, domain: Domain, moves: Sequence[Move]) -> None:
         """Nothing else may know the disks where they are, and no two of them may go to one place."""
