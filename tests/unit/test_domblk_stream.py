@@ -443,6 +443,33 @@ def test_a_host_without_qemu_img_is_said(tmp_path, monkeypatch):
     assert names(tmp_path) == ["source"]
 
 
+@pytest.mark.parametrize("clear", [False, True])
+def test_a_receiver_that_stands_still_is_noticed(tmp_path, monkeypatch, clear):
+    source = sparse(tmp_path / "source", 64 * MIB, [(0, 64 * MIB)])
+    monkeypatch.setattr(receiver, "SIGN_OF_LIFE", 0.2)
+    peer = Peer.local()
+    process = peer._process
+
+    def stop(count):
+        if count >= 8 * MIB:
+            os.kill(process.pid, signal.SIGSTOP)
+            monkeypatch.setattr(receiver, "SILENCE", 1.0)
+
+    killer = threading.Timer(30.0, process.kill)
+    killer.start()
+    monkeypatch.setattr(stream, "GOODBYE", 0.5)
+    try:
+        with Image(str(source)) as image, pytest.raises(StreamError) as caught:
+            address = "127.0.0.1" if clear else ""
+            send(image, peer, str(tmp_path / "target"), RUN, clear_address=address, progress=stop)
+        assert caught.value.kind == "gone"
+        assert "silent" in str(caught.value)
+        assert killer.is_alive()
+    finally:
+        killer.cancel()
+        peer.close()
+
+
 def test_the_bandwidth_is_kept(peer, tmp_path):
     source = sparse(tmp_path / "source", 8 * MIB, [(0, 8 * MIB)])
     began = time.monotonic()

@@ -23,6 +23,7 @@ import stat
 import struct
 import subprocess
 import sys
+import termios
 import threading
 import time
 from contextlib import suppress
@@ -67,6 +68,8 @@ SSH = (
 # Seconds for the first word of a receiver, and for its end.
 GREETING = 60.0
 GOODBYE = 10.0
+# More bytes than the signs of life of a receiver are until it counts as gone.
+MANY_SIGNS = 1024
 # Milliseconds that data in clear may stay unacknowledged until the connection counts as cut (tcp(7)).
 USER_TIMEOUT = 60000
 # Of QEMU's block/file-posix.c: byte 100 + N is locked by who needs permission N, byte 200 + N by who does not grant it.
@@ -126,6 +129,11 @@ class Peer:
         # What tells the receiver that this is alive; nothing while it goes from commands to frames, or back.
         self._sign = b"\n"
         self._closed = threading.Event()
+        # Bytes that the receiver has said and that were read.
+        self._heard = 0
+        self._is_silent = False
+        # A connection of its own that data goes through.
+        self.aside: socket.socket | None = None
         self.bytes_sent = 0
         self.hash = ""
         # Whether it may wait for something else than a command.
@@ -204,6 +212,7 @@ class Peer:
                 more = os.read(self._out, 1 << 20)
                 if not more:
                     raise self._gone()
+                self._heard += len(more)
                 self._pending += more
             line, _newline, self._pending = self._pending.partition(b"\n")
             if line.strip():
@@ -216,10 +225,13 @@ class Peer:
 
     def check(self) -> None:
         """Fail if the receiver has said that there is no use in going on."""
+        if self._is_silent:
+            raise self._gone()
         while select.select([self._out], [], [], 0)[0]:
             more = os.read(self._out, 65536)
             if not more:
                 raise self._gone()
+            self._heard += len(more)
             self._pending += more
         if b'"early"' in self._pending:
             raise StopSending
@@ -235,6 +247,7 @@ class Peer:
                 break
             said += more
         lines = said.decode("utf-8", "replace").strip().splitlines()
+        lines += [f"it was silent for {far.SILENCE:g} s"] if self._is_silent else []
         reason = lines[-1] if lines else f"its process ended with status {self._process.returncode}"
         return StreamError(f"{self.where}: the copy's other end is gone: {reason}", "gone")
 
@@ -254,7 +267,17 @@ class Peer:
         self._write(FRAME.pack(offset, length, kind), data)
 
     def _live(self) -> None:
+        heard, since = -1, 0.0
         while not self._closed.wait(far.SIGN_OF_LIFE):
+            now = time.monotonic()
+            with suppress(OSError, ValueError):
+                waiting = struct.unpack("i", fcntl.ioctl(self._out, termios.FIONREAD, bytes(4)))[0]
+                # Whoever says more than signs of life waits for us.
+                if self._heard + waiting != heard or waiting > MANY_SIGNS:
+                    heard, since = self._heard + waiting, now
+                elif now - since > far.SILENCE:
+                    self._give_up()
+                    return
             # Whoever writes just now is sign enough.
             if self._lock.acquire(blocking=False):
                 try:
@@ -263,6 +286,13 @@ class Peer:
                     return
                 finally:
                     self._lock.release()
+
+    def _give_up(self) -> None:
+        """End a receiver that stands still: whoever writes to it would wait for ever."""
+        self._is_silent = True
+        self._process.kill()
+        with suppress(AttributeError, OSError):
+            self.aside.shutdown(socket.SHUT_RDWR)  # type: ignore[union-attr]
 
 
 class StopSending(Exception):
@@ -460,6 +490,7 @@ class _Sending:
             peer.answer()
         finally:
             peer.sign(b"\n")
+            peer.aside = None
             if self._socket is not None:
                 self._socket.close()
         return far.summary(self._source.size, self._blocks, peer.hash) if self._verify else ""
@@ -486,6 +517,7 @@ class _Sending:
         try:
             self._socket = socket.create_connection((clear_address, told["port"]), 10.0)
             self._socket.settimeout(None)
+            self._peer.aside = self._socket
             self._socket.setsockopt(socket.IPPROTO_TCP, getattr(socket, "TCP_USER_TIMEOUT", 18), USER_TIMEOUT)
             self._socket.sendall(bytes.fromhex(told["token"]))
         except OSError as error:
