@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -20,6 +21,7 @@ from test_module_recover import Killed
 
 from ansible_collections.kvmops.migration.plugins.module_utils._domblk import carry, relocate
 from ansible_collections.kvmops.migration.plugins.module_utils._migrate import local, worker
+from ansible_collections.kvmops.migration.plugins.module_utils._pure.refusal import Refusal
 from ansible_collections.kvmops.migration.plugins.modules import virt_domblk_copy, virt_migrate
 from fake import blockcopy
 from fake import libvirt as fake
@@ -548,6 +550,25 @@ def test_a_conversion_needs_room_for_the_converted_image_as_well(here, monkeypat
     monkeypatch.setattr(carry.Peer, "ask", spied(carry.Peer.ask, asked))
     here.move(format="qcow2", check=True)
     assert len(asked["reserve"]["needs"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("said", "failure_class", "cure"),
+    [
+        ("there is no python3", "python_missing", "install python3"),
+        ("sudo: a password is required", "not_permitted", "sudo without a password"),
+        ("root@kvm2: Permission denied (publickey).", "ssh_login", "role ssh_trust"),
+    ],
+)
+def test_why_a_host_takes_no_images_is_told_apart(monkeypatch, said, failure_class, cure):
+    def refused(_login, _timeout):
+        return carry.Peer(["sh", "-c", f"echo '{said}' >&2; exit 127"], "kvm2")
+
+    monkeypatch.setattr(carry.Peer, "over_ssh", refused)
+    with pytest.raises(Refusal, match=re.escape(said)) as caught:
+        carry.Way("kvm2").open(1.0)
+    assert caught.value.failure_class == failure_class
+    assert cure in caught.value.cure
 
 
 @pytest.mark.parametrize(

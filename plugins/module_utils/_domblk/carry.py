@@ -55,6 +55,11 @@ CURES = {
     "not_installed": ("qemu_img_missing", "install qemu-utils or qemu-img there"),
     "EACCES": ("not_permitted", "run as root (become: true)"),
 }
+# Why a login that works is not enough, by what is said then.
+NO_RECEIVER = {
+    "there is no python3": ("python_missing", "install python3 there"),
+    "sudo: ": ("not_permitted", "let that user run sudo without a password there, or log in as root"),
+}
 OTHERWISE = ("copy_failed", "remove the cause, then run again")
 
 
@@ -85,12 +90,11 @@ class Way:
         try:
             return Peer.over_ssh(login, timeout)
         except StreamError as error:
-            raise Refusal(
-                f"no image can be sent to {self.host}: {error}",
-                "ssh_login",
-                "role ssh_trust",
-                role="ssh_trust",
-            ) from error
+            said = f"no image can be sent to {self.host}: {error}"
+            for word, (failure_class, cure) in NO_RECEIVER.items():
+                if word in said:
+                    raise Refusal(said, failure_class, cure) from error
+            raise Refusal(said, "ssh_login", "role ssh_trust", role="ssh_trust") from error
 
 
 def way_to(dest_uri: str, address: str = "") -> Way:
