@@ -11,6 +11,7 @@ from ansible_collections.kvmops.migration.plugins.module_utils._domblk.stream im
 from ansible_collections.kvmops.migration.plugins.module_utils._migrate import worker
 from ansible_collections.kvmops.migration.plugins.module_utils._pure import status as statuses
 from ansible_collections.kvmops.migration.plugins.modules import virt_domblk_copy
+from fake import carry as fake_carry
 from fake import libvirt as fake
 from fake.lab import DEST_URI, IMAGE, OTHER, UUID, disk_xml, domain_xml
 
@@ -123,6 +124,32 @@ def test_a_base_of_another_vm_at_the_destination_is_not_replaced(lab, force):
     assert back.failure_class == "image_in_use", back
     assert "VM b (/vm/b.qcow2)" in back.msg
     assert lab.kvm1.file("/vm/base.qcow2").content == "base"
+
+
+@pytest.mark.parametrize("phase", [statuses.COPYING, statuses.PREPARED])
+def test_of_a_vm_that_was_undefined_no_half_image_stays_and_whole_ones_are_named(stopped, monkeypatch, phase):
+    def reach(self, name):
+        self.say(phase=name)
+        if name == phase:
+            raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(worker.Worker, "phase", reach)
+        stopped.move()
+    [ledger] = stopped.unfinished()
+    half = fake_carry.part_name(IMAGE, ledger["run"])
+    if phase == statuses.COPYING:
+        stopped.kvm2.write(half, fake.File(content="half"))
+    del stopped.kvm1.guests[UUID]
+    result = stopped.move(cleanup=True)
+    assert result.outcome == "lost", result
+    assert not stopped.unfinished()
+    if phase == statuses.COPYING:
+        assert files(stopped.kvm2) == set()
+    else:
+        # It may be the last one.
+        assert files(stopped.kvm2) == {IMAGE}
+        assert any(warning.startswith(f"{IMAGE} on kvm2") for warning in stopped.warnings), stopped.warnings
 
 
 def test_too_little_room_is_refused_before_anything(stopped):

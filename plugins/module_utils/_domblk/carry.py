@@ -528,6 +528,17 @@ def take_back(carried: Sequence[Carried], way: Way, run: str, timeout: float) ->
     return warnings
 
 
+def take_back_unfinished(carried: Sequence[Carried], way: Way, run: str, timeout: float) -> List[str]:
+    """The same of a guest that is nowhere any more: what is whole stays, and is named."""
+    warnings = take_back([replace(one, known={}) for one in carried], way, run, timeout)
+    where = way.host or "this host"
+    return warnings + [
+        f"{one.dest} on {where} stays, where it has come that far: it may be the last copy of {one.source}"
+        for one in carried
+        if one.known
+    ]
+
+
 def _remove_stage(one: Carried, way: Way, run: str) -> None:
     stage = stage_of(one.source, one.dest, not way.host, run)
     try:

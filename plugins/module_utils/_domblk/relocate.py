@@ -487,6 +487,7 @@ def settle(ledger: CopyLedger, host: Host, local: Local) -> End:
         end.warnings.append(
             f"{ledger.name}, whose disks were moving (run {ledger.run}), is not on {host} any more: {where}"
         )
+        end.warnings += carry.take_back_unfinished(ledger.carried, Way(), ledger.run, 0.0)
         local.close_run(ledger.run)
         return end
     copying = {move.target for move in ledger.moves if domain.active and _mirror(move, domain, host) is not None}
