@@ -298,13 +298,24 @@ def test_a_host_that_cannot_receive_is_said(monkeypatch, script):
 def test_the_way_to_a_host():
     command = stream.Login("10.0.0.2", "admin", 2222, "/root/key", "kvm2").command(10)
     assert command[-2] == "10.0.0.2"
-    for option in ("-oPort=2222", "-oIdentityFile=/root/key", "-oUser=admin", "-oHostKeyAlias=kvm2", "-oBatchMode=yes"):
+    for option in (
+        "-oPort=2222",
+        "-oIdentityFile=/root/key",
+        "-oUser=admin",
+        "-oHostKeyAlias=[kvm2]:2222",
+        "-oBatchMode=yes",
+    ):
         assert option in command
     assert "exec sudo -n $p" in command[-1]
     # It runs what it is given, and nothing else.
     plain = stream.Login("kvm2").command(10)[-1].replace("exec $p", f"exec {sys.executable}")
     with Peer(["sh", "-c", plain], "kvm2") as peer:
         assert peer.ask("stat", path="/")["type"] == "directory"
+
+
+@pytest.mark.parametrize("port", [0, 22])
+def test_the_key_of_a_host_at_the_usual_port_has_its_plain_name(port):
+    assert "-oHostKeyAlias=kvm2" in stream.Login("10.0.0.2", port=port, known_as="kvm2").command(10)
 
 
 def test_two_copies_do_not_count_on_the_same_space(tmp_path):

@@ -105,7 +105,9 @@ class Login:
         options += [f"-oPort={self.port}"] if self.port else []
         options += [f"-oIdentityFile={self.key_file}"] if self.key_file else []
         options += [f"-oUser={self.user}"] if self.user else []
-        options += [f"-oHostKeyAlias={self.known_as}"] if self.known_as else []
+        # As ssh writes the name of a host at another port, which it does not do with this one by itself.
+        known_as = self.known_as if self.port in (0, 22) else f"[{self.known_as}]:{self.port}"
+        options += [f"-oHostKeyAlias={known_as}"] if self.known_as else []
         root = "" if self.user in ("", "root") else "sudo -n "
         quoted = BOOT.replace("'", '"')
         look = f"for p in {' '.join(PYTHONS)}; do command -v $p >/dev/null && exec {root}$p -c '{quoted}'; done"
