@@ -9,6 +9,7 @@ import os
 import random
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -276,13 +277,14 @@ def test_a_size_that_no_file_may_have_is_said_and_leaves_nothing(tmp_path, clear
     assert names(tmp_path) == ["source"]
 
 
-def test_what_a_login_says_first_is_passed_over():
-    script = f"echo 'Welcome!'; echo; exec {sys.executable} -c \"$1\""
+@pytest.mark.parametrize("said", ["Welcome!", "42", "null", "[[1, 2]]"])
+def test_what_a_login_says_first_is_passed_over(said):
+    script = f"echo '{said}'; echo; exec {sys.executable} -c \"$1\""
     with Peer(["sh", "-c", script, "sh", stream.BOOT], "there") as peer:
         assert peer.ask("stat", path="/")["type"] == "directory"
 
 
-@pytest.mark.parametrize("script", ["echo 'there is no python3' >&2; exit 127", "exit 1", "cat >/dev/null"])
+@pytest.mark.parametrize("script", ["echo 'there is no python3' >&2; exit 127", "exit 1", "cat >/dev/null", "exec yes"])
 def test_a_host_that_cannot_receive_is_said(monkeypatch, script):
     monkeypatch.setattr(stream, "GREETING", 0.5)
     monkeypatch.setattr(stream, "GOODBYE", 0.5)
@@ -290,19 +292,30 @@ def test_a_host_that_cannot_receive_is_said(monkeypatch, script):
         Peer(["sh", "-c", script], "there")
     assert caught.value.kind == "gone"
     said = str(caught.value)
-    assert "no python3" in said or "status 1" in said or "silent" in said, said
+    assert "no python3" in said or "status 1" in said or "silent" in said or "other things" in said, said
 
 
 def test_the_way_to_a_host():
     command = stream.Login("10.0.0.2", "admin", 2222, "/root/key", "kvm2").command(10)
     assert command[-2] == "10.0.0.2"
-    for option in ("-oPort=2222", "-oIdentityFile=/root/key", "-oUser=admin", "-oHostKeyAlias=kvm2", "-oBatchMode=yes"):
+    for option in (
+        "-oPort=2222",
+        "-oIdentityFile=/root/key",
+        "-oUser=admin",
+        "-oHostKeyAlias=[kvm2]:2222",
+        "-oBatchMode=yes",
+    ):
         assert option in command
     assert "exec sudo -n $p" in command[-1]
     # It runs what it is given, and nothing else.
     plain = stream.Login("kvm2").command(10)[-1].replace("exec $p", f"exec {sys.executable}")
     with Peer(["sh", "-c", plain], "kvm2") as peer:
         assert peer.ask("stat", path="/")["type"] == "directory"
+
+
+@pytest.mark.parametrize("port", [0, 22])
+def test_the_key_of_a_host_at_the_usual_port_has_its_plain_name(port):
+    assert "-oHostKeyAlias=kvm2" in stream.Login("10.0.0.2", port=port, known_as="kvm2").command(10)
 
 
 def test_two_copies_do_not_count_on_the_same_space(tmp_path):
@@ -357,6 +370,117 @@ def test_only_the_file_that_is_known_is_removed(peer, tmp_path):
     assert names(tmp_path) == ["source"]
 
 
+def test_no_sign_of_life_gets_between_the_frames_and_the_commands(tmp_path, monkeypatch):
+    monkeypatch.setattr(receiver, "SIGN_OF_LIFE", 0.0001)
+    source = sparse(tmp_path / "source", MIB, [(0, 5000)])
+    with Peer.local() as busy:
+        for _number in range(100):
+            copied(busy, source, tmp_path / "target")
+            assert same(source, tmp_path / "target")
+
+
+def test_a_file_with_another_name_is_not_written_into(peer, tmp_path):
+    source, target = (sparse(tmp_path / name, MIB, [(0, length)]) for name, length in (("source", 9), ("target", 5)))
+    kept = target.read_bytes()
+    os.link(target, tmp_path / "snapshot")
+    copied(peer, source, target, update=True)
+    assert same(source, target)
+    assert (tmp_path / "snapshot").read_bytes() == kept
+    assert names(tmp_path) == ["snapshot", "source", "target"]
+
+
+def test_what_a_link_led_to_is_removed_again(peer, tmp_path):
+    source, link = sparse(tmp_path / "source", MIB, [(0, 9)]), tmp_path / "link"
+    link.symlink_to(tmp_path / "real")
+    sent = copied(peer, source, link)
+    assert peer.ask("remove", path=str(link), known=sent.known)["removed"]
+    assert names(tmp_path) == ["link", "source"]
+
+
+@pytest.fixture
+def device(tmp_path):
+    """A block device of 8 MiB that holds something at both ends."""
+    backing = sparse(tmp_path / "backing", 8 * MIB, [])
+    made = subprocess.run(["losetup", "--find", "--show", str(backing)], capture_output=True, text=True, check=False)
+    if made.returncode:
+        pytest.skip(f"no loop device here: {made.stderr.strip()}")
+    yield Path(made.stdout.strip())
+    subprocess.run(["losetup", "--detach", made.stdout.strip()], check=True)
+
+
+def test_what_was_written_to_a_device_is_wiped_and_the_device_stays(peer, tmp_path, device):
+    source = sparse(tmp_path / "source", 8 * MIB, [(0, MIB), (7 * MIB, MIB)])
+    with Image(str(source)) as image:
+        sent = send(image, peer, str(device), RUN)
+        peer.ask("discard", image=sent.image)
+        assert peer.ask("stat", path=str(device))["blank"]
+        sent = send(image, peer, str(device), RUN)
+        peer.ask("commit", image=sent.image, mode=0o600, owner="", group="")
+    assert peer.ask("remove", path=str(device), known=sent.known)["removed"]
+    assert device.is_block_device()
+    assert peer.ask("stat", path=str(device))["blank"]
+    assert not peer.ask("remove", path=str(device), known=sent.known)["removed"]
+
+
+def test_the_receiver_listens_where_the_sender_will_connect(peer, tmp_path, monkeypatch):
+    known = socket.getaddrinfo
+
+    def look_up(host, *more, **options):
+        # The receiver is another process: for that one its own name is often an address of its loopback.
+        return known("127.0.0.1" if host == "kvm2.invalid" else host, *more, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    source = sparse(tmp_path / "source", MIB, [(0, 9)])
+    copied(peer, source, tmp_path / "target", clear_address="kvm2.invalid")
+    assert same(source, tmp_path / "target")
+
+
+def test_an_address_that_nobody_knows_is_said(peer, tmp_path):
+    source = sparse(tmp_path / "source", MIB, [(0, 9)])
+    with Image(str(source)) as image, pytest.raises(StreamError) as caught:
+        send(image, peer, str(tmp_path / "target"), RUN, clear_address="nowhere.invalid")
+    assert caught.value.kind == "unreachable"
+    assert names(tmp_path) == ["source"]
+
+
+def test_a_host_without_qemu_img_is_said(tmp_path, monkeypatch):
+    source = sparse(tmp_path / "source", MIB, [(0, 9)])
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with Peer.local() as bare, Image(str(source)) as image:
+        sent = send(image, bare, str(tmp_path / "target"), RUN)
+        with pytest.raises(StreamError) as caught:
+            bare.ask("rebase", image=sent.image, backing="/vm/base", kind="raw")
+        assert caught.value.kind == "not_installed"
+    assert names(tmp_path) == ["source"]
+
+
+@pytest.mark.parametrize("clear", [False, True])
+def test_a_receiver_that_stands_still_is_noticed(tmp_path, monkeypatch, clear):
+    source = sparse(tmp_path / "source", 64 * MIB, [(0, 64 * MIB)])
+    monkeypatch.setattr(receiver, "SIGN_OF_LIFE", 0.2)
+    peer = Peer.local()
+    process = peer._process
+
+    def stop(count):
+        if count >= 8 * MIB:
+            os.kill(process.pid, signal.SIGSTOP)
+            monkeypatch.setattr(receiver, "SILENCE", 1.0)
+
+    killer = threading.Timer(30.0, process.kill)
+    killer.start()
+    monkeypatch.setattr(stream, "GOODBYE", 0.5)
+    try:
+        with Image(str(source)) as image, pytest.raises(StreamError) as caught:
+            address = "127.0.0.1" if clear else ""
+            send(image, peer, str(tmp_path / "target"), RUN, clear_address=address, progress=stop)
+        assert caught.value.kind == "gone"
+        assert "silent" in str(caught.value)
+        assert killer.is_alive()
+    finally:
+        killer.cancel()
+        peer.close()
+
+
 def test_the_bandwidth_is_kept(peer, tmp_path):
     source = sparse(tmp_path / "source", 8 * MIB, [(0, 8 * MIB)])
     began = time.monotonic()
@@ -382,8 +506,6 @@ def test_two_may_read_an_image_and_nobody_may_write(tmp_path):
 
 
 def test_whoever_does_not_know_the_token_is_turned_away(peer, tmp_path):
-    import socket
-
     source, target = sparse(tmp_path / "source", 4 * MIB, [(0, 4 * MIB)]), tmp_path / "target"
     listened = threading.Event()
     real = peer.ask

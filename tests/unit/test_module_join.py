@@ -10,8 +10,10 @@ from types import SimpleNamespace
 
 import pytest
 
+from ansible_collections.kvmops.migration.plugins.module_utils._domblk import start as relocation
 from ansible_collections.kvmops.migration.plugins.module_utils._migrate import start, worker
 from ansible_collections.kvmops.migration.plugins.module_utils._pure import options as table
+from ansible_collections.kvmops.migration.plugins.module_utils._pure.domblk import Wish
 from ansible_collections.kvmops.migration.plugins.module_utils._pure.refusal import Refusal
 from fake.lab import DEST_URI, domain_xml
 
@@ -23,9 +25,9 @@ def params(**options):
     return {**DEFAULTS, "name": "a", "dest_uri": DEST_URI, "tls": "false", **options}
 
 
-def call(**options):
+def call(copy=None, **options):
     module = SimpleNamespace(params=params(**options), run_command=None, check_mode=False, _diff=False)
-    return start.start(module)
+    return start.start(module, copy=copy)
 
 
 @pytest.fixture
@@ -97,6 +99,36 @@ def test_who_only_settles_is_joined_by_nobody_who_wants_a_move(lab):
     run = worker.Worker("r1", "a", "", table.told(params(cleanup=True))).take()
     with pytest.raises(Refusal, match="cleanup"):
         call()
+    run.leave()
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (Wish(), Wish(path_map={"/vm": "/data"})),
+        (Wish(dest_dir="/data"), None),
+        (Wish(), Wish(remove_source=True)),
+        (Wish(), Wish(format="raw")),
+    ],
+)
+def test_a_copy_to_another_place_or_of_another_kind_is_not_joined(lab, first, second):
+    run = worker.Worker("r1", "a", "", start.told(params(), first)).take()
+    with pytest.raises(Refusal, match="r1 with other options: copies of the disks"):
+        call(second)
+    run.leave()
+
+
+def test_c3_75_the_same_copy_is_joined(lab):
+    wish = Wish(path_map={"/vm": "/data"}, bandwidth=5)
+    run = worker.Worker("r1", "a", "", start.told(params(), wish)).take()
+    assert call(Wish(path_map={"/vm": "/data"}), _watch=True)["adopted"]
+    run.leave()
+
+
+def test_a_relocation_is_not_joined_by_who_wants_another_host(lab):
+    run = worker.Worker("r1", "a", "", relocation.TOLD).take()
+    with pytest.raises(Refusal, match="is being moved to another place on this host by run r1"):
+        call(_watch=True)
     run.leave()
 
 

@@ -10,8 +10,10 @@ from test_module_recover import killed_at
 from ansible_collections.kvmops.migration.plugins.module_utils._domblk.stream import StreamError
 from ansible_collections.kvmops.migration.plugins.module_utils._migrate import worker
 from ansible_collections.kvmops.migration.plugins.module_utils._pure import status as statuses
+from ansible_collections.kvmops.migration.plugins.modules import virt_domblk_copy
+from fake import carry as fake_carry
 from fake import libvirt as fake
-from fake.lab import IMAGE, UUID, disk_xml, domain_xml
+from fake.lab import DEST_URI, IMAGE, OTHER, UUID, disk_xml, domain_xml
 
 SHUTOFF = fake.VIR_DOMAIN_SHUTOFF
 OFFLINE_FLAGS = {"OFFLINE", "PEER2PEER", "PERSIST_DEST", "UNDEFINE_SOURCE"}
@@ -107,6 +109,49 @@ def test_c7_110_a_chain_goes_along_and_a_base_that_is_there_is_not_sent_again(la
     assert [row["action"] for row in back.files] == ["keep", "update", "update"], back.files
 
 
+@pytest.mark.parametrize("force", [False, True])
+def test_a_base_of_another_vm_at_the_destination_is_not_replaced(lab, force):
+    lab.kvm1.write("/vm/base.qcow2", fake.File(content="base"))
+    lab.kvm1.write("/vm/a.qcow2", fake.File(content="top", backing="/vm/base.qcow2"))
+    lab.add(state=SHUTOFF)
+    assert lab.move().outcome == "migrated"
+    # It stayed there when the VM moved away, and another VM lies on it; then the VM got another base where it is now.
+    lab.kvm1.write("/vm/b.qcow2", fake.File(content="other", backing="/vm/base.qcow2"))
+    lab.add(name="b", uuid=OTHER, state=SHUTOFF, image="/vm/b.qcow2")
+    lab.kvm2.file("/vm/base.qcow2").content = "new base"
+    facts = lab.facts("kvm1")
+    back = lab.on("kvm2").move(dest_uri="qemu+ssh://root@kvm1/system", _dest_facts=facts, force=force)
+    assert back.failure_class == "image_in_use", back
+    assert "VM b (/vm/b.qcow2)" in back.msg
+    assert lab.kvm1.file("/vm/base.qcow2").content == "base"
+
+
+@pytest.mark.parametrize("phase", [statuses.COPYING, statuses.PREPARED])
+def test_of_a_vm_that_was_undefined_no_half_image_stays_and_whole_ones_are_named(stopped, monkeypatch, phase):
+    def reach(self, name):
+        self.say(phase=name)
+        if name == phase:
+            raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(worker.Worker, "phase", reach)
+        stopped.move()
+    [ledger] = stopped.unfinished()
+    half = fake_carry.part_name(IMAGE, ledger["run"])
+    if phase == statuses.COPYING:
+        stopped.kvm2.write(half, fake.File(content="half"))
+    del stopped.kvm1.guests[UUID]
+    result = stopped.move(cleanup=True)
+    assert result.outcome == "lost", result
+    assert not stopped.unfinished()
+    if phase == statuses.COPYING:
+        assert files(stopped.kvm2) == set()
+    else:
+        # It may be the last one.
+        assert files(stopped.kvm2) == {IMAGE}
+        assert any(warning.startswith(f"{IMAGE} on kvm2") for warning in stopped.warnings), stopped.warnings
+
+
 def test_too_little_room_is_refused_before_anything(stopped):
     stopped.world.free_bytes["kvm2"] = 1 << 20
     result = stopped.move()
@@ -177,6 +222,29 @@ def test_c5_95_a_move_that_is_to_end_ends_as_long_as_nothing_has_its_name(stoppe
     result = stopped.move()
     assert (result.failure_class, result.outcome) == ("cancelled", "failed"), result
     assert stopped.where() == (SHUTOFF, None)
+    assert files(stopped.kvm2) == set()
+    assert not stopped.unfinished()
+
+
+@pytest.mark.parametrize("is_gone", [False, True])
+@pytest.mark.parametrize("options", [{}, {"path_map": {"/vm": "/data"}}], ids=["as it is", "to another place"])
+def test_a_definition_that_somebody_changes_during_the_copy_does_not_move(stopped, monkeypatch, options, is_gone):
+    stopped.kvm2.directories["/data"] = {}
+    guest = stopped.kvm1.guests[UUID]
+    edited = domain_xml(disks=[disk_xml(), disk_xml("vdb", "/vm/new.qcow2")])
+
+    def edit(self, name):
+        self.say(phase=name)
+        if name == statuses.COPIED and is_gone:
+            del stopped.kvm1.guests[UUID]
+        elif name == statuses.COPIED:
+            guest.xml = edited
+
+    with monkeypatch.context() as patch:
+        patch.setattr(worker.Worker, "phase", edit)
+        result = stopped._main(virt_domblk_copy, {"name": "a", "dest_uri": DEST_URI, **options})
+    assert (result.failure_class, result.outcome) == ("definition_changed", "failed"), result
+    assert stopped.where() == (None if is_gone else SHUTOFF, None)
     assert files(stopped.kvm2) == set()
     assert not stopped.unfinished()
 

@@ -6,8 +6,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
+import signal
 import subprocess
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,8 +19,9 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.testing import patch_module_args
 from test_module_recover import killed_at
 
-from ansible_collections.kvmops.migration.plugins.module_utils._domblk import relocate
+from ansible_collections.kvmops.migration.plugins.module_utils._domblk import carry, relocate
 from ansible_collections.kvmops.migration.plugins.module_utils._migrate import local, worker
+from ansible_collections.kvmops.migration.plugins.module_utils._pure.refusal import Refusal
 from ansible_collections.kvmops.migration.plugins.modules import virt_domblk_copy, virt_migrate
 from fake import blockcopy
 from fake import libvirt as fake
@@ -197,6 +201,25 @@ def test_an_image_that_another_guest_lies_on_is_not_removed(here):
     assert here.move().outcome == "copied"
 
 
+@pytest.mark.skipif(not shutil.which("qemu-img"), reason="qemu-img is not installed here")
+@pytest.mark.parametrize("state", [SHUTOFF, RUNNING])
+@pytest.mark.parametrize("lies_on", [True, False])
+def test_an_image_that_another_disk_of_the_vm_needs_is_not_removed(here, state, lies_on):
+    guest = here.add(state, disks=("a.img", "b.img"))
+    top, second = here.old / "top.qcow2", here.old / "b.img"
+    if lies_on:
+        base = str(here.old / "a.img")
+        subprocess.run(["qemu-img", "create", "-qf", "qcow2", "-b", base, "-F", "raw", str(top)], check=True)
+    new = disk_xml("vdb", str(top), "qcow2") if lies_on else disk_xml("vdb", str(here.old / "a.img"), "raw")
+    guest.xml = guest.xml.replace(disk_xml("vdb", str(second), "raw"), new)
+    guest.inactive_xml = guest.xml if guest.active else guest.inactive_xml
+    result = here.move(disks=["vda"], remove_source=True)
+    assert result.failure_class == "image_in_use", result
+    assert "disk vdb" in result.msg
+    assert (here.old / "a.img").exists()
+    assert here.move(disks=["vda"]).outcome == "copied"
+
+
 @pytest.mark.parametrize("state", [SHUTOFF, RUNNING])
 def test_two_disks_that_would_become_one_are_refused(here, state):
     guest = here.add(state)
@@ -238,6 +261,31 @@ def test_a_definition_that_somebody_changes_meanwhile_is_not_overwritten(here, m
     assert "edited.img" in (guest.inactive_xml or guest.xml)
     assert here.files() == []
     assert (here.old / "a.img").exists()
+    assert not here.unfinished()
+
+
+@pytest.mark.parametrize("replace", [False, True])
+def test_an_image_that_changes_during_the_copy_does_not_move(here, monkeypatch, replace):
+    guest = here.add()
+    before = here.sources(guest)
+
+    def write(self, name):
+        """As on a file system without locks, or by what asks for none."""
+        self.say(phase=name)
+        if name == "copied":
+            if replace:
+                (here.old / "other").write_bytes((here.old / "a.img").read_bytes())
+                (here.old / "other").rename(here.old / "a.img")
+            with (here.old / "a.img").open("r+b") as file:
+                file.write(b"changed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(worker.Worker, "phase", write)
+        result = here.move(remove_source=True)
+    assert (result.failure_class, result.outcome) == ("image_changed", "failed"), result
+    assert here.sources(guest) == before
+    assert here.files() == []
+    assert (here.old / "a.img").read_bytes().startswith(b"changed")
     assert not here.unfinished()
 
 
@@ -419,6 +467,125 @@ def test_c7_110_a_format_changes_by_the_way_unless_that_loses_something(here):
     assert back.failure_class == "conversion_loses"
     assert "internal snapshot first" in back.msg
     assert here.sources(guest)[0] == [str(here.new / "a.img")]
+
+
+@pytest.mark.skipif(not shutil.which("qemu-img"), reason="qemu-img is not installed here")
+def test_force_replaces_no_image_that_a_vm_has_or_lies_on(here):
+    guest = here.add(disks=("a.img", "b.img"))
+    before = here.sources(guest)
+    base, top = here.new / "base.img", here.new / "top.qcow2"
+    base.write_bytes(os.urandom(100_000))
+    subprocess.run(["qemu-img", "create", "-qf", "qcow2", "-b", str(base), "-F", "raw", str(top)], check=True)
+    (here.new / "link").symlink_to(base)
+    here.host.guests[OTHER] = fake.Guest(
+        "c", OTHER, domain_xml("c", OTHER, [disk_xml("vda", str(top), "qcow2")]), state=SHUTOFF
+    )
+    for dest, user in ((base, "c"), (here.new / "link", "c"), (here.old / "b.img", "a")):
+        kept = dest.read_bytes()
+        result = here.run(path_map={str(here.old / "a.img"): str(dest)}, force=True)
+        assert result.failure_class == "image_in_use", (dest, result)
+        assert f"is used by VM {user}" in result.msg
+        assert dest.read_bytes() == kept
+    assert here.sources(guest) == before
+
+
+@pytest.fixture
+def slow_qemu_img(here, monkeypatch, tmp_path):
+    """A qemu-img whose conversions never end; where it notes its number."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    program = folder / "qemu-img"
+    real = shutil.which("qemu-img")
+    program.write_text(
+        f'#!/bin/sh\nif [ $1 = convert ]; then echo $$ >{folder}/pid; exec sleep 1000; fi\nexec {real} "$@"\n'
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    return folder / "pid"
+
+
+def test_c5_95_a_conversion_can_be_ended(here, monkeypatch, slow_qemu_img):
+    here.add()
+    wishes = iter([None, None])
+    monkeypatch.setattr(worker.Worker, "wish", lambda _self: next(wishes, ("cancelled", "somebody asked for it")))
+    result = here.move(format="qcow2")
+    assert (result.failure_class, result.outcome) == ("cancelled", "failed"), result
+    assert here.files() == []
+    assert not Path(f"/proc/{slow_qemu_img.read_text().strip()}").exists()
+
+
+def test_c3_75_of_a_killed_conversion_nothing_is_left(here, slow_qemu_img):
+    here.add()
+    child = os.fork()
+    if not child:
+        try:
+            here.move(format="qcow2")
+        finally:
+            os._exit(1)
+    deadline = time.monotonic() + 20
+    while not (slow_qemu_img.exists() and slow_qemu_img.read_text().strip()):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    number = Path(f"/proc/{slow_qemu_img.read_text().strip()}")
+    [stage] = here.files()
+    assert (here.new / stage).stat().st_mode & 0o777 == 0o600
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    while number.exists() and "Z" not in (number / "stat").read_text().split()[2]:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    assert here.run(virt_migrate, cleanup=True).outcome == "failed"
+    assert here.files() == []
+
+
+def test_a_conversion_needs_room_for_the_converted_image_as_well(here, monkeypatch):
+    here.add()
+    asked = {}
+    monkeypatch.setattr(carry.Peer, "ask", spied(carry.Peer.ask, asked))
+    here.move(format="qcow2", check=True)
+    assert len(asked["reserve"]["needs"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("said", "failure_class", "cure"),
+    [
+        ("there is no python3", "python_missing", "install python3"),
+        ("sudo: a password is required", "not_permitted", "sudo without a password"),
+        ("root@kvm2: Permission denied (publickey).", "ssh_login", "role ssh_trust"),
+    ],
+)
+def test_why_a_host_takes_no_images_is_told_apart(monkeypatch, said, failure_class, cure):
+    def refused(_login, _timeout):
+        return carry.Peer(["sh", "-c", f"echo '{said}' >&2; exit 127"], "kvm2")
+
+    monkeypatch.setattr(carry.Peer, "over_ssh", refused)
+    with pytest.raises(Refusal, match=re.escape(said)) as caught:
+        carry.Way("kvm2").open(1.0)
+    assert caught.value.failure_class == failure_class
+    assert cure in caught.value.cure
+
+
+@pytest.mark.parametrize(
+    ("source", "dest", "is_local", "folder"),
+    [
+        ("/vm/a", "/new/a", True, "/new"),
+        ("/vm/a", "/new/a", False, "/vm"),
+        ("/vm/a", "/dev/vg/a", True, "/vm"),
+        ("/dev/vg/a", "/new/a", True, "/new"),
+        ("/dev/vg/a", "/new/a", False, "/var/tmp"),
+        ("/dev/vg/a", "/dev/vg2/a", True, "/var/tmp"),
+    ],
+)
+def test_no_image_is_made_in_the_memory_that_dev_is(source, dest, is_local, folder):
+    assert str(Path(carry.stage_of(source, dest, is_local, "1-a")).parent) == folder
+
+
+def spied(ask, asked):
+    def spy(self, do, **arguments):
+        asked[do] = arguments
+        return ask(self, do, **arguments)
+
+    return spy
 
 
 @pytest.fixture

@@ -10,11 +10,13 @@ What must be known to take that back is in the ledger of the run before it is do
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import grp
 import os
 import posixpath
 import pwd
+import signal
 import stat
 import subprocess
 import time
@@ -34,6 +36,10 @@ LETS_GO = far.SILENCE + 15.0
 STEP = 0.5
 # Seconds between two words about how far it is.
 TELL_EVERY = 0.5
+# Where an image is converted that has no directory beside it for that.
+STAGING = "/var/tmp"
+LIBC = ctypes.CDLL(None)
+PR_SET_PDEATHSIG = 1
 
 CURES = {
     "ENOSPC": ("no_space", "make room there"),
@@ -46,7 +52,13 @@ CURES = {
     "gone": ("copy_interrupted", "run again when both hosts and the link between them are well"),
     "unreachable": ("port_blocked", "open the ports 49152 to 49215 there, or leave encrypt at true"),
     "ENOENT": ("directory_missing", "make that directory there"),
+    "not_installed": ("qemu_img_missing", "install qemu-utils or qemu-img there"),
     "EACCES": ("not_permitted", "run as root (become: true)"),
+}
+# Why a login that works is not enough, by what is said then.
+NO_RECEIVER = {
+    "there is no python3": ("python_missing", "install python3 there"),
+    "sudo: ": ("not_permitted", "let that user run sudo without a password there, or log in as root"),
 }
 OTHERWISE = ("copy_failed", "remove the cause, then run again")
 
@@ -78,12 +90,11 @@ class Way:
         try:
             return Peer.over_ssh(login, timeout)
         except StreamError as error:
-            raise Refusal(
-                f"no image can be sent to {self.host}: {error}",
-                "ssh_login",
-                "role ssh_trust",
-                role="ssh_trust",
-            ) from error
+            said = f"no image can be sent to {self.host}: {error}"
+            for word, (failure_class, cure) in NO_RECEIVER.items():
+                if word in said:
+                    raise Refusal(said, failure_class, cure) from error
+            raise Refusal(said, "ssh_login", "role ssh_trust", role="ssh_trust") from error
 
 
 def way_to(dest_uri: str, address: str = "") -> Way:
@@ -118,19 +129,23 @@ class Carrying:
         run: str,
         timeout: float,
         replaceable: Callable[[File], bool],
+        others: Callable[[], Mapping[str, Tuple[str, str]]] = dict,
     ):
-        """`replaceable` is true, or raises a Refusal for a file that must not replace what is at its destination."""
+        """`replaceable` is true, or raises a Refusal for a file that must not replace what is at its destination.
+
+        `others` tells by path the VM and the format of each image there that is a disk of another VM.
+        """
         self.files = tuple(files)
         self.way = way
         self._wish = wish
         self._run = run
         self._timeout = timeout
         self._replaceable = replaceable
+        self._others = others
         self._images: Dict[str, Image] = {}
         self._peer: Peer | None = None
         self._updates: Dict[str, bool] = {}
         self._skipped: Dict[str, str] = {}
-        self._stages: List[str] = []
         self._sent: List[Tuple[File, Sent]] = []
         self.bytes_sent = 0
         self.seconds = 0.0
@@ -148,9 +163,6 @@ class Carrying:
         if self._peer is not None:
             self._peer.close()
             self._peer = None
-        for stage in self._stages:
-            with suppress(FileNotFoundError):
-                os.unlink(stage)
 
     @property
     def _open_peer(self) -> Peer:
@@ -191,15 +203,19 @@ class Carrying:
                 raise Refusal(f"{file.dest} is no file at the destination", "dest_image_exists", "give another path")
             self._check_same(file, there)
             if there["type"] == "block":
+                self._check_unused(file)
                 self._check_device(file, there)
             elif there["type"] != "missing":
                 if file.is_base and self._is_equal(file, there):
                     self._skipped[file.source] = "the same base image is there"
                     continue
                 self._updates[file.source] = self._replaceable(file)
+                self._check_unused(file)
             grows = self._bytes(file) - (there["allocated"] if self._updates.get(file.source) else 0)
             if there["type"] != "block":
                 needs[file.dest] = max(0, grows)
+            if file.convert:
+                self._check_stage(file, needs)
         missing = peer.ask("reserve", needs=needs, run=self._run)["missing"]
         for one in missing:
             raise Refusal(
@@ -209,9 +225,39 @@ class Carrying:
                 "make room there, or give another place",
             )
 
+    def _check_stage(self, file: File, needs: Dict[str, int]) -> None:
+        """What is converted is made on this host first."""
+        stage, need = self._stage(file), self._bytes(file)
+        if not self.way.host:
+            needs[stage] = need
+            return
+        folder = posixpath.dirname(stage)
+        found = os.statvfs(folder)
+        free = found.f_bavail * found.f_frsize
+        if free < need:
+            raise Refusal(
+                f"the conversion of {file.source} needs {need} bytes in {folder} on this host, and {free} are free",
+                "no_space",
+                "make room there, or leave format and backing out",
+            )
+
+    def _stage(self, file: File) -> str:
+        return stage_of(file.source, file.dest, not self.way.host, self._run)
+
     def _bytes(self, file: File) -> int:
         """What a file holds data for; of one that is made anew it is what it may be at most."""
         return file.needs or self._images[file.source].data
+
+    def _check_unused(self, file: File) -> None:
+        """No other VM may have what is going to be written to, or lie on it, whatever is known or wished about it."""
+        others = self._others()
+        image = self._ask("lies_on", path=file.dest, images={path: form for path, (_name, form) in others.items()})
+        if image["image"]:
+            raise Refusal(
+                f"{file.dest} at the destination is used by VM {others[image['image']][0]} ({image['image']})",
+                "image_in_use",
+                "give another place with path_map, or move or rename one of the two images",
+            )
 
     def _check_device(self, file: File, there: Mapping[str, Any]) -> None:
         size = self._images[file.source].size
@@ -322,9 +368,9 @@ class Carrying:
     def _send(self, file: File, progress: Callable[[int], None], hold: Callable[[str], None]) -> Sent:
         peer, source = self._open_peer, self._images[file.source]
         opened = None
-        if file.convert:
-            opened = source = self._converted(file)
         try:
+            if file.convert:
+                opened = source = self._converted(file, lambda: progress(0))
             for folder in file.folders:
                 peer.ask("make_directory", **asdict(folder))
             sent = send(
@@ -352,22 +398,31 @@ class Carrying:
         finally:
             if opened is not None:
                 opened.close()
+            if file.convert:
+                with suppress(FileNotFoundError):
+                    os.unlink(self._stage(file))
 
-    def _converted(self, file: File) -> Image:
-        """The image in its new format, beside the source, or where it shall be if that is on this host."""
-        beside = file.source if self.way.host else file.dest
-        stage = far.to_text(far.part_name(far.to_bytes(beside), f"{self._run}-convert"))
-        self._stages.append(stage)
+    def _converted(self, file: File, alive: Callable[[], None]) -> Image:
+        """The image in its new format, on this host."""
+        stage = self._stage(file)
+        # It is as secret as the image, and must not follow a link.
+        try:
+            os.close(os.open(stage, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        except OSError as error:
+            raise Refusal(f"{stage}, for the conversion, cannot be made: {error.strerror}", *OTHERWISE) from error
         command = ["qemu-img", "convert", "-f", file.format, "-O", file.convert]
         command += ["-r", str(self._wish.bandwidth)] if self._wish.bandwidth else []
-        _qemu_img([*command, "--", file.source, stage], file)
+        _qemu_img([*command, "--", file.source, stage], file, alive)
         if self._wish.verify:
             compare = ["qemu-img", "compare", "-f", file.format, "-F", file.convert]
-            _qemu_img([*compare, "--", file.source, stage], file)
+            _qemu_img([*compare, "--", file.source, stage], file, alive)
         return Image(stage)
 
     def commit(self) -> None:
-        """Give all files their names."""
+        """Give all files their names, if their sources are still what was copied."""
+        for image in self._images.values():
+            if not image.is_unchanged():
+                raise Refusal(f"{image.path} was changed while it was copied", *CURES["changed"])
         for file, sent in self._sent:
             self._ask("commit", image=sent.image, mode=file.mode, owner=file.owner, group=file.group)
         self._sent = []
@@ -401,16 +456,44 @@ def remove_sources(known: Mapping[str, Mapping[str, int]]) -> Tuple[List[str], L
     return gone, warnings
 
 
-def _qemu_img(command: List[str], file: File) -> None:
+def stage_of(source: str, dest: str, is_local: bool, run: str) -> str:
+    """Where an image lies on this host while it is converted: where it shall be, if that is here, else beside the
+    source; beside a device there is nothing but the memory that /dev is."""
+    places = [dest, source] if is_local else [source]
+    beside = next((path for path in places if not path.startswith("/dev/")), "")
+    beside = beside or posixpath.join(STAGING, posixpath.basename(source))
+    return far.to_text(far.part_name(far.to_bytes(beside), f"{run}-convert"))
+
+
+def _end_with_us() -> None:
+    """Nobody else would end it when this process is killed."""
+    LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _qemu_img(command: List[str], file: File, alive: Callable[[], None]) -> None:
+    """Run it; `alive` is called all the time, and may raise to end it."""
     try:
-        done = subprocess.run(  # pylint: disable=ansible-bad-function
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False
+        process = subprocess.Popen(  # pylint: disable=ansible-bad-function,subprocess-popen-preexec-fn
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            preexec_fn=_end_with_us,
         )
     except FileNotFoundError:
         raise Refusal("qemu-img is not installed here", "qemu_img_missing", "install qemu-utils or qemu-img") from None
-    if done.returncode:
-        said = done.stdout.decode("utf-8", "replace").strip().splitlines()
-        reason = said[-1] if said else f"status {done.returncode}"
+    with process:
+        try:
+            while True:
+                with suppress(subprocess.TimeoutExpired):
+                    output = process.communicate(timeout=STEP)[0]
+                    break
+                alive()
+        finally:
+            process.kill()
+    if process.returncode:
+        said = output.decode("utf-8", "replace").strip().splitlines()
+        reason = said[-1] if said else f"status {process.returncode}"
         if reason.endswith(os.strerror(errno.ENOSPC)):
             raise Refusal(f"{file.source} could not be converted to {file.convert}: {reason}", *CURES["ENOSPC"])
         raise Refusal(f"{file.source} could not be converted to {file.convert}: {reason}", *OTHERWISE)
@@ -426,6 +509,7 @@ def take_back(carried: Sequence[Carried], way: Way, run: str, timeout: float) ->
         for one in carried:
             while True:
                 try:
+                    _remove_stage(one, way, run)
                     peer.ask("remove_part", path=one.dest, run=run)
                     if one.known:
                         peer.ask("remove", path=one.dest, known=one.known)
@@ -442,6 +526,27 @@ def take_back(carried: Sequence[Carried], way: Way, run: str, timeout: float) ->
                     warnings.append(f"{one.dest} on {peer.where} could not be removed: {error}")
                     break
     return warnings
+
+
+def take_back_unfinished(carried: Sequence[Carried], way: Way, run: str, timeout: float) -> List[str]:
+    """The same of a guest that is nowhere any more: what is whole stays, and is named."""
+    warnings = take_back([replace(one, known={}) for one in carried], way, run, timeout)
+    where = way.host or "this host"
+    return warnings + [
+        f"{one.dest} on {where} stays, where it has come that far: it may be the last copy of {one.source}"
+        for one in carried
+        if one.known
+    ]
+
+
+def _remove_stage(one: Carried, way: Way, run: str) -> None:
+    stage = stage_of(one.source, one.dest, not way.host, run)
+    try:
+        far.remove_part(far.to_bytes(stage))
+    except far.Failed as error:
+        raise StreamError(str(error), error.kind) from error
+    except OSError as error:
+        raise StreamError(f"{stage}: {error.strerror}") from error
 
 
 # The state of an emulated TPM

@@ -304,6 +304,19 @@ def disk_of(host: Host, uuid: str, disk: Disk, here: Images | None) -> DiskInfo:
     )
 
 
+def disks_of_others(host: Host, uuid: str = "") -> Dict[str, Tuple[str, str]]:
+    """By path, the VM and the format of each image that a VM other than that one on the host has as a disk."""
+    found: Dict[str, Tuple[str, str]] = {}
+    for domain in host.domains():
+        for inactive in (False, True) if domain.uuid != uuid else ():
+            with suppress(NotFound):
+                for disk in domain_xml.parse(host.xml(domain.uuid, inactive=inactive)).disks:
+                    path = path_of(host, disk)
+                    if path:
+                        found.setdefault(path, (domain.name, disk.format))
+    return found
+
+
 def users(host: Host, uuid: str, here: Images) -> Dict[str, str]:
     """By path, a VM other than that one on the host whose images lie on it, as the images themselves say."""
     found: Dict[str, str] = {}

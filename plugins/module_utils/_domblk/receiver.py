@@ -233,6 +233,14 @@ def is_blank(handle: int) -> bool:
     return all(ZERO.startswith(os.pread(handle, BLOCK, offset)) for offset in (0, max(0, size - BLOCK)))
 
 
+def wipe(handle: int, limit: int) -> None:
+    """Let a device seem to hold nothing, as far as something was written to it."""
+    size = os.lseek(handle, 0, os.SEEK_END)
+    for begin in (0, max(0, size - BLOCK)):
+        os.pwrite(handle, ZERO[: max(0, min(begin + BLOCK, limit) - begin)], begin)
+    os.fsync(handle)
+
+
 def summary(size: int, blocks: BlockList, name: str) -> str:
     """One digest, in hex, for a size in bytes and a block list."""
     packed = [struct.pack("<Q", size), *(struct.pack("<Q", number) + blocks[number] for number in sorted(blocks))]
@@ -338,14 +346,14 @@ class Image:
         # Whether the file that was there has the temporary name now, and whether it is no longer what it was.
         self._taken = False
         self._written = False
+        # A new file is all hole. What was there before has to be told what is zero.
+        self.is_fresh = False
         kind = None if self._before is None else self._before.st_mode
         self.is_device = kind is not None and stat.S_ISBLK(kind)
         if kind is not None and not self.is_device and not stat.S_ISREG(kind):
             raise Failed("%s is neither a file nor a block device" % to_text(self.target), "foreign")
         update = update and kind is not None and not self.is_device
         self.path = self.target if self.is_device else part_name(self.target, run)
-        # A new file is all hole. What was there before has to be told what is zero.
-        self.is_fresh = not self.is_device and not update
         self.handle = self._open_device() if self.is_device else self._open_old() if update else self._open_new()
 
     def _now(self) -> os.stat_result | None:
@@ -370,21 +378,23 @@ class Image:
         remove_part(self.path)
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
         handle = os.open(self.path, flags, 0o600)
+        self.is_fresh = True
         return self._locked(handle)
 
     def _open_old(self) -> int:
         old = self._locked(os.open(self.target, os.O_RDWR | os.O_CLOEXEC))
         try:
             new = self._open_new_clone(old)
-            if new is not None:
-                os.close(old)
-                return new
-            os.rename(self.target, self.path)
+            # Whoever gave it another name wants to keep what it is.
+            if new is None and os.fstat(old).st_nlink == 1:
+                os.rename(self.target, self.path)
+                self._taken = True
+                return old
         except BaseException:
             os.close(old)
             raise
-        self._taken = True
-        return old
+        os.close(old)
+        return self._open_new() if new is None else new
 
     def _open_new_clone(self, old: int) -> int | None:
         remove_part(self.path)
@@ -473,7 +483,7 @@ class Image:
         try:
             if self.is_device:
                 if self._written:
-                    self.zero(0, min(BLOCK, self.size))
+                    wipe(self.handle, self.size)
             elif self._taken and not self._written and not os.path.lexists(self.target):
                 os.rename(self.path, self.target)
             else:
@@ -706,6 +716,19 @@ class Receiver:
             os.close(handle)
         return answer
 
+    def do_lies_on(self, path: str, images: Dict[str, str]) -> Dict[str, Any]:
+        """Which of these images, with their formats, is that file or lies on it; empty for none."""
+        real = os.path.realpath(to_bytes(path))
+        for image, form in images.items():
+            here, seen = image, set()
+            while here and here not in seen:
+                if os.path.realpath(to_bytes(here)) == real:
+                    return {"image": image}
+                seen.add(here)
+                # The format is never guessed: that would be for the guest to say.
+                here, form = _below(here, form) if form not in ("", "raw") else ("", "")
+        return {"image": ""}
+
     def do_reserve(self, needs: Dict[str, int], run: str, folder: str = SPACE) -> Dict[str, Any]:
         """Note how many bytes each file will need; what is missing, by directory, counting what others have noted."""
         free: Dict[int, List[Any]] = {}
@@ -751,15 +774,25 @@ class Receiver:
         return {"removed": remove_part(part_name(os.path.realpath(to_bytes(path)), run))}
 
     def do_remove(self, path: str, known: Dict[str, int]) -> Dict[str, Any]:
-        """Remove a file, if it is the one that is known; it is gone afterwards, also after a power cut."""
-        real = to_bytes(path)
+        """Remove a file, if it is the one that is known; it is gone afterwards, also after a power cut.
+
+        A device stays, and seems to hold nothing.
+        """
+        # As when it was written: a link stays one.
+        real = os.path.realpath(to_bytes(path))
         try:
             handle = os.open(real, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
         except FileNotFoundError:
             return {"removed": False}
         try:
-            if identity(os.fstat(handle)) != known or not lock(handle, fcntl.F_WRLCK):
+            found = os.fstat(handle)
+            if identity(found) != known:
                 return {"removed": False}
+            if not lock(handle, fcntl.F_WRLCK):
+                raise Failed("%s is in use by another process" % path, "in_use")
+            if stat.S_ISBLK(found.st_mode):
+                wipe(handle, os.lseek(handle, 0, os.SEEK_END))
+                return {"removed": True}
             os.unlink(real)
         finally:
             os.close(handle)
@@ -946,7 +979,7 @@ class Receiver:
         # QEMU wants the locks that keep others away.
         lock(own.handle, fcntl.F_UNLCK)
         try:
-            _run(["qemu-img", "rebase", "-u", "-f", "qcow2", "-F", kind, "-b", backing, "--", to_text(own.path)])
+            _run(["qemu-img", "rebase", "-u", "-f", "qcow2", "-F", kind, "-b", to_bytes(backing), "--", own.path])
         finally:
             lock(own.handle, fcntl.F_WRLCK)
         own.flush()
@@ -998,10 +1031,24 @@ def _noted(folder: str, but: int) -> Iterator[Dict[str, Any]]:
                     yield {**note, "bytes": max(0, note["bytes"] - done)}
 
 
-def _run(command: List[str]) -> None:
-    done = subprocess.run(  # pylint: disable=ansible-bad-function
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False
-    )
+def _below(image: str, form: str) -> Tuple[str, str]:
+    """What an image lies on, and the format of that; empty for nothing, and for an image that cannot be read."""
+    done = _done(["qemu-img", "info", "-U", "--output=json", "-f", form, "--", to_bytes(image)], subprocess.DEVNULL)
+    told = json.loads(done.stdout) if not done.returncode else {}
+    return told.get("full-backing-filename", ""), told.get("backing-filename-format", "")
+
+
+def _done(command: List[Any], errors: int) -> Any:
+    try:
+        return subprocess.run(  # pylint: disable=ansible-bad-function
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, check=False
+        )
+    except FileNotFoundError:
+        raise Failed("%s is not installed" % command[0], "not_installed") from None
+
+
+def _run(command: List[Any]) -> None:
+    done = _done(command, subprocess.STDOUT)
     if done.returncode:
         said = done.stdout.decode("utf-8", "replace").strip().splitlines()
         raise Failed("%s failed: %s" % (command[0], said[-1] if said else "status %d" % done.returncode))

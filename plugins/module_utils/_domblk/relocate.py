@@ -134,6 +134,8 @@ class Relocation:
         if not moves:
             return self._finished(ALREADY_THERE, changed=False)
         self._check_others(domain, moves)
+        if request.wish.remove_source:
+            self._check_needed(definition, moves)
         self._check_alone(domain, moves)
         if domain.active:
             ledger = self._relocate_running(domain, definition, moves)
@@ -199,6 +201,20 @@ class Relocation:
                     "leave remove_source out",
                 )
 
+    def _check_needed(self, definition: Definition, moves: Sequence[Move]) -> None:
+        """Disks of the VM that stay where they are may be the same image, or lie on it."""
+        moving = {move.target for move in moves}
+        sources = {move.source for move in moves}
+        for disk in definition.disks:
+            chain = chain_of(disk, path_of(self._host, disk), self._request.images)
+            for image in chain[1:] if disk.target in moving else chain:
+                if image.path in sources:
+                    raise Refusal(
+                        f"remove_source: {image.path} is used by disk {disk.target} as well",
+                        "image_in_use",
+                        "leave remove_source out",
+                    )
+
     def _check_alone(self, domain: Domain, moves: Sequence[Move]) -> None:
         """Nothing else may know the disks where they are, and no two of them may go to one place."""
         taken: Dict[str, str] = {}
@@ -248,7 +264,12 @@ class Relocation:
             chain = chain_of(disk, move.source, request.images)
             files += domblk.files(disk, chain, request.wish, move.dest, bases_stay=True)
         timeout = request.options["connect_timeout"]
-        with Carrying(files, Way(), request.wish, worker.run_id, timeout, self._may_replace) as carrying:
+
+        def others() -> Dict[str, Tuple[str, str]]:
+            """Other disks of this very VM too."""
+            return info.disks_of_others(self._host)
+
+        with Carrying(files, Way(), request.wish, worker.run_id, timeout, self._may_replace, others) as carrying:
             carrying.check()
             self._result["files"] = carrying.plan()
             if request.check_mode:
@@ -466,6 +487,7 @@ def settle(ledger: CopyLedger, host: Host, local: Local) -> End:
         end.warnings.append(
             f"{ledger.name}, whose disks were moving (run {ledger.run}), is not on {host} any more: {where}"
         )
+        end.warnings += carry.take_back_unfinished(ledger.carried, Way(), ledger.run, 0.0)
         local.close_run(ledger.run)
         return end
     copying = {move.target for move in ledger.moves if domain.active and _mirror(move, domain, host) is not None}

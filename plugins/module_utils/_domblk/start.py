@@ -48,6 +48,8 @@ OWN: Dict[str, Dict[str, Any]] = {
     "remove_source": {"type": "bool", "default": False},
 }
 MOST_MIB = 1 << 24
+# Of a move on this host, for whoever wants the VM on another one.
+TOLD = {"dest_uri": "another place on this host"}
 
 
 def argument_spec() -> Dict[str, Dict[str, Any]]:
@@ -115,13 +117,13 @@ def _as_migration(options: Mapping[str, Any]) -> Dict[str, Any]:
 
 def _relocate(module: Any, options: Mapping[str, Any], wish: Wish) -> Dict[str, Any]:
     run_id = f"{int(time.time())}-{os.urandom(4).hex()}"
-    worker = Worker(run_id, options["name"], options["on_controller_loss"] if options["_watch"] else "")
+    worker = Worker(run_id, options["name"], options["on_controller_loss"] if options["_watch"] else "", TOLD)
     request = relocate.Request(
         options, wish, Local(module.run_command), Images.of(module), worker, module.check_mode, module._diff
     )
     if module.check_mode:
         return relocate.run(request)
-    wished = json.dumps([options["disks"], wish.dest_dir, wish.path_map, wish.format, wish.backing])
+    wished = json.dumps(domblk.told(wish))
     while True:
         try:
             worker.take()

@@ -19,9 +19,11 @@ import os
 import queue
 import select
 import socket
+import stat
 import struct
 import subprocess
 import sys
+import termios
 import threading
 import time
 from contextlib import suppress
@@ -66,6 +68,8 @@ SSH = (
 # Seconds for the first word of a receiver, and for its end.
 GREETING = 60.0
 GOODBYE = 10.0
+# More bytes than the signs of life of a receiver are until it counts as gone.
+MANY_SIGNS = 1024
 # Milliseconds that data in clear may stay unacknowledged until the connection counts as cut (tcp(7)).
 USER_TIMEOUT = 60000
 # Of QEMU's block/file-posix.c: byte 100 + N is locked by who needs permission N, byte 200 + N by who does not grant it.
@@ -101,7 +105,9 @@ class Login:
         options += [f"-oPort={self.port}"] if self.port else []
         options += [f"-oIdentityFile={self.key_file}"] if self.key_file else []
         options += [f"-oUser={self.user}"] if self.user else []
-        options += [f"-oHostKeyAlias={self.known_as}"] if self.known_as else []
+        # As ssh writes the name of a host at another port, which it does not do with this one by itself.
+        known_as = self.known_as if self.port in (0, 22) else f"[{self.known_as}]:{self.port}"
+        options += [f"-oHostKeyAlias={known_as}"] if self.known_as else []
         root = "" if self.user in ("", "root") else "sudo -n "
         quoted = BOOT.replace("'", '"')
         look = f"for p in {' '.join(PYTHONS)}; do command -v $p >/dev/null && exec {root}$p -c '{quoted}'; done"
@@ -122,8 +128,14 @@ class Peer:
         far.widen(self._in)
         self._pending = b""
         self._lock = threading.Lock()
-        self._in_frames = False
+        # What tells the receiver that this is alive; nothing while it goes from commands to frames, or back.
+        self._sign = b"\n"
         self._closed = threading.Event()
+        # Bytes that the receiver has said and that were read.
+        self._heard = 0
+        self._is_silent = False
+        # A connection of its own that data goes through.
+        self.aside: socket.socket | None = None
         self.bytes_sent = 0
         self.hash = ""
         # Whether it may wait for something else than a command.
@@ -187,10 +199,13 @@ class Peer:
 
     def _greeting(self) -> Dict[str, Any]:
         """The first word of a receiver; what a login may say before that is no part of it."""
+        until = time.monotonic() + GREETING
         while True:
             word = self._answer(GREETING, greeting=True)
             if "hashes" in word:
                 return word
+            if time.monotonic() > until:
+                raise StreamError(f"{self.where} has said other things for {GREETING:g} s", "gone")
 
     def _answer(self, patience: float, greeting: bool = False) -> Dict[str, Any]:
         while True:
@@ -201,21 +216,26 @@ class Peer:
                 more = os.read(self._out, 1 << 20)
                 if not more:
                     raise self._gone()
+                self._heard += len(more)
                 self._pending += more
             line, _newline, self._pending = self._pending.partition(b"\n")
             if line.strip():
                 try:
                     return dict(json.loads(line))
-                except ValueError:
+                except (TypeError, ValueError):
                     if not greeting:
                         raise StreamError(f"{self.where} said {line[:200]!r}", "gone") from None
+                    return {}
 
     def check(self) -> None:
         """Fail if the receiver has said that there is no use in going on."""
+        if self._is_silent:
+            raise self._gone()
         while select.select([self._out], [], [], 0)[0]:
             more = os.read(self._out, 65536)
             if not more:
                 raise self._gone()
+            self._heard += len(more)
             self._pending += more
         if b'"early"' in self._pending:
             raise StopSending
@@ -231,6 +251,7 @@ class Peer:
                 break
             said += more
         lines = said.decode("utf-8", "replace").strip().splitlines()
+        lines += [f"it was silent for {far.SILENCE:g} s"] if self._is_silent else []
         reason = lines[-1] if lines else f"its process ended with status {self._process.returncode}"
         return StreamError(f"{self.where}: the copy's other end is gone: {reason}", "gone")
 
@@ -242,23 +263,40 @@ class Peer:
                 raise self._gone() from None
             self.bytes_sent += sum(len(part) for part in parts)
 
-    def frames(self, begin: bool) -> None:
+    def sign(self, sign: bytes) -> None:
         with self._lock:
-            self._in_frames = begin
+            self._sign = sign
 
     def frame(self, offset: int, length: int, kind: int, data: Any = b"") -> None:
         self._write(FRAME.pack(offset, length, kind), data)
 
     def _live(self) -> None:
+        heard, since = -1, 0.0
         while not self._closed.wait(far.SIGN_OF_LIFE):
+            now = time.monotonic()
+            with suppress(OSError, ValueError):
+                waiting = struct.unpack("i", fcntl.ioctl(self._out, termios.FIONREAD, bytes(4)))[0]
+                # Whoever says more than signs of life waits for us.
+                if self._heard + waiting != heard or waiting > MANY_SIGNS:
+                    heard, since = self._heard + waiting, now
+                elif now - since > far.SILENCE:
+                    self._give_up()
+                    return
             # Whoever writes just now is sign enough.
             if self._lock.acquire(blocking=False):
                 try:
-                    write_all(self._in, [FRAME.pack(0, 0, far.PULSE) if self._in_frames else b"\n"])
+                    write_all(self._in, [self._sign])
                 except (OSError, ValueError):
                     return
                 finally:
                     self._lock.release()
+
+    def _give_up(self) -> None:
+        """End a receiver that stands still: whoever writes to it would wait for ever."""
+        self._is_silent = True
+        self._process.kill()
+        with suppress(AttributeError, OSError):
+            self.aside.shutdown(socket.SHUT_RDWR)  # type: ignore[union-attr]
 
 
 class StopSending(Exception):
@@ -315,6 +353,15 @@ class Image:
             # A file system that has no locks knows of nobody.
             return False
         return bool(struct.unpack_from("h", told)[0] != fcntl.F_UNLCK)
+
+    def is_unchanged(self) -> bool:
+        """Whether it is still the file that was opened, and nobody has written to it: not everywhere are there locks,
+        nor does everybody ask for them."""
+        try:
+            found = os.stat(self.path)
+        except OSError:
+            return False
+        return not stat.S_ISREG(found.st_mode) or far.identity(found) == self.known
 
     @property
     def data(self) -> int:
@@ -419,9 +466,10 @@ class _Sending:
     def run(self, clear_address: str) -> str:
         """The digest of the content, empty where none was asked for."""
         peer = self._peer
+        address = self._resolved(clear_address) if clear_address else ""
         there = self._compared() if self.by_tree else None
         try:
-            self._open(clear_address)
+            self._open(address)
             try:
                 if there is not None:
                     self._send_changes(there)
@@ -445,25 +493,35 @@ class _Sending:
             self._end(far.END)
             peer.answer()
         finally:
-            peer.frames(False)
+            peer.sign(b"\n")
+            peer.aside = None
             if self._socket is not None:
                 self._socket.close()
         return far.summary(self._source.size, self._blocks, peer.hash) if self._verify else ""
 
     # The way
 
+    def _resolved(self, name: str) -> str:
+        """The address that a name has here: what the receiver's host takes it for is often one of its loopback."""
+        try:
+            return str(socket.getaddrinfo(name, far.PORTS[0], type=socket.SOCK_STREAM)[0][4][0])
+        except OSError as error:
+            raise StreamError(f"{name} has no address here: {error.strerror}", "unreachable") from error
+
     def _open(self, clear_address: str) -> None:
         self._peer.ask("begin", image=self._image)
         if not clear_address:
+            self._peer.sign(b"")
             self._peer.order("receive", image=self._image, clear=False)
             self._peer.answer()
-            self._peer.frames(True)
+            self._peer.sign(FRAME.pack(0, 0, far.PULSE))
             return
         told = self._peer.ask("listen", address=clear_address)
         self._peer.order("receive", image=self._image, clear=True)
         try:
             self._socket = socket.create_connection((clear_address, told["port"]), 10.0)
             self._socket.settimeout(None)
+            self._peer.aside = self._socket
             self._socket.setsockopt(socket.IPPROTO_TCP, getattr(socket, "TCP_USER_TIMEOUT", 18), USER_TIMEOUT)
             self._socket.sendall(bytes.fromhex(told["token"]))
         except OSError as error:
@@ -489,8 +547,10 @@ class _Sending:
         return StreamError(f"{self._peer.where}: the connection for the data was cut", "gone")
 
     def _end(self, kind: int) -> None:
+        if self._socket is None:
+            self._peer.sign(b"")
         self._frame(0, 0, kind)
-        self._peer.frames(False)
+        self._peer.sign(b"\n")
 
     def _went(self, count: int) -> None:
         self._done += count

@@ -151,6 +151,8 @@ class Ending:
             self._remove_markers()
             self._report.warn(*guest.remove_nvram(self._ledger, self._storages()[1]))
             self._refresh_pools()
+        elif end.row.outcome == outcome.LOST:
+            self._take_back_unfinished()
         self._worker.phase(statuses.FINISHING)
         said = outcome.say(end.row, ledger.name, str(self._source), str(self._dest), end.source_state, end.dest_state)
         self._report.finished(changed=not settled, outcome=end.row.outcome)
@@ -186,6 +188,14 @@ class Ending:
                 "run again, or recover.yml, when that host answers",
                 outcome=outcome.UNDETERMINED,
             ) from error
+
+    def _take_back_unfinished(self) -> None:
+        ledger = self._ledger
+        try:
+            said = carry.take_back_unfinished(ledger.carried, ledger.way, ledger.run, CONNECT_TIMEOUT)
+        except (Refusal, StreamError) as error:
+            said = [f"what was sent to {self._dest} is still there: {getattr(error, 'problem', error)}"]
+        self._report.warn(*said)
 
     def _remove_sources(self) -> None:
         """Remove what was copied, where that was asked for and the guest is defined nowhere else."""

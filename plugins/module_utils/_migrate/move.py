@@ -14,7 +14,7 @@ from typing import Any, Dict, List, Mapping, Tuple
 from .._domblk import info
 from .._domblk.carry import Carrying, Way, way_to
 from .._domblk.info import chain_of
-from .._libvirt import Host, LibvirtFailure, unknown_flags
+from .._libvirt import Host, LibvirtFailure, NotFound, unknown_flags
 from .._pure import certificates, checks, domain_xml, domblk, jobstats, outcome, schedule, storage
 from .._pure import options as table
 from .._pure import status as statuses
@@ -60,13 +60,15 @@ class Move:
         self._source_pools = Storage(source, request.run_id, request.now)
         self._dest_pools = Storage(dest, request.run_id, request.now)
         self._guest = Guest(self._options, report, self._source_pools, self._dest_pools, place)
+        # The definition that all checks are about.
+        self._before = ""
 
     def run(self) -> Dict[str, Any]:
         """Check everything, then move; nothing is changed before the last check has passed."""
         mode = self._check_guest()
         if mode in table.ACTIVE:
             self._check_socket("migrate_uri")
-        before = self._source.xml(self._place.uuid, inactive=True)
+        before = self._before = self._source.xml(self._place.uuid, inactive=True)
         self._check_facts()
         layout = self._lay_out(mode)
         if mode in table.ACTIVE:
@@ -541,6 +543,7 @@ class Move:
             self._request.run_id,
             options["connect_timeout"],
             lambda file: self._guest.may_replace(file, self._disks, self._facts),
+            lambda: info.disks_of_others(self._dest, self._place.uuid),
         )
 
     def _carry(self, ending: Ending, ledger: Ledger, carrying: Carrying) -> None:
@@ -560,6 +563,7 @@ class Move:
             worker.phase(statuses.COPIED)
             # The last moment at which nothing has its name yet.
             tell(carrying.total, carrying.total)
+            self._check_unchanged()
             for one in ledger.carried:
                 one.known = known[one.dest]
             trouble = self._note(ledger)
@@ -582,6 +586,19 @@ class Move:
             self._request.local.close_run(ledger.run)
             raise
         self._report.add(copied={"bytes_sent": carrying.bytes_sent, "seconds": round(carrying.seconds, 3)})
+
+    def _check_unchanged(self) -> None:
+        """What was checked and copied is what the definition still says: a copy takes its time."""
+        place = self._place
+        try:
+            now = self._source.xml(place.uuid, inactive=True)
+        except NotFound:
+            said = f"VM {place.name} was undefined on {self._source} while its files were copied"
+        else:
+            if domain_xml.equal(self._before, now):
+                return
+            said = f"the definition of {place.name} on {self._source} was changed while its files were copied"
+        raise Refusal(said, "definition_changed", "run again when nobody changes it")
 
     def _traffic(self) -> Dict[str, Tuple[int, int]]:
         return self._local.traffic() if self._local is not None else {}

@@ -11,7 +11,7 @@ import time
 from typing import Any, Dict, List, Mapping
 
 from .._domblk.info import Images
-from .._pure import checks
+from .._pure import checks, domblk
 from .._pure import options as table
 from .._pure import uri as uris
 from .._pure.domblk import Wish
@@ -25,6 +25,8 @@ from .worker import Held, Worker
 
 # A run that is joined ends when it ends.
 JOIN_PATIENCE = 7 * 24 * 3600.0
+# What a run was told besides the options of virt_migrate, as a person calls it.
+COPIES = "copies of the disks"
 # What is told of a run that was ended.
 ENDED = ("name", "uuid", "source", "dest", "actions")
 
@@ -40,11 +42,12 @@ def start(module: Any, options: Mapping[str, Any] | None = None, copy: Wish | No
     except Refusal as error:
         error.details = {**Report(options["name"], time.time()).finished(), "outcome": REFUSED, **error.details}
         raise
+    copy = copy or Wish(bandwidth=(options["bandwidth"] or 0) << 20)
     worker = Worker(
         f"{int(time.time())}-{os.urandom(4).hex()}",
         options["name"],
         options["on_controller_loss"] if options["_watch"] else "",
-        table.told(options),
+        told(options, copy),
     )
     request = Request(
         options,
@@ -52,7 +55,7 @@ def start(module: Any, options: Mapping[str, Any] | None = None, copy: Wish | No
         worker,
         module.check_mode,
         module._diff,
-        copy=copy or Wish(bandwidth=(options["bandwidth"] or 0) << 20),
+        copy=copy,
         images=Images.of(module),
     )
     if module.check_mode:
@@ -62,7 +65,7 @@ def start(module: Any, options: Mapping[str, Any] | None = None, copy: Wish | No
             worker.take()
             break
         except Held as held:
-            joined = _join(options, held.status)
+            joined = _join(options, copy, held.status)
             if joined is not None:
                 return joined
     if options["_watch"] and worker.detach(lambda: kept(module, lambda: run(request))):
@@ -73,7 +76,12 @@ def start(module: Any, options: Mapping[str, Any] | None = None, copy: Wish | No
         worker.leave()
 
 
-def _join(options: Mapping[str, Any], status: Mapping[str, Any]) -> Dict[str, Any] | None:
+def told(options: Mapping[str, Any], copy: Wish) -> Dict[str, Any]:
+    """What a run was told, for whoever wants to join it."""
+    return {**table.told(options), COPIES: domblk.told(copy)}
+
+
+def _join(options: Mapping[str, Any], copy: Wish, status: Mapping[str, Any]) -> Dict[str, Any] | None:
     """Do with another run of this VM what was asked for; None where that one has gone without an answer."""
     run_id = str(status["run"])
     if options["cancel"]:
@@ -81,14 +89,14 @@ def _join(options: Mapping[str, Any], status: Mapping[str, Any]) -> Dict[str, An
         ended = workers.wait_for(run_id, END_PATIENCE)
         if ended is None:
             return None
-        told: Dict[str, Any] = {key: ended[key] for key in ENDED if key in ended}
+        answer: Dict[str, Any] = {key: ended[key] for key in ENDED if key in ended}
         # One that was asked too late has done what it was about.
         too_late = not ended.get("failed", False)
-        return {**told, "changed": not too_late, "outcome": ended.get("outcome", NOTHING), "ended": run_id}
+        return {**answer, "changed": not too_late, "outcome": ended.get("outcome", NOTHING), "ended": run_id}
     run = workers.told(run_id)
     if run is None and not workers.goes_on(run_id):
         return None
-    warnings = _agree(options, status, run)
+    warnings = _agree(options, told(options, copy), status, run)
     if options["_watch"]:
         return {"changed": False, "run": run_id, "watching": True, "adopted": True, "warnings": warnings}
     ended = workers.wait_for(run_id, JOIN_PATIENCE)
@@ -97,10 +105,14 @@ def _join(options: Mapping[str, Any], status: Mapping[str, Any]) -> Dict[str, An
     return {**ended, "adopted": run_id, "warnings": [*warnings, *ended.get("warnings", [])]}
 
 
-def _agree(options: Mapping[str, Any], status: Mapping[str, Any], run: Mapping[str, Any] | None) -> List[str]:
+def _agree(
+    options: Mapping[str, Any], own: Mapping[str, Any], status: Mapping[str, Any], run: Mapping[str, Any] | None
+) -> List[str]:
     """Warnings about what that run does otherwise than it was said here; refused where its end would be another."""
     name, run_id = options["name"], str(status["run"])
-    differing = table.differing(run or {}, table.told(options))
+    differing = table.differing(run or {}, own)
+    if run and run.get(COPIES, own[COPIES]) != own[COPIES]:
+        differing[table.RESULT].append(COPIES)
     if run is None or options["cleanup"] or differing[table.RESULT]:
         there = status.get("dest") or uris.redact(str((run or {}).get("dest_uri") or "another host"))
         others = [] if options["cleanup"] else differing[table.RESULT]

@@ -80,6 +80,11 @@ class File:
     folders: Tuple[Folder, ...] = ()
 
 
+def told(wish: Wish) -> List[Any]:
+    """What decides where the images are in the end, and which ones, in plain data."""
+    return [sorted(wish.disks), wish.dest_dir, dict(wish.path_map), wish.format, wish.backing, wish.remove_source]
+
+
 def check(wish: Wish, definition: Definition) -> None:
     """Refuse what the options say about disks that the guest does not have, and about paths that are none."""
     for target in wish.disks:

@@ -47,6 +47,9 @@ class Image:
                 raise StreamError(f"{path} is in use by another process", "in_use")
         self.world.source_locks.add(path)
 
+    def is_unchanged(self) -> bool:
+        return self.host.file(self.path) is self.file
+
     def close(self) -> None:
         self.world.source_locks.discard(self.path)
 
@@ -92,6 +95,15 @@ class Peer:
         if file is None:
             return {"type": "missing", "path": path}
         return {"type": "file", "path": path, "allocated": file.allocation, **known(file)}
+
+    def do_lies_on(self, path, images):
+        for image in images:
+            here = image
+            while here:
+                if here == path:
+                    return {"image": image}
+                here = self.host.file(here).backing if self.host.file(here) is not None else ""
+        return {"image": ""}
 
     def do_reserve(self, needs, run):
         need = sum(needs.values())
