@@ -8,6 +8,7 @@ Usage: in_venv.sh python tests/gates/run.py lint|test|full [NAME...]   (all chec
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -22,6 +23,9 @@ from pathlib import Path
 TOP = Path(__file__).resolve().parents[2]
 SCRIPTS = r"git grep --cached -lIE '^#!(/usr)?/bin/(env )?(ba)?sh' -- ':!*.j2' ':!*.py' ':!*.md'"
 NOTE_EVERY = 20  # seconds between two signs of life of a long check
+# What failed inside a check, as pytest says it in its summary. The last lines of a run name it, far below the output.
+CULPRIT = re.compile(r"^(?:FAILED|ERROR) tests/\S.*$", re.MULTILINE)
+CULPRITS_SHOWN = 20
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,7 @@ TABLES = {
 }
 
 children: set[subprocess.Popen[bytes]] = set()
+failures: list[str] = []
 lock = threading.Lock()
 
 
@@ -130,7 +135,11 @@ def run(check: Check) -> bool:
         seconds = time.monotonic() - began
         if status:
             failure = f"FAILED  {check.name} (status {status}, {seconds:.1f} s)"
-            say(f"----- {check.name}: {check.command}\n{output.read_text(errors='replace').rstrip()}\n----- {failure}")
+            printed = output.read_text(errors="replace").rstrip()
+            say(f"----- {check.name}: {check.command}\n{printed}\n----- {failure}")
+            with lock:
+                failures.append(failure)
+                failures.extend(f"        {line[:300]}" for line in CULPRIT.findall(printed)[:CULPRITS_SHOWN])
         else:
             say(f"  ok    {check.name} {seconds:.1f} s")
     return not status
@@ -174,6 +183,8 @@ def main(arguments: list[str]) -> int:
             if down.returncode:
                 failed += 1
                 say(f"FAILED  {table.afterwards}\n{(down.stdout + down.stderr).decode(errors='replace')}")
+    for line in failures:
+        say(line)
     say(f"{arguments[0]}: {time.monotonic() - began:.0f} s\n{passed} passed, {failed} failed")
     return 1 if failed or not passed else 0
 

@@ -128,13 +128,7 @@ def test_a_base_of_another_vm_at_the_destination_is_not_replaced(lab, force):
 
 @pytest.mark.parametrize("phase", [statuses.COPYING, statuses.PREPARED])
 def test_of_a_vm_that_was_undefined_no_half_image_stays_and_whole_ones_are_named(stopped, monkeypatch, phase):
-    def reach(self, name):
-        self.say(phase=name)
-        if name == phase:
-            raise Killed
-
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(worker.Worker, "phase", reach)
+    with killed_at(phase, monkeypatch):
         stopped.move()
     [ledger] = stopped.unfinished()
     half = fake_carry.part_name(IMAGE, ledger["run"])
