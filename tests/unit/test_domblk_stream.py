@@ -562,3 +562,20 @@ def wait_until(condition, seconds: float = 10.0) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+def test_a_long_line_is_read_in_time_that_grows_with_its_length():
+    """A block list of an image of 16 TiB is such a line, and a pipe gives it in parts of 64 KiB."""
+    part, count = b"x" * 65536, 4096
+    lines = receiver.Lines()
+    began = time.process_time()
+    for _number in range(count):
+        lines.put(part)
+        assert lines.take() is None
+    lines.put(b"\nnext\nre")
+    assert len(lines.take()) == count * len(part)
+    assert time.process_time() - began < 5.0
+    assert lines.take() == b"next"
+    assert lines.take() is None
+    lines.put(b"st\n")
+    assert lines.take() == b"rest"

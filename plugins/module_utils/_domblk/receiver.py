@@ -270,6 +270,34 @@ def unpack(packed: Dict[str, str]) -> BlockList:
     return {number: digests[at * DIGEST : (at + 1) * DIGEST] for at, number in enumerate(numbers)}
 
 
+class Lines:
+    """What comes out of a pipe, line by line. One can be as long as a block list is, in many small parts: none of them
+    is looked at, or moved, twice."""
+
+    def __init__(self) -> None:
+        self._pending = bytearray()
+        # Before this there is no end of a line.
+        self._seen = 0
+
+    def put(self, data: bytes) -> None:
+        self._pending += data
+
+    def take(self) -> bytes | None:
+        """The next line without its end; None where it has not all come yet."""
+        end = self._pending.find(b"\n", self._seen)
+        if end < 0:
+            self._seen = len(self._pending)
+            return None
+        line = bytes(self._pending[:end])
+        del self._pending[: end + 1]
+        self._seen = 0
+        return line
+
+    def has(self, word: bytes) -> bool:
+        """Whether a word is among what was not taken yet."""
+        return word in self._pending
+
+
 def widen(pipe: int) -> None:
     """Let a pipe hold as much as a process may ask for."""
     with suppress(OSError):
@@ -639,7 +667,7 @@ class Receiver:
     def __init__(self, commands: int, answers: int):
         self._commands = commands
         self._answers = answers
-        self._pending = b""
+        self._lines = Lines()
         self._say_lock = threading.Lock()
         self._images: Dict[int, Image] = {}
         self._count = 0
@@ -679,13 +707,12 @@ class Receiver:
                     os.unlink(self._note)
 
     def _line(self) -> bytes:
-        while b"\n" not in self._pending:
+        while (line := self._lines.take()) is None:
             ready = select.select([self._commands], [], [], SILENCE)[0]
             more = os.read(self._commands, 65536) if ready else b""
             if not more:
                 raise Gone
-            self._pending += more
-        line, _newline, self._pending = self._pending.partition(b"\n")
+            self._lines.put(more)
         return line
 
     def _say(self, answer: Any) -> None:

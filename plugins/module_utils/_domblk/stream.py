@@ -126,7 +126,7 @@ class Peer:
         )
         self._in, self._out = (pipe.fileno() for pipe in (self._process.stdin, self._process.stdout) if pipe)
         far.widen(self._in)
-        self._pending = b""
+        self._lines = far.Lines()
         self._lock = threading.Lock()
         # What tells the receiver that this is alive; nothing while it goes from commands to frames, or back.
         self._sign = b"\n"
@@ -209,7 +209,7 @@ class Peer:
 
     def _answer(self, patience: float, greeting: bool = False) -> Dict[str, Any]:
         while True:
-            while b"\n" not in self._pending:
+            while (line := self._lines.take()) is None:
                 if not select.select([self._out], [], [], patience)[0]:
                     self.is_lost = True
                     raise StreamError(f"{self.where} has been silent for {patience:g} s", "gone")
@@ -217,8 +217,7 @@ class Peer:
                 if not more:
                     raise self._gone()
                 self._heard += len(more)
-                self._pending += more
-            line, _newline, self._pending = self._pending.partition(b"\n")
+                self._lines.put(more)
             if line.strip():
                 try:
                     return dict(json.loads(line))
@@ -236,8 +235,8 @@ class Peer:
             if not more:
                 raise self._gone()
             self._heard += len(more)
-            self._pending += more
-        if b'"early"' in self._pending:
+            self._lines.put(more)
+        if self._lines.has(b'"early"'):
             raise StopSending
 
     def _gone(self) -> StreamError:
