@@ -422,6 +422,54 @@ def test_what_was_written_to_a_device_is_wiped_and_the_device_stays(peer, tmp_pa
     assert not peer.ask("remove", path=str(device), known=sent.known)["removed"]
 
 
+@pytest.mark.parametrize("far", [4096, MIB, 8 * MIB])
+def test_c7_111_what_a_killed_receiver_began_to_write_to_a_device_is_known(peer, tmp_path, device, far):
+    source = sparse(tmp_path / "source", 8 * MIB, [(0, 8 * MIB)])
+    noted = []
+    with Peer.local() as dying, Image(str(source)) as image:
+
+        def kill(_count: int) -> None:
+            dying._process.kill()
+
+        with pytest.raises(StreamError):
+            send(image, dying, str(device), RUN, progress=kill, begins=noted.append)
+    [begun] = noted
+    with device.open("r+b") as file:
+        # However far it has come.
+        file.write(source.read_bytes()[:far])
+    assert not peer.ask("stat", path=str(device))["blank"]
+    other = {**begun, "slices": "A" * len(begun["slices"])}
+    assert "other" in peer.ask("remove", path=str(device), known={}, begun=other)
+    assert not peer.ask("stat", path=str(device))["blank"]
+    assert peer.ask("remove", path=str(device), known={}, begun=begun) == {"removed": True}
+    assert peer.ask("stat", path=str(device))["blank"]
+
+
+def test_what_somebody_else_has_written_to_a_device_since_then_stays(peer, tmp_path, device):
+    source = sparse(tmp_path / "source", 8 * MIB, [(0, 8 * MIB)])
+    noted = []
+    with Image(str(source)) as image:
+        sent = send(image, peer, str(device), RUN, begins=noted.append)
+        peer.ask("commit", image=sent.image, mode=0o600, owner="", group="")
+    with device.open("r+b") as file:
+        file.seek(8 * MIB - 512)
+        file.write(b"mine")
+    assert "other" in peer.ask("remove", path=str(device), known={}, begun=noted[0])
+    with device.open("rb") as file:
+        assert file.read(MIB) == source.read_bytes()[:MIB]
+
+
+def test_a_file_is_known_after_a_reboot_has_numbered_the_devices_anew(peer, tmp_path):
+    source, target = sparse(tmp_path / "source", MIB, [(0, 5000)]), tmp_path / "target"
+    known = copied(peer, source, target).known
+    known["device"] += 1
+    assert peer.ask("remove", path=str(target), known=known) == {"removed": True}
+    # Of what a running VM writes to, nothing but its number is known.
+    known = {key: value for key, value in copied(peer, source, target).known.items() if key in ("inode", "device")}
+    assert receiver.is_same(receiver.identity(target.stat()), known)
+    assert not receiver.is_same(receiver.identity(target.stat()), {**known, "device": known["device"] + 1})
+
+
 def test_the_receiver_listens_where_the_sender_will_connect(peer, tmp_path, monkeypatch):
     known = socket.getaddrinfo
 

@@ -67,6 +67,12 @@ def test_an_image_that_did_not_change_is_known_again(here, image):
     assert (entry["uuid"], entry["name"], entry["path"], entry["locked"]) == (UUID, "a", image, False)
 
 
+def test_an_image_is_known_again_after_a_reboot_has_numbered_the_devices_anew(here, image):
+    entry = left(here, image)
+    here.leave_behind(UUID, "a", [{**entry, "device": entry["device"] + 1}])
+    assert here.journal()[0]["state"] == "unchanged"
+
+
 def test_an_image_that_changed_is_seen_to_have(here, image):
     here.leave_behind(UUID, "a", [left(here, image)])
     with open(image, "ab") as stream:

@@ -17,9 +17,9 @@ from types import SimpleNamespace
 import pytest
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.testing import patch_module_args
-from test_module_recover import killed_at
+from test_module_recover import Killed, killed_at
 
-from ansible_collections.kvmops.migration.plugins.module_utils._domblk import carry, relocate
+from ansible_collections.kvmops.migration.plugins.module_utils._domblk import carry, relocate, stream
 from ansible_collections.kvmops.migration.plugins.module_utils._migrate import local, worker
 from ansible_collections.kvmops.migration.plugins.module_utils._pure.refusal import Refusal
 from ansible_collections.kvmops.migration.plugins.modules import virt_domblk_copy, virt_migrate
@@ -42,7 +42,8 @@ class Here:
         self.host.world.local = "kvm1"
         monkeypatch.setattr(local, "STATE_DIRECTORY", str(tmp_path / "state"))
         monkeypatch.setattr(worker, "RUN_DIRECTORY", str(tmp_path / "run"))
-        monkeypatch.setattr(AnsibleModule, "warn", lambda _, text, **more: None)
+        self.warnings = []
+        monkeypatch.setattr(AnsibleModule, "warn", lambda _, text, **more: self.warnings.append(text))
         monkeypatch.setattr(relocate, "STEP", 0.001)
 
     def add(self, state=SHUTOFF, disks=("a.img",), name="a", uuid=UUID, **more):
@@ -623,3 +624,56 @@ def test_c7_107_a_device_that_is_too_small_is_refused(here, device):
     result = here.run(path_map={str(here.old / "a.img"): device})
     assert result.failure_class == "dest_too_small"
     assert Path(device).read_bytes() == bytes(4 << 20)
+
+
+@pytest.mark.parametrize("run_too", [False, True])
+def test_c7_111_a_device_that_a_killed_receiver_has_half_written_needs_no_force(here, monkeypatch, device, run_too):
+    guest = here.add()
+    (here.old / "a.img").write_bytes(os.urandom(1 << 22))
+    options = {"path_map": {str(here.old / "a.img"): device}}
+
+    def send(image, peer, *more, **options):
+        def kill(_count):
+            # What was written is on the device, and the end is not clean.
+            os.pwrite(handle, os.pread(image.handle, 4 << 10, 0), 0)
+            peer._process.kill()
+            if run_too:
+                raise Killed
+
+        handle = os.open(device, os.O_RDWR)
+        try:
+            return stream.send(image, peer, *more, **{**options, "progress": kill})
+        finally:
+            os.close(handle)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(carry, "send", send)
+        if run_too:
+            with pytest.raises(Killed):
+                here.run(**options)
+            assert here.unfinished()
+        else:
+            assert here.run(**options).outcome == "failed"
+    assert (Path(device).read_bytes()[:4096] != bytes(4096)) == run_too
+    again = here.run(**options)
+    assert again.outcome == "copied", again
+    assert blockcopy.ET.fromstring(guest.xml).find("devices/disk/source").get("dev") == device
+    assert Path(device).read_bytes() == (here.old / "a.img").read_bytes()
+
+
+def test_what_was_made_and_is_another_file_now_is_named(here, kill):
+    here.add()
+    kill("prepared")
+    (here.new / "a.img").write_bytes(b"mine")
+    result = here.move()
+    assert result.failure_class == "dest_image_exists"
+    assert any(f"{here.new / 'a.img'} on this host was left in place" in text for text in here.warnings)
+
+
+def test_a_file_that_was_not_replaced_yet_is_not_spoken_of(here, kill):
+    here.add()
+    (here.new / "a.img").write_bytes(b"old")
+    kill("copied", force=True)
+    result = here.move(force=True)
+    assert result.outcome == "copied"
+    assert not here.warnings

@@ -65,12 +65,18 @@ OTHERWISE = ("copy_failed", "remove the cause, then run again")
 
 @dataclass
 class Carried:
-    """A file at the destination that is a run's own: `known` tells it from others, and is empty until it is whole."""
+    """A file at the destination that is a run's own: `known` tells it from others, and is empty until it is whole.
+
+    `before` is the file that was there. `begun` is what a device is known by once something is written to it: it has no
+    temporary name that would go with the run.
+    """
 
     target: str
     source: str
     dest: str
     known: Dict[str, int] = field(default_factory=dict)
+    before: Dict[str, int] = field(default_factory=dict)
+    begun: Dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -146,6 +152,8 @@ class Carrying:
         self._peer: Peer | None = None
         self._updates: Dict[str, bool] = {}
         self._skipped: Dict[str, str] = {}
+        # By destination, what tells the file that is there from others.
+        self._before: Dict[str, Dict[str, int]] = {}
         self._sent: List[Tuple[File, Sent]] = []
         self.bytes_sent = 0
         self.seconds = 0.0
@@ -202,6 +210,7 @@ class Carrying:
             if there["type"] == "directory" or there["type"] == "other":
                 raise Refusal(f"{file.dest} is no file at the destination", "dest_image_exists", "give another path")
             self._check_same(file, there)
+            self._before[file.dest] = {key: there[key] for key in far.KNOWN if key in there}
             if there["type"] == "block":
                 self._check_unused(file)
                 self._check_device(file, there)
@@ -333,14 +342,24 @@ class Carrying:
 
     def carried(self) -> List[Carried]:
         """What the ledger has to know before the first byte is written."""
-        return [Carried(file.target, file.source, file.dest) for file in self.files if file.source not in self._skipped]
+        return [
+            Carried(file.target, file.source, file.dest, before=self._before.get(file.dest, {}))
+            for file in self.files
+            if file.source not in self._skipped
+        ]
 
     # The copy
 
-    def copy(self, tell: Callable[[int, int], None], hold: Callable[[str], None]) -> Dict[str, Dict[str, int]]:
+    def copy(
+        self,
+        tell: Callable[[int, int], None],
+        hold: Callable[[str], None],
+        begins: Callable[[str, Dict[str, Any]], None],
+    ) -> Dict[str, Dict[str, int]]:
         """Write all files under temporary names; by destination, what tells each of them from others.
 
-        `tell` gets the bytes done and those in all, and may raise to end it; `hold` the name of each step.
+        `tell` gets the bytes done and those in all, and may raise to end it; `hold` the name of each step; `begins` the
+        destination of a device before it is written to, and what it is known by from then on.
         """
         total, done = self.total, 0
         said = 0.0
@@ -356,7 +375,7 @@ class Carrying:
                     tell(min(total, before + count), total)
                     said = time.monotonic()
 
-            sent = self._send(file, progress, hold)
+            sent = self._send(file, progress, hold, begins)
             known[file.dest] = sent.known
             self._sent.append((file, sent))
             self.bytes_sent += sent.bytes_sent
@@ -365,7 +384,13 @@ class Carrying:
         tell(total, total)
         return known
 
-    def _send(self, file: File, progress: Callable[[int], None], hold: Callable[[str], None]) -> Sent:
+    def _send(
+        self,
+        file: File,
+        progress: Callable[[int], None],
+        hold: Callable[[str], None],
+        begins: Callable[[str, Dict[str, Any]], None],
+    ) -> Sent:
         peer, source = self._open_peer, self._images[file.source]
         opened = None
         try:
@@ -384,6 +409,7 @@ class Carrying:
                 clear_address="" if self._wish.encrypt or not self.way.host else self.way.host,
                 progress=progress,
                 hold=lambda: hold(statuses.VERIFYING),
+                begins=lambda begun: begins(file.dest, begun),
             )
             if file.backing:
                 told = peer.ask("rebase", image=sent.image, backing=file.backing, kind=file.backing_format)
@@ -443,7 +469,7 @@ def remove_sources(known: Mapping[str, Mapping[str, int]]) -> Tuple[List[str], L
                 # Nothing but a file is ours to remove: without its node a device could not be found again.
                 continue
             now = far.identity(found)
-            if any(now[key] != value for key, value in own.items()):
+            if not far.is_same(now, own):
                 warnings.append(f"{path} was left in place: it is not the file that was copied")
                 continue
             os.unlink(path)
@@ -511,8 +537,9 @@ def take_back(carried: Sequence[Carried], way: Way, run: str, timeout: float) ->
                 try:
                     _remove_stage(one, way, run)
                     peer.ask("remove_part", path=one.dest, run=run)
-                    if one.known:
-                        peer.ask("remove", path=one.dest, known=one.known)
+                    if one.known or one.begun:
+                        said = peer.ask("remove", path=one.dest, known=one.known, begun=one.begun)
+                        warnings += _stays(one, said.get("other"), peer.where)
                     if one.target == TPM:
                         # Ours alone, and only where it is empty.
                         peer.ask("remove_directory", path=posixpath.dirname(one.dest))
@@ -528,9 +555,18 @@ def take_back(carried: Sequence[Carried], way: Way, run: str, timeout: float) ->
     return warnings
 
 
+def _stays(one: Carried, other: Mapping[str, int] | None, where: str) -> List[str]:
+    """What is said of a file that is not the one which the run has made."""
+    if not other or (not one.begun and one.before and far.is_same(dict(other), one.before)):
+        # It is not there, or the run had not replaced it yet.
+        return []
+    return [f"{one.dest} on {where} was left in place: it is not what the run has made of {one.source}"]
+
+
 def take_back_unfinished(carried: Sequence[Carried], way: Way, run: str, timeout: float) -> List[str]:
     """The same of a guest that is nowhere any more: what is whole stays, and is named."""
-    warnings = take_back([replace(one, known={}) for one in carried], way, run, timeout)
+    half = [replace(one, known={}, begun={} if one.known else one.begun) for one in carried]
+    warnings = take_back(half, way, run, timeout)
     where = way.host or "this host"
     return warnings + [
         f"{one.dest} on {where} stays, where it has come that far: it may be the last copy of {one.source}"

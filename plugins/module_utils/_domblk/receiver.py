@@ -233,6 +233,29 @@ def is_blank(handle: int) -> bool:
     return all(ZERO.startswith(os.pread(handle, BLOCK, offset)) for offset in (0, max(0, size - BLOCK)))
 
 
+def ends(size: int) -> List[int]:
+    """Where on a device of that size the slices are that `is_blank` looks at."""
+    both = (range(0, min(BLOCK, size), SLICE), range(max(0, size - BLOCK), size, SLICE))
+    return sorted({offset for part in both for offset in part})
+
+
+def marks(handle: int, size: int, device: int) -> Dict[str, Any]:
+    """What tells later whether the ends of a device of `device` bytes hold nothing but `size` bytes of an image."""
+    digest = hasher(BLAKE2B)
+    found = [digest(os.pread(handle, min(SLICE, size - at), at))[:SHORT] for at in ends(device) if at < size]
+    return {"size": size, "slices": base64.b64encode(b"".join(found)).decode("ascii")}
+
+
+def is_begun(handle: int, begun: Dict[str, Any]) -> bool:
+    """Whether a device seems to hold nothing but what was begun to be written to it, as far as that has come."""
+    digest, size, told = hasher(BLAKE2B), begun["size"], base64.b64decode(begun["slices"])
+    for number, at in enumerate(offset for offset in ends(os.lseek(handle, 0, os.SEEK_END)) if offset < size):
+        data = os.pread(handle, min(SLICE, size - at), at)
+        if not ZERO.startswith(data) and digest(data)[:SHORT] != told[number * SHORT : (number + 1) * SHORT]:
+            return False
+    return True
+
+
 def wipe(handle: int, limit: int) -> None:
     """Let a device seem to hold nothing, as far as something was written to it."""
     size = os.lseek(handle, 0, os.SEEK_END)
@@ -316,9 +339,18 @@ def lock(handle: int, kind: int, start: int = 0, length: int = 0) -> bool:
     return True
 
 
+KNOWN = ("size", "mtime_ns", "inode", "device")
+
+
 def identity(found: os.stat_result) -> Dict[str, int]:
-    """What tells whether a file is still the one that it was."""
+    """What tells whether a file is still the one that it was, by KNOWN."""
     return {"size": found.st_size, "mtime_ns": found.st_mtime_ns, "inode": found.st_ino, "device": found.st_dev}
+
+
+def is_same(now: Dict[str, int], known: Dict[str, int]) -> bool:
+    """Whether a file is the one that was known. The number of a device can be another one after a reboot; it only counts
+    where a file was not known to the nanosecond of its last change."""
+    return all(now[key] == value for key, value in known.items() if key != "device" or "mtime_ns" not in known)
 
 
 def part_name(target: bytes, run: str) -> bytes:
@@ -391,8 +423,7 @@ class Image:
             return None
 
     def _open_device(self) -> int:
-        # O_EXCL: a device that is mounted, or part of a volume group, is in use.
-        handle = os.open(self.path, os.O_RDWR | os.O_EXCL | os.O_CLOEXEC)
+        handle = open_alone(self.path)
         has = os.lseek(handle, 0, os.SEEK_END)
         if has < self.size:
             os.close(handle)
@@ -518,6 +549,17 @@ class Image:
                 os.unlink(self.path)
         finally:
             os.close(self.handle)
+
+
+def open_alone(path: bytes, flags: int = 0) -> int:
+    """Open what is there to write to it; a device that is mounted, or part of a volume group, is in use."""
+    try:
+        # Linux takes O_EXCL for that, and passes it over for files.
+        return os.open(path, os.O_RDWR | os.O_EXCL | os.O_CLOEXEC | flags)
+    except OSError as error:
+        if error.errno == errno.EBUSY:
+            raise Failed("%s is in use" % to_text(path), "in_use") from None
+        raise
 
 
 def remove_part(path: bytes) -> bool:
@@ -800,25 +842,28 @@ class Receiver:
         """Remove what a killed receiver of that run left of an image."""
         return {"removed": remove_part(part_name(os.path.realpath(to_bytes(path)), run))}
 
-    def do_remove(self, path: str, known: Dict[str, int]) -> Dict[str, Any]:
+    def do_remove(self, path: str, known: Dict[str, int], begun: Dict[str, Any] | None = None) -> Dict[str, Any]:
         """Remove a file, if it is the one that is known; it is gone afterwards, also after a power cut.
 
-        A device stays, and seems to hold nothing.
+        A device stays, and seems to hold nothing; it is also known by what was `begun` to be written to it. What is
+        another one than that is told.
         """
         # As when it was written: a link stays one.
         real = os.path.realpath(to_bytes(path))
         try:
-            handle = os.open(real, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+            handle = open_alone(real, os.O_NOFOLLOW)
         except FileNotFoundError:
             return {"removed": False}
         try:
             found = os.fstat(handle)
-            if identity(found) != known:
-                return {"removed": False}
+            is_device = stat.S_ISBLK(found.st_mode)
+            is_ours = bool(known) and is_same(identity(found), known)
+            if not is_ours and not (is_device and begun and is_begun(handle, begun)):
+                return {"removed": False, "other": identity(found)}
             if not lock(handle, fcntl.F_WRLCK):
                 raise Failed("%s is in use by another process" % path, "in_use")
-            if stat.S_ISBLK(found.st_mode):
-                wipe(handle, os.lseek(handle, 0, os.SEEK_END))
+            if is_device:
+                wipe(handle, begun["size"] if begun else os.lseek(handle, 0, os.SEEK_END))
                 return {"removed": True}
             os.unlink(real)
         finally:
@@ -829,7 +874,8 @@ class Receiver:
     def do_prepare(self, path: str, run: str, size: int, update: bool) -> Dict[str, Any]:
         self._count += 1
         self._images[self._count] = image = Image(to_bytes(path), run, size, update)
-        return {"image": self._count, "temporary": to_text(image.path), "fresh": image.is_fresh}
+        device = os.lseek(image.handle, 0, os.SEEK_END) if image.is_device else 0
+        return {"image": self._count, "temporary": to_text(image.path), "fresh": image.is_fresh, "device": device}
 
     def do_digest(self, path: str, name: str) -> Dict[str, Any]:
         """One digest for the size and content of a file that is there."""

@@ -281,7 +281,7 @@ class Relocation:
                 worker.phase(statuses.JOURNALLED)
                 worker.phase(statuses.COPYING)
                 tell = _teller(worker)
-                known = carrying.copy(tell, worker.phase)
+                known = carrying.copy(tell, worker.phase, lambda dest, begun: self._note_begun(ledger, dest, begun))
                 worker.phase(statuses.COPIED)
                 # The last moment at which nothing has its name yet.
                 tell(carrying.total, carrying.total)
@@ -431,6 +431,12 @@ class Relocation:
             time.sleep(STEP)
 
     # The end
+
+    def _note_begun(self, ledger: CopyLedger, dest: str, begun: Dict[str, Any]) -> None:
+        for one in ledger.carried:
+            if one.dest == dest:
+                one.begun = begun
+        self._note(ledger)
 
     def _note(self, ledger: CopyLedger) -> None:
         try:

@@ -360,7 +360,7 @@ class Image:
             found = os.stat(self.path)
         except OSError:
             return False
-        return not stat.S_ISREG(found.st_mode) or far.identity(found) == self.known
+        return not stat.S_ISREG(found.st_mode) or far.is_same(far.identity(found), self.known)
 
     @property
     def data(self) -> int:
@@ -396,17 +396,21 @@ def send(
     clear_address: str = "",
     progress: Callable[[int], None] = lambda _bytes: None,
     hold: Callable[[], None] = lambda: None,
+    begins: Callable[[Dict[str, Any]], None] = lambda _marks: None,
 ) -> Sent:
     """Copy an image to `target` under a temporary name; the receiver's `commit` gives it its own.
 
     `update` sends only what differs from the file that is there. `bandwidth` is in bytes per second, 0 for no limit.
     `clear_address` is the receiver's address for a connection of its own, without encryption; empty: none. `progress`
-    gets the number of bytes done, and may raise to end the copy. `hold` is called before the content is verified.
+    gets the number of bytes done, and may raise to end the copy. `hold` is called before the content is verified,
+    `begins` before the first byte is written to a device, with what tells later that it was this image.
     """
     began, sent_before = time.monotonic(), peer.bytes_sent
     prepared = peer.ask("prepare", path=target, run=run, size=source.size, update=update)
     sending = _Sending(source, peer, prepared["image"], prepared["fresh"], verify, bandwidth, progress, update)
     try:
+        if prepared["device"]:
+            begins(far.marks(source.handle, source.size, prepared["device"]))
         digest = sending.run(clear_address)
         hold()
         peer.order("seal", image=prepared["image"], name=peer.hash, verify=digest or None, tree=sending.by_tree)

@@ -208,7 +208,8 @@ class Local:
 
 def _compare(image: Mapping[str, Any], identity: Mapping[str, int]) -> str:
     """unchanged; unsettled: the same file, of a run that was killed before it knew what it left; or changed."""
-    if all(image.get(key) == value for key, value in identity.items()):
+    # The number of a device can be another one after a reboot.
+    if all(image.get(key) == value for key, value in identity.items() if key != "device"):
         return "unchanged"
     same_file = "inode" in image and all(image.get(key) == identity.get(key) for key in ("inode", "device"))
     return "unsettled" if same_file and image.get("phase") == "moving" else "changed"

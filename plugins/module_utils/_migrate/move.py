@@ -557,18 +557,22 @@ class Move:
             elapsed = time.monotonic() - began
             worker.say(**statuses.copying(done, total, elapsed))
 
+        def begins(dest: str, begun: Dict[str, Any]) -> None:
+            for one in ledger.carried:
+                if one.dest == dest:
+                    one.begun = begun
+            self._note_carried(ledger)
+
         try:
             worker.phase(statuses.COPYING)
-            known = carrying.copy(tell, worker.phase)
+            known = carrying.copy(tell, worker.phase, begins)
             worker.phase(statuses.COPIED)
             # The last moment at which nothing has its name yet.
             tell(carrying.total, carrying.total)
             self._check_unchanged()
             for one in ledger.carried:
                 one.known = known[one.dest]
-            trouble = self._note(ledger)
-            if trouble:
-                raise Refusal(trouble, "not_permitted", "make room in /var/lib/kvmops-migration")
+            self._note_carried(ledger)
             carrying.commit()
         except Exception as error:
             carrying.close()
@@ -606,6 +610,11 @@ class Move:
     def _note(self, ledger: Ledger) -> str:
         """Keep the ledger; returns what went wrong."""
         return tried(lambda local: local.open_run(ledger), self._local)
+
+    def _note_carried(self, ledger: Ledger) -> None:
+        trouble = self._note(ledger)
+        if trouble:
+            raise Refusal(trouble, "not_permitted", "make room in /var/lib/kvmops-migration")
 
     def _note_suspended(self, ledger: Ledger) -> None:
         ledger.suspended = True

@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import posixpath
 
-from ansible_collections.kvmops.migration.plugins.module_utils._domblk import carry
+from ansible_collections.kvmops.migration.plugins.module_utils._domblk import carry, receiver
 from ansible_collections.kvmops.migration.plugins.module_utils._domblk.stream import Sent, StreamError
 from ansible_collections.kvmops.migration.plugins.module_utils._migrate import guest, move
 from ansible_collections.kvmops.migration.plugins.module_utils._pure.domblk import File, Folder
@@ -125,10 +125,13 @@ class Peer:
         part = part_name(path, run)
         return {"removed": self._remove(part)}
 
-    def do_remove(self, path, known):
+    def do_remove(self, path, known, begun):
         file = self.host.file(path)
-        if file is None or globals()["known"](file) != known:
+        if file is None:
             return {"removed": False}
+        now = globals()["known"](file)
+        if not receiver.is_same(now, known):
+            return {"removed": False, "other": now}
         return {"removed": self._remove(path)}
 
     def do_rebase(self, image, backing, kind):
