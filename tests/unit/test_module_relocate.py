@@ -221,6 +221,44 @@ def test_an_image_that_another_disk_of_the_vm_needs_is_not_removed(here, state, 
     assert here.move(disks=["vda"]).outcome == "copied"
 
 
+@pytest.fixture
+def stacked(here):
+    """A VM whose first disk lies on its second one."""
+
+    def stacked(state):
+        guest = here.add(state, disks=("base.img",))
+        base, top = here.old / "base.img", here.old / "top.qcow2"
+        subprocess.run(["qemu-img", "create", "-qf", "qcow2", "-b", str(base), "-F", "raw", str(top)], check=True)
+        guest.xml = domain_xml(disks=[disk_xml("vda", str(top)), disk_xml("vdb", str(base), "raw")])
+        guest.inactive_xml = guest.xml if guest.active else ""
+        return guest
+
+    return stacked
+
+
+@pytest.mark.skipif(not shutil.which("qemu-img"), reason="qemu-img is not installed here")
+@pytest.mark.parametrize("state", [SHUTOFF, RUNNING])
+def test_an_image_is_removed_when_what_lay_on_it_has_become_whole(here, stacked, state):
+    stacked(state)
+    kept = here.move(remove_source=True)
+    assert (kept.failure_class, "backing: flatten" in kept.cure) == ("image_in_use", True), kept
+    result = here.move(remove_source=True, backing="flatten")
+    assert result.outcome == "copied", result
+    assert sorted(result.removed) == [str(here.old / "base.img"), str(here.old / "top.qcow2")]
+    assert here.files() == ["base.img", "top.qcow2"]
+
+
+@pytest.mark.skipif(not shutil.which("qemu-img"), reason="qemu-img is not installed here")
+def test_an_image_stays_as_long_as_what_lies_on_it_has_not_moved(here, stacked):
+    guest = stacked(RUNNING)
+    guest.around.pivot_errors = [fake.libvirtError("internal error: pivot failed", 1) for _number in range(2)]
+    result = here.move(remove_source=True, backing="flatten")
+    assert "vdb moved all the same" in result.msg, result
+    assert here.sources(guest)[0] == [str(here.old / "top.qcow2"), str(here.new / "base.img")]
+    assert (here.old / "base.img").exists() and (here.old / "top.qcow2").exists()
+    assert str(here.old / "base.img") in [one["path"] for one in result.left_behind]
+
+
 @pytest.mark.parametrize("state", [SHUTOFF, RUNNING])
 def test_two_disks_that_would_become_one_are_refused(here, state):
     guest = here.add(state)

@@ -74,6 +74,8 @@ class CopyLedger:
     carried: List[Carried] = field(default_factory=list)
     # By path, the sources that go away afterwards, and what tells them from others.
     remove: Dict[str, Dict[str, int]] = field(default_factory=dict)
+    # By path, the disks of the VM that need such a source until they have moved as well.
+    needed: Dict[str, List[str]] = field(default_factory=dict)
     # By path, what QEMU has begun to write, and what tells it from others.
     made: Dict[str, Dict[str, int]] = field(default_factory=dict)
     kind: str = KIND
@@ -134,13 +136,12 @@ class Relocation:
         if not moves:
             return self._finished(ALREADY_THERE, changed=False)
         self._check_others(domain, moves)
-        if request.wish.remove_source:
-            self._check_needed(definition, moves)
+        needed = self._needed(definition, moves) if request.wish.remove_source else {}
         self._check_alone(domain, moves)
         if domain.active:
-            ledger = self._relocate_running(domain, definition, moves)
+            ledger = self._relocate_running(domain, definition, moves, needed)
         else:
-            ledger = self._relocate_stopped(domain, definition, moves)
+            ledger = self._relocate_stopped(domain, definition, moves, needed)
         if ledger is None:
             after = domain_xml.relocated(before, {move.target: move.place for move in moves})
             return self._finished(PLANNED, changed=True, **self._diff(before, after))
@@ -201,19 +202,29 @@ class Relocation:
                     "leave remove_source out",
                 )
 
-    def _check_needed(self, definition: Definition, moves: Sequence[Move]) -> None:
-        """Disks of the VM that stay where they are may be the same image, or lie on it."""
-        moving = {move.target for move in moves}
+    def _needed(self, definition: Definition, moves: Sequence[Move]) -> Dict[str, List[str]]:
+        """By source, other disks of the VM that are the same image or lie on it, which they do until they have moved.
+
+        Refused where one of them still would afterwards: it stays where it is, or becomes no whole image.
+        """
+        moving = {move.target: move for move in moves}
         sources = {move.source for move in moves}
+        needed: Dict[str, List[str]] = {}
         for disk in definition.disks:
+            move = moving.get(disk.target)
             chain = chain_of(disk, path_of(self._host, disk), self._request.images)
-            for image in chain[1:] if disk.target in moving else chain:
-                if image.path in sources:
+            for image in chain if move is None else chain[1:]:
+                if image.path not in sources:
+                    continue
+                if move is None or not move.flat:
                     raise Refusal(
                         f"remove_source: {image.path} is used by disk {disk.target} as well",
                         "image_in_use",
-                        "leave remove_source out",
+                        "leave remove_source out"
+                        + ("" if move is None else f", or say backing: flatten, so that {disk.target} becomes whole"),
                     )
+                needed.setdefault(image.path, []).append(disk.target)
+        return needed
 
     def _check_alone(self, domain: Domain, moves: Sequence[Move]) -> None:
         """Nothing else may know the disks where they are, and no two of them may go to one place."""
@@ -250,7 +261,9 @@ class Relocation:
 
     # A guest that is shut off
 
-    def _relocate_stopped(self, domain: Domain, definition: Definition, moves: Sequence[Move]) -> CopyLedger | None:
+    def _relocate_stopped(
+        self, domain: Domain, definition: Definition, moves: Sequence[Move], needed: Dict[str, List[str]]
+    ) -> CopyLedger | None:
         request, worker = self._request, self._request.worker
         if self._host.has_managed_save(domain.uuid):
             raise Refusal(
@@ -274,7 +287,7 @@ class Relocation:
             self._result["files"] = carrying.plan()
             if request.check_mode:
                 return None
-            ledger = CopyLedger(worker.run_id, domain.name, domain.uuid, list(moves), carrying.carried())
+            ledger = CopyLedger(worker.run_id, domain.name, domain.uuid, list(moves), carrying.carried(), needed=needed)
             ledger.remove = carrying.known_sources() if request.wish.remove_source else {}
             self._note(ledger)
             try:
@@ -313,14 +326,16 @@ class Relocation:
 
     # A running guest
 
-    def _relocate_running(self, domain: Domain, definition: Definition, moves: Sequence[Move]) -> CopyLedger | None:
+    def _relocate_running(
+        self, domain: Domain, definition: Definition, moves: Sequence[Move], needed: Dict[str, List[str]]
+    ) -> CopyLedger | None:
         request, host, worker, wish = self._request, self._host, self._request.worker, self._request.wish
         rows = [self._check_running(domain, definition, move) for move in moves]
         self._check_space(moves, rows)
         self._result["files"] = rows
         if request.check_mode:
             return None
-        ledger = CopyLedger(worker.run_id, domain.name, domain.uuid, list(moves))
+        ledger = CopyLedger(worker.run_id, domain.name, domain.uuid, list(moves), needed=needed)
         if wish.remove_source:
             # The guest goes on writing: its size and time will change.
             ledger.remove = {move.source: _file(move.source) for move in moves if not _is_block(move.source)}
@@ -507,7 +522,8 @@ def settle(ledger: CopyLedger, host: Host, local: Local) -> End:
     for move in ledger.moves:
         if move.target not in end.moved:
             continue
-        own = {path: known for path, known in ledger.remove.items() if path == move.source}
+        is_needed = set(ledger.needed.get(move.source, ())) - set(end.moved)
+        own = {path: known for path, known in ledger.remove.items() if path == move.source and not is_needed}
         gone, warnings = carry.remove_sources(own)
         end.removed += gone
         end.warnings += warnings
