@@ -66,20 +66,24 @@ options:
     default: 20
   disks:
     description:
-      - Targets of the disks that move on this host, such as V(vda). By default all that can be written to and have an
-        image.
-      - To another host all of them go.
+      - Targets of the disks that are meant by the other options, such as V(vda). By default all that can be written to
+        and have an image, but for devices that O(path_map) does not name.
+      - To another host all files go that the two hosts do not share. A disk of another kind (a block device or a volume)
+        cannot be copied there; one that is left out here is taken to be on storage that both hosts share, and stays as
+        it is.
     type: list
     elements: str
   dest_dir:
-    description: Directory in which the images shall be, under their own names. It must exist.
+    description:
+      - Directory in which the images shall be, under their own names. It must exist.
+      - A disk that is a device becomes a file there only where O(disks) names it.
     type: str
   path_map:
     description:
       - Where images shall be, by where they are. Keys and values are absolute paths of images, or of directories with
         everything in them. The longest key that fits counts; one that fits no image is refused.
-      - A value can be a block device that is as large as the image at least. One that holds something is overwritten
-        only with O(force).
+      - A value can be a block device that is as large as the image at least; on another host by its path below C(/dev).
+        One that holds something is overwritten only with O(force).
     type: dict
   format:
     description:

@@ -280,3 +280,45 @@ def test_c3_75_a_killed_run_is_ended_by_the_next(stopped, monkeypatch, phase, se
         assert files(stopped.kvm2) == {IMAGE}
         assert stopped.kvm2.file(IMAGE).content == "a v1"
     assert UUID in (*stopped.kvm1.guests, *stopped.kvm2.guests)
+
+
+BLOCK = disk_xml("vdb", "/dev/vg/b", "raw", kind="block", attribute="dev")
+
+
+def copy(lab, **options):
+    return lab._main(virt_domblk_copy, {"name": "a", "dest_uri": DEST_URI, **options})
+
+
+def test_a_block_device_goes_to_no_other_host_and_what_helps_is_said(lab):
+    lab.add(state=SHUTOFF, xml=domain_xml(disks=[BLOCK]), image="")
+    result = copy(lab, dest_dir="/vm")
+    assert result.failure_class == "sharedness_unknown", result
+    assert "move the VM with virt_migrate and storage: shared if they do" in result.cure
+    assert "without dest_host, with disks: [vdb] and dest_dir: /DIRECTORY" in result.cure
+
+
+def test_a_block_device_that_both_hosts_see_is_left_out_and_stays_what_it_is(lab):
+    lab.kvm2.directories["/data"] = {}
+    lab.add(state=SHUTOFF, xml=domain_xml(disks=[disk_xml(), BLOCK]))
+    refused = copy(lab, dest_dir="/data")
+    assert "say disks: [vda] if they do" in refused.cure, refused
+    result = copy(lab, dest_dir="/data", disks=["vda"])
+    assert result.outcome == "migrated", result
+    assert [(disk["target"], disk["action"]) for disk in result.disks] == [("vda", "copy"), ("vdb", "shared")]
+    there = lab.kvm2.guests[UUID].xml
+    assert "/data/a.qcow2" in there
+    assert "/dev/vg/b" in there and "/data/b" not in there
+    assert there.replace('"', "'").count("type='block'") == 1
+    assert files(lab.kvm2) == {"/data/a.qcow2"}
+
+
+def test_a_file_becomes_a_device_of_another_host(stopped):
+    stopped.kvm2.directories["/dev/vg"] = {}
+    options = {"path_map": {IMAGE: "/dev/vg/a"}}
+    refused = copy(stopped, **options)
+    assert (refused.failure_class, "/dev/vg/a is no block device" in refused.msg) == ("image_missing", True), refused
+    stopped.world.devices.add(("kvm2", "/dev/vg/a"))
+    result = copy(stopped, **options)
+    assert result.outcome == "migrated", result
+    there = stopped.kvm2.guests[UUID].xml.replace('"', "'")
+    assert "type='block'" in there and "dev='/dev/vg/a'" in there

@@ -293,7 +293,8 @@ def test_c2_59_a_shareable_disk_on_local_storage(lab, refused):
 
 def test_a_block_device_of_which_nothing_is_known(lab, refused):
     lab.add(xml=domain_xml(disks=[disk_xml(path="/dev/vg/a", kind="block", attribute="dev")]), image="")
-    refused("sharedness_unknown", "/dev/vg/a", "say storage: shared if they do")
+    cure = "say storage: shared if they do; if not, make a file of it first: virt_domblk_copy on this host"
+    refused("sharedness_unknown", "/dev/vg/a", cure)
     refused("sharedness_unknown", storage="copy")
 
 

@@ -656,6 +656,26 @@ def test_c7_110_a_disk_goes_to_a_device_and_back(here, device):
     assert here.run(path_map={str(here.old / "b.img"): device}, force=True).outcome == "copied"
 
 
+@pytest.mark.parametrize("state", [SHUTOFF, RUNNING])
+def test_a_device_becomes_a_file_only_where_it_is_named(here, device, state):
+    guest = here.add()
+    guest.xml = domain_xml(
+        disks=[
+            disk_xml("vda", str(here.old / "a.img"), "raw"),
+            disk_xml("vdb", device, "raw", kind="block", attribute="dev"),
+        ]
+    )
+    if state == RUNNING:
+        guest.state, guest.inactive_xml = RUNNING, guest.xml
+    assert here.move().outcome == "copied"
+    assert here.files() == ["a.img"]
+    assert f"dev='{device}'" in guest.xml.replace('"', "'")
+    assert any(f"disk vdb is the device {device} and stays it" in text for text in here.warnings)
+    if state == SHUTOFF:
+        assert here.move(disks=["vdb"]).outcome == "copied"
+        assert here.files() == ["a.img", Path(device).name]
+
+
 def test_c7_107_a_device_that_is_too_small_is_refused(here, device):
     here.add()
     (here.old / "a.img").write_bytes(os.urandom(5 << 20))

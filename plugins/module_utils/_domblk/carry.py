@@ -24,6 +24,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Callable, Dict, List, Mapping, Sequence, Tuple
 
+from .._pure import domblk
 from .._pure import status as statuses
 from .._pure import uri as uris
 from .._pure.domblk import TPM, File, Folder, Wish
@@ -206,6 +207,15 @@ class Carrying:
                     f"there is no directory {posixpath.dirname(file.dest)} at the destination",
                     "directory_missing",
                     "make it there, or give another place",
+                )
+            if domblk.is_device(file.dest) != (there["type"] == "block") and self.way.host:
+                # What its definition would call it.
+                raise Refusal(
+                    f"{file.dest} is {'no' if domblk.is_device(file.dest) else 'a'} block device at the destination",
+                    "dest_image_exists" if there["type"] == "block" else "image_missing",
+                    "make it there, or give the path of a file"
+                    if domblk.is_device(file.dest)
+                    else "give its path below /dev, or that of a file",
                 )
             if there["type"] == "directory" or there["type"] == "other":
                 raise Refusal(f"{file.dest} is no file at the destination", "dest_image_exists", "give another path")

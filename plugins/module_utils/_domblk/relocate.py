@@ -128,9 +128,11 @@ class Relocation:
         text = host.xml(domain.uuid, inactive=domain.persistent and not domain.active)
         definition = domain_xml.parse(text)
         domblk.check(request.wish, definition)
-        concerned = [disk for disk in definition.disks if domblk.concerns(request.wish, disk)]
-        domblk.check_map(request.wish, [path_of(host, disk) for disk in concerned], domain.name)
-        moves = [move for disk in definition.disks if (move := self._move(disk)) is not None]
+        paths = {disk.target: path_of(host, disk) for disk in definition.disks}
+        concerned = [disk for disk in definition.disks if domblk.concerns(request.wish, disk, paths[disk.target])]
+        domblk.check_map(request.wish, [paths[disk.target] for disk in concerned], domain.name)
+        self._say_what_stays(definition, paths)
+        moves = [move for disk in definition.disks if (move := self._move(disk, paths[disk.target])) is not None]
         before = host.xml(domain.uuid, inactive=domain.persistent)
         self._result["disks"] = [asdict(move) for move in moves]
         if not moves:
@@ -159,14 +161,21 @@ class Relocation:
         texts = {"before": domain_xml.relocated(before, {}) + "\n", "after": domain_xml.relocated(after, {}) + "\n"}
         return {"diff": [{"before_header": name, "after_header": name, **texts}]}
 
-    def _move(self, disk: Disk) -> Move | None:
+    def _say_what_stays(self, definition: Definition, paths: Mapping[str, str]) -> None:
+        """Nobody who names a directory means a device by that, but for one that is named itself."""
+        wish = self._request.wish
+        for disk in definition.disks if wish.dest_dir and not wish.disks else ():
+            path = paths[disk.target]
+            if domblk.is_device(path) and not disk.readonly:
+                self._result["warnings"].append(
+                    f"disk {disk.target} is the device {path} and stays it: name it in disks to have it moved as well"
+                )
+
+    def _move(self, disk: Disk, path: str) -> Move | None:
         """What has to be done about a disk, or nothing."""
         wish = self._request.wish
-        if not domblk.concerns(wish, disk):
-            if disk.target in wish.disks:
-                raise Refusal(f"disks: disk {disk.target} has no image", "disk_target", "leave it out")
+        if not domblk.concerns(wish, disk, path):
             return None
-        path = path_of(self._host, disk)
         if not path.startswith("/"):
             raise Refusal(
                 f"disk {disk.target} is no file or device of {self._host}", "disk_target", "leave it out of disks"

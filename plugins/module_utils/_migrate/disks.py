@@ -49,7 +49,7 @@ class Disks:
     """The disks of one guest between two hosts.
 
     `arriving` is the guest as it shall be at the destination, where that was given; `local` where this machine is the
-    source, else None.
+    source, else None. `to_devices` are the targets of files that are to be copied to a device there.
     """
 
     def __init__(
@@ -60,7 +60,9 @@ class Disks:
         dest: Storage,
         run_id: str,
         local: Local | None,
+        to_devices: Sequence[str] = (),
     ):
+        self._to_devices = frozenset(to_devices)
         self._definition = definition
         self._arriving = arriving or definition
         self._source = source
@@ -104,6 +106,8 @@ class Disks:
 
     def _evidence(self, disk: Disk) -> Evidence:
         there = self._there(disk.target)
+        if disk.target in self._to_devices:
+            return Evidence(storage.NOT_SHARED, f"it becomes the device {there.source} there")
         known = storage.by_kind(disk) or storage.by_kind(there)
         if known is not None:
             if (there.type, there.source) != (disk.type, disk.source):

@@ -60,8 +60,9 @@ class Move:
         self._source_pools = Storage(source, request.run_id, request.now)
         self._dest_pools = Storage(dest, request.run_id, request.now)
         self._guest = Guest(self._options, report, self._source_pools, self._dest_pools, place)
-        # The definition that all checks are about.
+        # The definition that all checks are about, and by target where disks of it shall lie as copies of files.
         self._before = ""
+        self._placed: Dict[str, domain_xml.Place] = {}
 
     def run(self) -> Dict[str, Any]:
         """Check everything, then move; nothing is changed before the last check has passed."""
@@ -97,6 +98,7 @@ class Move:
             planned = domain_xml.renamed(before, values["dest_name"] or self._place.name)
             moved = _moved(layout)
             planned = domain_xml.repointed(planned, moved) if moved else planned
+            planned = domain_xml.relocated(planned, self._placed) if self._placed else planned
             return self._report.finished(changed=True, outcome=PLANNED, **self._diff(before, planned))
         watch = self._watch(mode, layout, steps)
         ledger = self._ledger(mode, self._images(mode, layout))
@@ -201,11 +203,13 @@ class Move:
             paths += [image.path for chain in chains for image in chain]
         domblk.check_map(copy, list(dict.fromkeys(paths)), definition.name)
         if copy.relocates:
-            places_of = {
-                disk.target: domblk.place(disk, copy) for disk in definition.disks if domblk.concerns(copy, disk)
+            self._placed = {
+                disk.target: domblk.place(disk, copy)
+                for disk in definition.disks
+                if disk.type == "file" and domblk.concerns(copy, disk, disk.source)
             }
             current = self._source.xml(self._place.uuid, inactive=True, secure=True)
-            self._options["dest_xml"] = domain_xml.relocated(current, places_of)
+            self._options["dest_xml"] = domain_xml.relocated(current, self._placed)
         given = checks.definitions(self._options)
         for option, wanted in given.items():
             domain_xml.check_same(wanted, option, definition, name=option == "dest_xml")
@@ -221,6 +225,8 @@ class Move:
             tuple(self._options["migrate_disks"] or ()),
             self._options["unsafe"],
             self._stays(),
+            copy.disks,
+            copy.only_stopped,
         )
         disks = self._disks = Disks(
             definition,
@@ -229,6 +235,7 @@ class Move:
             self._dest_pools,
             self._request.run_id,
             self._local,
+            [target for target, there in self._placed.items() if there.block],
         )
         layout = disks.lay_out(wish, mode == "offline", self._facts, self._options["force"])
         self._guest.check(

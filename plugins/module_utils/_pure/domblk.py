@@ -104,10 +104,20 @@ def check(wish: Wish, definition: Definition) -> None:
             )
 
 
+def fits(path: str, key: str) -> bool:
+    """Whether a key of the map names that file or a directory above it."""
+    return path == key or path.startswith(key.rstrip("/") + "/")
+
+
+def is_device(path: str) -> bool:
+    """Whether a path is one of a device, as far as it tells that itself."""
+    return path.startswith("/dev/") and not path.startswith(("/dev/shm/", "/dev/hugepages"))
+
+
 def check_map(wish: Wish, paths: Sequence[str], name: str) -> None:
     """Refuse an entry of the map that has nothing to do with any of these images: it is a mistake."""
     for here, there in wish.path_map.items():
-        if not any(path == key or path.startswith(key.rstrip("/") + "/") for path in paths for key in (here, there)):
+        if not any(fits(path, key) for path in paths for key in (here, there)):
             raise Refusal(
                 f"path_map: no image of {name} is {here}, or in it",
                 "bad_option",
@@ -115,16 +125,22 @@ def check_map(wish: Wish, paths: Sequence[str], name: str) -> None:
             )
 
 
-def concerns(wish: Wish, disk: Disk) -> bool:
-    """Whether a disk is one of those that were meant: all that have an image of their own, or those that were named."""
+def concerns(wish: Wish, disk: Disk, path: str) -> bool:
+    """Whether a disk, whose image has that path, is one of those that were meant: those that were named, or all that
+    have an image of their own; a device is only meant where the map says so of it."""
+    if wish.disks:
+        return disk.target in wish.disks
     own = bool(disk.source) and disk.type in ("file", "block", "volume") and disk.device in ("disk", "lun")
-    return disk.target in wish.disks if wish.disks else own and not disk.readonly
+    if not own or disk.readonly:
+        return False
+    by_map = any(fits(path, key) for pair in wish.path_map.items() for key in pair)
+    return by_map or not (disk.type == "block" or is_device(path))
 
 
 def mapped(path: str, wish: Wish) -> str:
     """Where a file shall be: by the longest entry of the map that names it or a directory above it, or else in the
     directory that was given, or else where it is."""
-    known = [key for key in wish.path_map if path == key or path.startswith(key.rstrip("/") + "/")]
+    known = [key for key in wish.path_map if fits(path, key)]
     if known:
         key = max(known, key=len)
         rest = path[len(key.rstrip("/")) :].lstrip("/")
@@ -135,10 +151,10 @@ def mapped(path: str, wish: Wish) -> str:
     return path
 
 
-def place(disk: Disk, wish: Wish, is_block: bool = False) -> Place:
-    """Where a disk shall be, and what it shall be there."""
-    flat = wish.backing == FLATTEN
-    return Place(mapped(disk.source, wish), is_block, wish.format or disk.format, flat or wish.format == "raw")
+def place(disk: Disk, wish: Wish) -> Place:
+    """Where a disk, whose image is a file, shall be on another host, and what it shall be there."""
+    flat, path = wish.backing == FLATTEN, mapped(disk.source, wish)
+    return Place(path, is_device(path), wish.format or disk.format, flat or wish.format == "raw")
 
 
 def files(disk: Disk, chain: Sequence[Image], wish: Wish, dest: str = "", bases_stay: bool = False) -> List[File]:

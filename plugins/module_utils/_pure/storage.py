@@ -68,6 +68,9 @@ class Wish:
     unsafe: bool = False
     # Why the disks of a guest that is shut off cannot be copied, empty where they can.
     stays: str = ""
+    # Of virt_domblk_copy: the disks that it shall copy, where some were named, and whether that is it.
+    disks: Tuple[str, ...] = ()
+    copies: bool = False
 
 
 def by_kind(disk: Disk) -> Evidence | None:
@@ -90,7 +93,9 @@ def plan(
 ) -> Tuple[DiskPlan, ...]:
     """What happens to every disk of the guest; raises Refusal at the first that must not move like this."""
     _check_listed(definition, wish.migrate_disks)
-    plans = tuple(_plan_disk(disk, evidence[disk.target], wish, offline) for disk in definition.disks)
+    # What virt_domblk_copy can be told to copy.
+    files = tuple(disk.target for disk in definition.disks if writable(disk) and disk.type == "file")
+    plans = tuple(_plan_disk(disk, evidence[disk.target], wish, offline, files) for disk in definition.disks)
     if wish.copy_storage in ("all", "inc") and any(map(writable, definition.disks)) and not copied(plans):
         raise Refusal(
             f"copy_storage: {wish.copy_storage} asks to copy the disks of {definition.name}, and all of them are"
@@ -128,14 +133,14 @@ def _check_listed(definition: Definition, listed: Sequence[str]) -> None:
             )
 
 
-def _plan_disk(disk: Disk, evidence: Evidence, wish: Wish, offline: bool) -> DiskPlan:
+def _plan_disk(disk: Disk, evidence: Evidence, wish: Wish, offline: bool, others: Sequence[str]) -> DiskPlan:
     if not writable(disk):
         return _planned(disk, SKIP, "read-only" if disk.source else "empty", evidence)
     if evidence.verdict == SHARED:
         _refuse_copy_of_shared(disk, evidence, wish)
         return _planned(disk, USE, evidence.reason, evidence)
     if evidence.verdict == UNKNOWN:
-        return _plan_unknown(disk, evidence, wish)
+        return _plan_unknown(disk, evidence, wish, others)
     return _plan_local(disk, evidence, wish, offline)
 
 
@@ -157,14 +162,32 @@ def _refuse_copy_of_shared(disk: Disk, evidence: Evidence, wish: Wish) -> None:
         )
 
 
-def _plan_unknown(disk: Disk, evidence: Evidence, wish: Wish) -> DiskPlan:
+def _plan_unknown(disk: Disk, evidence: Evidence, wish: Wish, others: Sequence[str]) -> DiskPlan:
+    is_file = disk.type == "file"
+    if not is_file and wish.disks and disk.target not in wish.disks:
+        return _planned(disk, USE, f"disks leaves it out, so it is said to be shared; {evidence.reason}", evidence)
     if wish.storage == "shared" or (wish.unsafe and wish.copy_storage == "none"):
         return _planned(disk, USE, f"said to be shared; {evidence.reason}", evidence)
     # A copy onto what may be the very same disk would destroy it, so `copy` does not do without evidence.
     raise Refusal(
-        f"it is not known whether both hosts share disk {disk.target} ({disk.source}): {evidence.reason}",
+        f"it is not known whether both hosts share disk {disk.target} ({disk.source}): {evidence.reason}"
+        + ("" if is_file else ", and it is no file that could be copied"),
         "sharedness_unknown",
-        "say storage: shared if they do",
+        "say storage: shared if they do" if is_file else _cure_unknown(disk, wish, others),
+    )
+
+
+def _cure_unknown(disk: Disk, wish: Wish, others: Sequence[str]) -> str:
+    """What helps a disk that is no file, which nobody copies to another host."""
+    if not wish.copies:
+        shared = "say storage: shared if they do"
+    elif others:
+        shared = f"say disks: [{', '.join(others)}] if they do, which leaves it out"
+    else:
+        shared = "move the VM with virt_migrate and storage: shared if they do"
+    return (
+        f"{shared}; if not, make a file of it first: virt_domblk_copy on this host, without dest_host, with"
+        f" disks: [{disk.target}] and dest_dir: /DIRECTORY"
     )
 
 

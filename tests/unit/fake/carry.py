@@ -92,6 +92,8 @@ class Peer:
         file = self.host.file(path)
         if path in self.host.directories:
             return {"type": "directory", "path": path}
+        if (self.host.name, path) in self.host.world.devices:
+            return {"type": "block", "path": path, "allocated": 0, "size": 1 << 40, "blank": True}
         if file is None:
             return {"type": "missing", "path": path}
         return {"type": "file", "path": path, "allocated": file.allocation, **known(file)}
@@ -214,6 +216,8 @@ def use(world, monkeypatch) -> None:
     """Let everything that would be sent go between these hosts."""
     world.sent, world.peer_scripts, world.free_bytes, world.source_locks = [], {}, {}, set()
     world.unreachable_by_ssh = set()
+    # By host and path.
+    world.devices = set()
 
     def opened(way, _timeout):
         host = way.host or world.local
