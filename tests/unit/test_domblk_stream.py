@@ -627,3 +627,44 @@ def test_a_long_line_is_read_in_time_that_grows_with_its_length():
     assert lines.take() is None
     lines.put(b"st\n")
     assert lines.take() == b"rest"
+
+
+@pytest.mark.parametrize(
+    ("conf", "known", "here", "said"),
+    [
+        ("", "tss", "", ("", "")),
+        ("", "daemon", "", ("daemon", "daemon")),
+        ("", "tss", "bin", ("bin", "bin")),
+        ('swtpm_user = "bin"\nswtpm_group = "daemon"  # as here', "daemon", "", ("bin", "daemon")),
+        ('#swtpm_user = "bin"', "daemon", "", ("daemon", "daemon")),
+        ('swtpm_user = "nobody-of-here"', "", "bin", ("bin", "bin")),
+    ],
+)
+def test_the_state_of_a_tpm_belongs_to_whom_libvirt_lets_it_run_as(tmp_path, monkeypatch, conf, known, here, said):
+    monkeypatch.setattr(receiver, "SWTPM_USERS", (here,))
+    # Whoever is on this machine.
+    monkeypatch.setattr(receiver.pwd, "getpwnam", pick(receiver.pwd.getpwnam))
+    monkeypatch.setattr(receiver.grp, "getgrnam", pick(receiver.grp.getgrnam))
+    (tmp_path / "qemu.conf").write_text(conf)
+    told = receiver.Receiver(0, 1).do_tpm_owner(known, known, str(tmp_path / "qemu.conf"))
+    assert (told["owner"], told["group"]) == said
+
+
+def pick(look_up):
+    def known(name):
+        if name not in ("root", "daemon", "bin"):
+            raise KeyError(name)
+        return look_up(name)
+
+    return known
+
+
+def test_no_file_becomes_roots_because_its_owner_is_not_there(peer, tmp_path):
+    source = sparse(tmp_path / "source", MIB, [(0, 9)])
+    with Image(str(source)) as image:
+        sent = send(image, peer, str(tmp_path / "target"), RUN)
+        with pytest.raises(StreamError, match="there is no user nobody-of-here") as caught:
+            peer.ask("commit", image=sent.image, mode=0o600, owner="nobody-of-here", group="")
+    assert caught.value.kind == "no_user"
+    peer.ask("discard", image=sent.image)
+    assert names(tmp_path) == ["source"]

@@ -10,6 +10,7 @@ import pytest
 
 from ansible_collections.kvmops.migration.plugins.module_utils._migrate import guest, job
 from ansible_collections.kvmops.migration.plugins.module_utils._pure import guest as pure_guest
+from ansible_collections.kvmops.migration.plugins.module_utils._pure.domblk import TPM, File, Folder
 from fake import libvirt as fake
 from fake.lab import DEST_URI, IMAGE, OTHER, UUID, disk_xml, domain_xml
 
@@ -241,6 +242,25 @@ def test_c1_26_an_offline_move_brings_the_state_of_a_tpm_unless_it_is_there(shar
     assert result.outcome == "migrated", result
     there = shared.kvm2.file(f"{state}/tpm2/tpm2-00.permall")
     assert (there is None) if everywhere else there.content == "secrets"
+
+
+def test_c1_26_the_state_of_a_tpm_gets_the_owner_that_the_destination_has_for_it(shared, monkeypatch):
+    tpm = "<tpm model='tpm-crb'><backend type='emulator'/></tpm>"
+    shared.add(state=SHUTOFF, xml=domain_xml(disks=[disk_xml(), tpm]))
+    state = f"{pure_guest.TPM_STATE}/{UUID}"
+    shared.kvm1.write(state, fake.File("dir"))
+    path = f"{state}/tpm2/tpm2-00.permall"
+    shared.kvm1.write(path, fake.File("raw", content="secrets"))
+    folders = (Folder(state, 0o711, "root", "root"), Folder(f"{state}/tpm2", 0o700, "swtpm", "swtpm"))
+    file = File(TPM, path, path, owner="swtpm", group="swtpm", folders=folders)
+    monkeypatch.setattr(guest, "tpm_files", lambda _directory: [file])
+    for check in (True, False):
+        refused(shared, "tpm_owner", f"{path} belongs to swtpm, and kvm2 has neither that user", check=check)
+    assert shared.kvm2.file(path) is None
+    shared.world.tpm_owner = {"owner": "tss", "group": "tss"}
+    assert shared.move().outcome == "migrated"
+    assert ("tss", "tss") in shared.world.owners
+    assert shared.kvm2.file(path).content == "secrets"
 
 
 def test_c1_26_where_a_users_own_libvirt_keeps_the_state_of_a_tpm_is_not_guessed(shared):

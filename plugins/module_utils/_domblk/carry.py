@@ -54,6 +54,7 @@ CURES = {
     "unreachable": ("port_blocked", "open the ports 49152 to 49215 there, or leave encrypt at true"),
     "ENOENT": ("directory_missing", "make that directory there"),
     "not_installed": ("qemu_img_missing", "install qemu-utils or qemu-img there"),
+    "no_user": ("owner_missing", "make that user or group there"),
     "EACCES": ("not_permitted", "run as root (become: true)"),
 }
 # Why a login that works is not enough, by what is said then.
@@ -153,6 +154,8 @@ class Carrying:
         self._peer: Peer | None = None
         self._updates: Dict[str, bool] = {}
         self._skipped: Dict[str, str] = {}
+        # By owner and group of the state of a TPM here, those that it gets there.
+        self._owners: Dict[Tuple[str, str], Dict[str, str]] = {}
         # By destination, what tells the file that is there from others.
         self._before: Dict[str, Dict[str, int]] = {}
         self._sent: List[Tuple[File, Sent]] = []
@@ -189,6 +192,7 @@ class Carrying:
     def check(self) -> None:
         """Lock the sources, and refuse what could not be done."""
         peer = self._peer = self.way.open(self._timeout)
+        self.files = tuple(self._owned(file) for file in self.files)
         needs: Dict[str, int] = {}
         taken: Dict[str, str] = {}
         for file in self.files:
@@ -243,6 +247,29 @@ class Carrying:
                 "no_space",
                 "make room there, or give another place",
             )
+
+    def _owned(self, file: File) -> File:
+        """The state of a TPM belongs to whom libvirt there lets TPMs run as; what is root's stays root's."""
+        if file.target != TPM or not self.way.host:
+            return file
+        folders = tuple(replace(one, **self._owner(one, file)) for one in file.folders)
+        return replace(file, folders=folders, **self._owner(file, file))
+
+    def _owner(self, one: File | Folder, file: File) -> Dict[str, str]:
+        if (one.owner, one.group) == ("root", "root"):
+            return {}
+        key = (one.owner, one.group)
+        if key not in self._owners:
+            self._owners[key] = self._ask("tpm_owner", owner=one.owner, group=one.group)
+        if not self._owners[key]["owner"]:
+            raise Refusal(
+                f"{file.source} belongs to {one.owner or 'a user without a name'}, and {self._open_peer.where} has neither"
+                " that user nor another one that TPMs run as",
+                "tpm_owner",
+                "install swtpm there, or name a user that is there as swtpm_user in its /etc/libvirt/qemu.conf",
+            )
+        known = self._owners[key]
+        return {"group": known["group"]} if one.owner == "root" else dict(known)
 
     def _check_stage(self, file: File, needs: Dict[str, int]) -> None:
         """What is converted is made on this host first."""

@@ -79,6 +79,9 @@ BLKZEROOUT = 0x127F
 PUNCH_HOLE = 0x02 | 0x01
 SYNC_FILE_RANGE_WRITE = 2
 PREFIX, SUFFIX = b".kvmops-", b".part"
+# Where libvirt is told as whom emulated TPMs run, and as whom they do where it is not, as it or a distribution is built.
+QEMU_CONF = "/etc/libvirt/qemu.conf"
+SWTPM_USERS = ("tss", "swtpm")
 # What receivers are going to write here is noted, so that two of them do not count on the same free space.
 SPACE = "/run/kvmops-migration/space"
 
@@ -589,18 +592,41 @@ def sync_directory(path: bytes) -> None:
 
 
 def _user(name: str) -> int:
-    """The number of a user, root's where this host does not know the name."""
+    """The number of a user; root's where there is no name."""
     try:
         return pwd.getpwnam(name).pw_uid if name else 0
     except KeyError:
-        return 0
+        raise Failed("there is no user %s" % name, "no_user") from None
 
 
 def _group(name: str) -> int:
     try:
         return grp.getgrnam(name).gr_gid if name else 0
     except KeyError:
-        return 0
+        raise Failed("there is no group %s" % name, "no_user") from None
+
+
+def _has_user(name: str) -> bool:
+    with suppress(Failed):
+        return bool(name) and _user(name) >= 0
+    return False
+
+
+def _has_group(name: str) -> bool:
+    with suppress(Failed):
+        return bool(name) and _group(name) >= 0
+    return False
+
+
+def _configured(path: str) -> Dict[str, str]:
+    """What a configuration file of libvirt sets to names."""
+    found = {}
+    with suppress(OSError), open(path, encoding="utf-8", errors="replace") as file:
+        for line in file:
+            name, equals, value = line.partition("=")
+            if equals and not name.lstrip().startswith("#"):
+                found[name.strip()] = value.partition("#")[0].strip().strip("\"'")
+    return found
 
 
 def _relabel(path: bytes) -> None:
@@ -819,6 +845,16 @@ class Receiver:
         if not missing:
             self._note = _note(folder, notes)
         return {"missing": [{"directory": row[0], "free": max(0, row[1]), "need": row[2]} for row in missing]}
+
+    def do_tpm_owner(self, owner: str, group: str, conf: str = QEMU_CONF) -> Dict[str, Any]:
+        """The user and group that libvirt here lets TPMs run as, where that is `owner` and `group` on another host;
+        empty where this host has nobody for that."""
+        said = _configured(conf)
+        user = next(filter(_has_user, (said.get("swtpm_user", ""), owner, *SWTPM_USERS)), "")
+        if not user:
+            return {"owner": "", "group": ""}
+        wanted = (said.get("swtpm_group", ""), group, user, "root")
+        return {"owner": user, "group": next(filter(_has_group, wanted), "")}
 
     def do_make_directory(self, path: str, mode: int, owner: str, group: str) -> Dict[str, Any]:
         """Make a directory where there is none."""

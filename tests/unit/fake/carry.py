@@ -113,6 +113,9 @@ class Peer:
         directory = posixpath.dirname(next(iter(needs), "/"))
         return {"missing": [{"directory": directory, "need": need, "free": free}] if need > free else []}
 
+    def do_tpm_owner(self, owner, group):
+        return self.host.world.tpm_owner
+
     def do_make_directory(self, path, mode, owner, group):
         made = path not in self.host.directories
         self.host.directories.setdefault(path, {})
@@ -142,6 +145,7 @@ class Peer:
         return {"known": known(self.host.file(part))}
 
     def do_commit(self, image, mode, owner, group):
+        self.host.world.owners.append((owner, group))
         part, target = self._parts.pop(image)
         file = self.host.file(part)
         self.host.remove(part)
@@ -190,10 +194,10 @@ def tpm_files(world):
     def files(directory):
         own = Folder(directory, 0o711, "root", "root")
         return [
-            File("tpm", posixpath.join(folder, name), posixpath.join(folder, name), folders=(own,))
+            File("tpm", path, path, owner="root", group="root", folders=(own,))
             for folder, names in world[world.local].directories.items()
             if folder.startswith(directory)
-            for name in names
+            for path in (posixpath.join(folder, name) for name in names)
         ]
 
     return files
@@ -216,6 +220,8 @@ def use(world, monkeypatch) -> None:
     """Let everything that would be sent go between these hosts."""
     world.sent, world.peer_scripts, world.free_bytes, world.source_locks = [], {}, {}, set()
     world.unreachable_by_ssh = set()
+    # Whom the state of a TPM gets at the destination, and whom everything that came there got.
+    world.tpm_owner, world.owners = {"owner": "", "group": ""}, []
     # By host and path.
     world.devices = set()
 
