@@ -483,6 +483,21 @@ def test_the_receiver_listens_where_the_sender_will_connect(peer, tmp_path, monk
     assert same(source, tmp_path / "target")
 
 
+def test_each_end_has_a_zone_of_its_own_for_an_address(tmp_path, monkeypatch):
+    table = tmp_path / "if_inet6"
+    table.write_text(
+        "00000000000000000000000000000001 01 80 10 80       lo\n"
+        "fe8000000000000000000000000000a1 02 40 20 80     br0\n"
+    )
+    assert receiver.own_zone("fe80::a1%eth0", str(table)) == "fe80::a1%br0"
+    assert receiver.own_zone("fe80::a2%eth0", str(table)) == "fe80::a2"
+    assert receiver.own_zone("fd00::2", str(table)) == "fd00::2"
+    assert receiver.own_zone("kvm2.invalid", str(table)) == "kvm2.invalid"
+    found = [(socket.AF_INET6, socket.SOCK_STREAM, 6, "", ("fe80::a1", 49152, 0, 1))]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_more, **_options: found)
+    assert stream._Sending._resolved(None, "fe80::a1%lo") == "fe80::a1%lo"
+
+
 def test_an_address_that_nobody_knows_is_said(peer, tmp_path):
     source = sparse(tmp_path / "source", MIB, [(0, 9)])
     with Image(str(source)) as image, pytest.raises(StreamError) as caught:

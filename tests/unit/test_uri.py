@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ansible_collections.kvmops.migration.plugins.module_utils._domblk import carry
 from ansible_collections.kvmops.migration.plugins.module_utils._pure import uri
 from ansible_collections.kvmops.migration.plugins.module_utils._pure.refusal import Refusal
 
@@ -16,6 +17,7 @@ HOST = st.one_of(
     st.lists(LABEL, min_size=1, max_size=3).map(".".join),
     st.ip_addresses(v=4).map(str),
     st.ip_addresses(v=6).map(str),
+    st.from_regex(r"fe80::[1-9a-f]%[A-Za-z0-9_.-]{1,15}", fullmatch=True),
 )
 TEXT = st.text(st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"]), min_size=1, max_size=8)
 
@@ -111,6 +113,9 @@ def test_any_text_is_a_uri_or_a_refusal_of_one_line(text):
         ("qemu+tls://host2/system", False, "host2", "tls"),
         ("qemu+tcp://10.0.0.1:16509/system", False, "10.0.0.1", "tcp"),
         ("qemu+ssh://root@[fe80::1%eth0]:22/system", False, "fe80::1%eth0", "ssh"),
+        ("qemu+ssh://root@[fe80::1%25eth0]/system", False, "fe80::1%eth0", "ssh"),
+        ("qemu+ssh://root@[fe80::1%25be0]/system", False, "fe80::1%be0", "ssh"),
+        ("qemu+ssh://root@[fe80::1%2525]/system", False, "fe80::1%25", "ssh"),
         ("qemu+ssh://ann@host2/system", False, "host2", "ssh"),
         ("qemu+libssh2://ann@host2/system?known_hosts=/x", False, "host2", "libssh2"),
         ("qemu+libssh://host2/system", False, "host2", "libssh"),
@@ -141,6 +146,9 @@ def test_the_forms_of_the_deck(text, local, host, transport):
         ("qemu://:16514/system", "a port without a host"),
         ("qemu+ssh://root@/system", "names no host"),
         ("qemu+ssh://-oProxyCommand=x/system", "has the host"),
+        ("qemu+ssh://root@[fe80::1%25]/system", "has the zone ''"),
+        ("qemu+ssh://root@[fe80::1%25-oProxyCommand=x]/system", "has the zone '-oProxyCommand=x'"),
+        ("qemu+ssh://root@[fe80::1%be0]/system", "write it as %25"),
         ("qemu+ssh://h:0/system", "1 to 65535"),
         ("qemu+ssh://h:x/system", "1 to 65535"),
         ("qemu+ssh://h:65536/system", "1 to 65535"),
@@ -185,6 +193,20 @@ def test_uris_are_built_from_addresses():
     assert uri.for_host("kvm2", user="ann", transport="tcp") == "qemu+tcp://ann@kvm2/system"
     assert uri.for_data("172.16.1.232") == "tcp://172.16.1.232"
     assert uri.for_data("fd00::2") == "tcp://[fd00::2]"
+
+
+def test_a_zone_is_written_as_uris_and_as_commands_have_it():
+    built = "qemu+ssh://root@[fe80::1%25eth0]/system"
+    assert uri.for_host("fe80::1%eth0") == uri.for_host("[fe80::1%eth0]") == uri.for_host("[fe80::1%25eth0]") == built
+    assert str(uri.parse("qemu+ssh://root@[fe80::1%eth0]/system")) == built
+    assert uri.for_data("fe80::1%eth0") == "tcp://[fe80::1%25eth0]"
+    assert uri.parse_data("tcp://[fe80::1%25eth0]:49152") == uri.parse_data("tcp://[fe80::1%eth0]") == "fe80::1%eth0"
+    command = carry.way_to(built).login.command(10)
+    assert command[-2] == "fe80::1%eth0"
+    assert not any(option.startswith("-oHostKeyAlias") for option in command)
+    other = carry.way_to(built, "fe80::2%eth1").login.command(10)
+    assert other[-2] == "fe80::2%eth1"
+    assert "-oHostKeyAlias=fe80::1%eth0" in other
 
 
 @pytest.mark.parametrize(

@@ -91,12 +91,15 @@ class Way:
     key_file: str = ""
     known_as: str = ""
 
+    @property
+    def login(self) -> Login:
+        return Login(self.host, self.user, self.port, self.key_file, self.known_as)
+
     def open(self, timeout: float) -> Peer:
         if not self.host:
             return Peer.local()
-        login = Login(self.host, self.user, self.port, self.key_file, self.known_as)
         try:
-            return Peer.over_ssh(login, timeout)
+            return Peer.over_ssh(self.login, timeout)
         except StreamError as error:
             said = f"no image can be sent to {self.host}: {error}"
             for word, (failure_class, cure) in NO_RECEIVER.items():

@@ -366,6 +366,19 @@ def part_name(target: bytes, run: str) -> bytes:
     return os.path.join(folder, full)
 
 
+def own_zone(address: str, table: str = "/proc/net/if_inet6") -> str:
+    """An address of this host with the zone that it has here: that of the sender is the name of its own interface."""
+    bare = address.partition("%")[0]
+    with suppress(OSError):
+        known = socket.inet_pton(socket.AF_INET6, bare).hex()
+        if known.startswith(("fe8", "fe9", "fea", "feb")):
+            with open(table, encoding="ascii") as file:
+                for line in file:
+                    if line.startswith(known):
+                        return "%s%%%s" % (bare, line.split()[-1])
+    return bare
+
+
 def to_bytes(path: str) -> bytes:
     """Not os.fsencode: the locale of a login is not that of the other host."""
     return path.encode("utf-8", "surrogateescape")
@@ -949,7 +962,9 @@ class Receiver:
 
     def do_listen(self, address: str) -> Dict[str, Any]:
         self._stop_listening()
-        family, kind, protocol, _name, where = socket.getaddrinfo(address, PORTS[0], type=socket.SOCK_STREAM)[0]
+        family, kind, protocol, _name, where = socket.getaddrinfo(
+            own_zone(address), PORTS[0], type=socket.SOCK_STREAM
+        )[0]
         failure: OSError | None = None
         for port in PORTS:
             listening = socket.socket(family, kind, protocol)

@@ -507,7 +507,9 @@ class _Sending:
     def _resolved(self, name: str) -> str:
         """The address that a name has here: what the receiver's host takes it for is often one of its loopback."""
         try:
-            return str(socket.getaddrinfo(name, far.PORTS[0], type=socket.SOCK_STREAM)[0][4][0])
+            address, _port, *more = socket.getaddrinfo(name, far.PORTS[0], type=socket.SOCK_STREAM)[0][4]
+            # The zone of an IPv6 address, which is no part of it here.
+            return f"{address}%{socket.if_indextoname(int(more[1]))}" if more and more[1] else str(address)
         except OSError as error:
             raise StreamError(f"{name} has no address here: {error.strerror}", "unreachable") from error
 

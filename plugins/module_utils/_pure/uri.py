@@ -76,12 +76,15 @@ _PASSWORD = re.compile(r"(?<=://)([^@/?#:\s]*):[^@/?#\s]*@")
 # The same in what was given as a URI and perhaps is none: to the last @, whatever stands before it.
 _WHOLE_SECRET = re.compile(r"[^:/?#]+://[^@/?#:\s]*:(.+)@", re.DOTALL)
 _WHOLE_PASSWORD = re.compile(r"(?<=://)([^@/?#:\s]*):.*@", re.DOTALL)
+# What libvirt would take for an escape, where a zone is written as in a command.
+_ESCAPE = re.compile(r"%(?!25)[0-9A-Fa-f]{2}")
+_ZONE = re.compile(r"[A-Za-z0-9_.-]+")
 _HOST = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_])?\.?")
 
 
 @dataclass(frozen=True)
 class Uri:
-    """A libvirt URI in its parts; `host` is without the brackets of an IPv6 address."""
+    """A libvirt URI in its parts; `host` is without the brackets of an IPv6 address, and as commands take its zone."""
 
     driver: str
     transport: str = ""
@@ -107,10 +110,21 @@ class Uri:
         scheme = f"{self.driver}+{self.transport}" if self.transport else self.driver
         secret = f":{quote(self.password, safe='')}" if self.password else ""
         login = f"{quote(self.user, safe='')}{secret}@" if self.user else ""
-        host = f"[{self.host}]" if ":" in self.host else self.host
+        host = _bracketed(self.host)
         port = f":{self.port}" if self.port is not None else ""
         query = f"?{urlencode(self.query, quote_via=quote)}" if self.query else ""
         return f"{scheme}://{login}{host}{port}{quote(self.path)}{query}"
+
+
+def _bracketed(host: str) -> str:
+    """A host as it stands in a URI, where the % before a zone is %25 (RFC 6874)."""
+    return "[{}]".format(host.replace("%", "%25")) if ":" in host else host
+
+
+def _bare(host: str) -> str:
+    """The other way round; a zone that was written as in a command stays as it is."""
+    address, percent, zone = host.strip("[]").partition("%")
+    return address + percent + (zone[2:] if zone.startswith("25") else zone)
 
 
 def _refuse(option: str, text: str, why: str, cure: str) -> Refusal:
@@ -128,7 +142,7 @@ def parse(text: str, option: str = "uri") -> Uri:
     if not match or re.search("[\ud800-\udfff]", text):
         raise _refuse(option, text, "is not a libvirt URI", f"give {FORM}, for example qemu+ssh://root@kvm2/system")
     driver, _plus, transport = match["scheme"].partition("+")
-    host = (match["host"] or "").strip("[]")
+    host = _bare(match["host"] or "")
     _check_scheme(option, text, driver, transport, match["scheme"])
     _check_host(option, text, transport, host, match["user"], match["port"])
     path = unquote(match["path"] or "")
@@ -168,6 +182,11 @@ def _check_host(option: str, text: str, transport: str, host: str, user: str | N
         raise _refuse(option, text, "has a user or a port without a host", f"give {FORM}")
     if host and ":" not in host and not _HOST.fullmatch(host):
         raise _refuse(option, text, f"has the host {host!r}", "give a host name, an IPv4 address or an IPv6 one in []")
+    _address, percent, zone = host.partition("%")
+    if percent and not _ZONE.fullmatch(zone):
+        raise _refuse(option, text, f"has the zone {zone!r}", "give the name of a network interface after %25")
+    if percent and _ESCAPE.search(text.partition("[")[2].partition("]")[0]):
+        raise _refuse(option, text, f"has the zone {zone!r} after a %, which means something else", "write it as %25")
 
 
 def _extras(option: str, text: str, transport: str, query: str) -> Tuple[Tuple[str, str], ...]:
@@ -199,19 +218,18 @@ def _port(option: str, text: str, port: str | None) -> int | None:
 
 def for_host(address: str, user: str = "root", transport: str = "ssh") -> str:
     """The URI of the system daemon of the host with that name or address."""
-    return str(Uri("qemu", transport, user=user, host=address.strip("[]")))
+    return str(Uri("qemu", transport, user=user, host=_bare(address)))
 
 
 def for_data(address: str) -> str:
     """The URI that tells QEMU on which address of the destination the guest's memory is taken in."""
-    address = address.strip("[]")
-    return f"tcp://[{address}]" if ":" in address else f"tcp://{address}"
+    return f"tcp://{_bracketed(_bare(address))}"
 
 
 def parse_data(text: str) -> str:
     """The host that a URI for the guest's data names, empty where it names none."""
     match = re.match(r"[a-z]+:(?://)?(\[[^\]]+\]|[^:/?]+)", text)
-    return match[1].strip("[]") if match and not text.startswith("unix:") else ""
+    return _bare(match[1]) if match and not text.startswith("unix:") else ""
 
 
 def secrets(*texts: str | None) -> Set[str]:
