@@ -459,6 +459,7 @@ options:
     description:
       - End the migration of this VM away from this host that goes on, whoever has begun it, and settle it; no
         destination is needed.
+      - A run that was asked to end gets 120 seconds for it. One that still goes on then is left at it, and the task fails.
     type: bool
     default: false
   connect_timeout:

@@ -76,8 +76,8 @@ journal:
 runs:
   description:
     - The runs of M(kvmops.migration.virt_migrate) that go on here, each with C(run), C(name) of the VM, C(source),
-      C(dest), C(phase), C(line) for a person, and while data travels C(percent), C(memory), C(disk), C(throughput),
-      C(dirty_rate), C(iteration), C(elapsed), C(next) and C(actions).
+      C(dest), C(phase), C(line) for a person, C(ending) (whether its end was asked for), and while data travels
+      C(percent), C(memory), C(disk), C(throughput), C(dirty_rate), C(iteration), C(elapsed), C(next) and C(actions).
     - Empty where the module does not run on the host that O(uri) leads to.
   returned: success
   type: list

@@ -188,3 +188,27 @@ def test_a_run_that_has_gone_before_it_could_be_asked_is_not_joined(lab, monkeyp
 def test_every_option_says_what_it_decides():
     assert {option.decides for option in table.OPTIONS} == {table.RESULT, table.WAY, table.CALL}
     assert all(option.decides == table.RESULT for option in table.SECRET)
+
+
+def test_c5_95_a_run_that_does_not_end_is_not_waited_for_without_an_end(lab, monkeypatch):
+    lab.add()
+    monkeypatch.setattr(start, "END_PATIENCE", 0.1)
+    said = []
+
+    def script(phase, source, dest, guest):
+        if phase == "begin":
+            with pytest.raises(Refusal) as refused:
+                call(cancel=True)
+            said.append(refused.value)
+            [status] = worker.live()
+            said.append(status)
+
+    lab.world.script = script
+    lab.move()
+    refusal, status = said
+    assert refusal.failure_class == "busy"
+    assert refusal.details["outcome"] == "undetermined"
+    assert "was asked to end, and still goes on 0.1 s later: a: " in refusal.problem
+    assert f"kill its process {status['pid']}" in refusal.cure
+    assert status["ending"] is True
+    assert status["line"].endswith("; its end was asked for")

@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 import subprocess
+import threading
 import time
 
 import pytest
@@ -169,3 +170,23 @@ def test_the_lock_of_a_vm_goes_away_with_its_run(directory):
     detached(lambda: {"outcome": "migrated"})
     wait_until(lambda: look()[0] == "done" and not workers.live())
     assert list((directory / "vm").iterdir()) == []
+
+
+def test_what_holds_a_run_is_said_and_that_its_end_was_asked_for(directory):
+    hold = directory / "hold" / "moving"
+    hold.parent.mkdir(parents=True)
+    hold.touch()
+    worker = Worker("r1", "a").take()
+    waiting = threading.Thread(target=worker.phase, args=("moving",))
+    waiting.start()
+    try:
+        wait_until(lambda: workers.status_of("r1").get("held"))
+        assert workers.status_of("r1")["line"] == f"a: moving; held by {hold}"
+        assert workers.ask_to_end("r1")
+        assert workers.status_of("r1")["line"] == f"a: moving; its end was asked for; held by {hold}"
+    finally:
+        hold.unlink()
+        waiting.join()
+    assert workers.status_of("r1")["line"] == "a: moving; its end was asked for"
+    worker.leave()
+    assert workers.status_of("r1") == {}

@@ -11,7 +11,7 @@ import time
 from typing import Any, Dict, List, Mapping
 
 from .._domblk.info import Images
-from .._pure import checks, domblk
+from .._pure import checks, domblk, outcome
 from .._pure import options as table
 from .._pure import uri as uris
 from .._pure.domblk import Wish
@@ -88,6 +88,7 @@ def _join(options: Mapping[str, Any], copy: Wish, status: Mapping[str, Any]) -> 
         workers.ask_to_end(run_id)
         ended = workers.wait_for(run_id, END_PATIENCE)
         if ended is None:
+            _check_ended(options["name"], workers.status_of(run_id))
             return None
         answer: Dict[str, Any] = {key: ended[key] for key in ENDED if key in ended}
         # One that was asked too late has done what it was about.
@@ -103,6 +104,21 @@ def _join(options: Mapping[str, Any], copy: Wish, status: Mapping[str, Any]) -> 
     if ended is None:
         return None
     return {**ended, "adopted": run_id, "warnings": [*warnings, *ended.get("warnings", [])]}
+
+
+def _check_ended(name: str, status: Mapping[str, Any]) -> None:
+    """Refuse to wait any longer for a run that goes on though its end was asked for."""
+    if not status:
+        return
+    cure = "see with status.yml when it ends, which it does as soon as it can"
+    if status.get("held"):
+        cure = f"remove {status['held']}, which keeps it waiting"
+    raise Refusal(
+        f"run {status['run']} of VM {name} was asked to end, and still goes on {END_PATIENCE:g} s later: {status['line']}",
+        "busy",
+        f"{cure}; or kill its process {status['pid']}, and let recover.yml settle what it has left",
+        outcome=outcome.UNDETERMINED,
+    )
 
 
 def _agree(

@@ -175,16 +175,19 @@ class Worker:
         self._status.update(facts)
         if self.seen:
             with suppress(OSError):
-                status = {**self._status, "controller": self._controller()}
-                told = {**status, "line": statuses.line(status)}
+                told = _as_told(self._folder, {**self._status, "controller": self._controller()})
                 jsonfile.store(os.path.join(self._folder, "status.json"), told, lasting=False)
 
     def phase(self, name: str) -> None:
         """A step of the run begins. A file hold/PHASE keeps it waiting there, so that tests can kill what they like."""
         self.say(phase=name, waits="")
         hold = os.path.join(RUN_DIRECTORY, "hold", name)
-        while self.seen and os.path.exists(hold):
+        if not (self.seen and os.path.exists(hold)):
+            return
+        self.say(held=hold)
+        while os.path.exists(hold):
             time.sleep(HOLD_STEP)
+        self.say(held="")
 
     def acted(self, action: Mapping[str, Any]) -> None:
         self.say(actions=[*self._status["actions"], dict(action)])
@@ -215,7 +218,18 @@ class Worker:
 
 def live() -> List[Dict[str, Any]]:
     """The statuses of the runs that go on here."""
-    return [status for folder, status in _folders() if status and _alive(folder)]
+    return [_as_told(folder, status) for folder, status in _folders() if status and _alive(folder)]
+
+
+def _as_told(folder: str, status: Mapping[str, Any]) -> Dict[str, Any]:
+    """With what was asked of it meanwhile, and the line for a person."""
+    status = {**status, "ending": os.path.exists(os.path.join(folder, CANCEL))}
+    return {**status, "line": statuses.line(status)}
+
+
+def status_of(run_id: str) -> Dict[str, Any]:
+    """How far a run is that goes on here; empty where none does."""
+    return next((status for status in live() if status["run"] == run_id), {})
 
 
 def goes_on(run_id: str) -> bool:

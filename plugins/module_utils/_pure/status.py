@@ -85,11 +85,13 @@ def copying(done: int, total: int, elapsed: float) -> Dict[str, Any]:
 def line(status: Mapping[str, Any]) -> str:
     """How far a run is, in one line."""
     where = f"{status['name']}: {status['source']} -> {status['dest']}" if status.get("dest") else status["name"]
-    phase, lost = str(status["phase"]), "; its controller is gone" if status.get("controller") == "lost" else ""
+    phase, besides = str(status["phase"]), "; its controller is gone" if status.get("controller") == "lost" else ""
+    besides += "; its end was asked for" if status.get("ending") else ""
+    besides += f"; held by {status['held']}" if status.get("held") else ""
     if status.get("waits") or phase in _WORDS or "percent" not in status:
         # The figures of before would stand still.
         waits = f": {status['waits']}, {status['elapsed']:.0f} s" if status.get("waits") else ""
-        return f"{where}: {_WORDS.get(phase, phase)}{waits}{lost}"
+        return f"{where}: {_WORDS.get(phase, phase)}{waits}{besides}"
     parts = [f"{status['percent']} %"]
     for what in ("memory", "disk"):
         part = status[what]
@@ -102,7 +104,7 @@ def line(status: Mapping[str, Any]) -> str:
         parts.append(f"pass {status['iteration']}")
     parts.append(f"{status['elapsed']:.0f} s")
     end = f"; next: {status['next']}" if status.get("next") else ""
-    return f"{where}: {', '.join(parts)}{end}{lost}"
+    return f"{where}: {', '.join(parts)}{end}{besides}"
 
 
 def action_line(name: str, action: Mapping[str, Any]) -> str:
