@@ -68,9 +68,9 @@ options:
     description:
       - Targets of the disks that are meant by the other options, such as V(vda). By default all that can be written to
         and have an image, but for devices that O(path_map) does not name.
-      - To another host all files go that the two hosts do not share. A disk of another kind (a block device or a volume)
-        cannot be copied there; one that is left out here is taken to be on storage that both hosts share, and stays as
-        it is.
+      - To another host all files go that the two hosts do not share. A disk of another kind (a block device or a
+        volume) cannot be copied there; one that is left out here is taken to be on storage that both hosts share, and
+        stays as it is.
     type: list
     elements: str
   dest_dir:
@@ -90,7 +90,8 @@ options:
       - Format that the images shall have. By default each keeps its own.
       - Another format keeps only what the VM sees of the disk. Refused where that loses internal snapshots, bitmaps or
         encryption, unless O(force) is said.
-      - The name of an image stays, whatever its suffix says; O(path_map) gives it another.
+      - The name of an image stays, whatever its suffix says. C(web1.img) that becomes qcow2 is C(web1.img) still,
+        and the definition of the VM says what it is; only O(path_map) gives it another name.
     type: str
     choices: [raw, qcow2]
   backing:
@@ -102,7 +103,7 @@ options:
     default: keep
     choices: [keep, flatten]
   bandwidth:
-    description: MiB per second at most, V(0) for no limit.
+    description: Limit in MiB per second, up to 8796093022207; V(0) is no limit.
     type: int
   verify:
     description:

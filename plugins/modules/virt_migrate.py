@@ -244,7 +244,7 @@ options:
         with O(tls=true) through a socket file. Since libvirt 6.0.0.
     type: str
   bandwidth:
-    description: Limit in MiB per second; V(0) is libvirt's default.
+    description: Limit in MiB per second, up to 8796093022207; V(0) is libvirt's default.
     type: int
   switchover_bandwidth:
     description:
@@ -459,7 +459,8 @@ options:
     description:
       - End the migration of this VM away from this host that goes on, whoever has begun it, and settle it; no
         destination is needed.
-      - A run that was asked to end gets 120 seconds for it. One that still goes on then is left at it, and the task fails.
+      - A run that was asked to end gets 120 seconds for it. One that still goes on is left at it, and the task
+        fails.
     type: bool
     default: false
   connect_timeout:

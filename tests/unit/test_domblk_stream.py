@@ -486,8 +486,7 @@ def test_the_receiver_listens_where_the_sender_will_connect(peer, tmp_path, monk
 def test_each_end_has_a_zone_of_its_own_for_an_address(tmp_path, monkeypatch):
     table = tmp_path / "if_inet6"
     table.write_text(
-        "00000000000000000000000000000001 01 80 10 80       lo\n"
-        "fe8000000000000000000000000000a1 02 40 20 80     br0\n"
+        "00000000000000000000000000000001 01 80 10 80       lo\nfe8000000000000000000000000000a1 02 40 20 80     br0\n"
     )
     assert receiver.own_zone("fe80::a1%eth0", str(table)) == "fe80::a1%br0"
     assert receiver.own_zone("fe80::a2%eth0", str(table)) == "fe80::a2"

@@ -322,3 +322,15 @@ def test_a_file_becomes_a_device_of_another_host(stopped):
     assert result.outcome == "migrated", result
     there = stopped.kvm2.guests[UUID].xml.replace('"', "'")
     assert "type='block'" in there and "dev='/dev/vg/a'" in there
+
+
+def test_all_directories_that_are_missing_there_are_named_at_once(lab):
+    for folder in ("/data", "/more"):
+        lab.kvm1.directories[folder] = {}
+        lab.kvm1.write(f"{folder}/a.qcow2", fake.File())
+    lab.add(
+        state=SHUTOFF,
+        xml=domain_xml(disks=[disk_xml(path="/data/a.qcow2"), disk_xml("vdb", "/more/a.qcow2")]),
+        image="",
+    )
+    assert "there are no directories /data and /more at the destination" in lab.move().msg

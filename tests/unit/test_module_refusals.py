@@ -162,6 +162,14 @@ def test_c2_46_a_destination_without_the_directory(lab, refused):
     refused("pool_missing", "no active storage pool with target path /data")
 
 
+def test_c2_46_all_directories_that_have_no_pool_there_are_named_at_once(lab, refused):
+    for folder in ("/data", "/more"):
+        lab.kvm1.directories[folder] = {}
+        lab.kvm1.write(f"{folder}/a.qcow2", fake.File())
+    lab.add(xml=domain_xml(disks=[disk_xml(path="/data/a.qcow2"), disk_xml("vdb", "/more/a.qcow2")]), image="")
+    refused("pool_missing", "no active storage pool with target path /data nor with /more")
+
+
 def test_an_image_that_nothing_accounts_for(lab, refused):
     lab.add()
     lab.kvm2.write(IMAGE, fake.File(content="precious"))

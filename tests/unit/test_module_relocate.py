@@ -148,7 +148,11 @@ def test_check_mode_says_what_would_be_done_and_shows_the_definition(here):
         ({"path_map": {"/old": "new"}}, "bad_option", "are not two absolute paths"),
         ({"dest_dir": "/nowhere/at/all"}, "directory_missing", "no directory /nowhere/at/all"),
         ({"disks": ["vdx"], "dest_dir": "/tmp"}, "disk_target", "a has no disk 'vdx'"),
-        ({"bandwidth": -1, "dest_dir": "/tmp"}, "bad_option", "accepted: 0 to 16777216 MiB/s"),
+        (
+            {"bandwidth": -1, "dest_dir": "/tmp"},
+            "bad_option",
+            "accepted: MiB per second from 0 (no limit) to 8796093022207",
+        ),
         ({"name": "none", "dest_dir": "/tmp"}, "not_found", "VM none was not found"),
         ({}, "bad_option", "neither another place nor another host"),
         ({"disks": [], "dest_dir": "/tmp"}, "bad_option", "disks: the list is empty"),
@@ -735,3 +739,20 @@ def test_a_file_that_was_not_replaced_yet_is_not_spoken_of(here, kill):
     result = here.move(force=True)
     assert result.outcome == "copied"
     assert not here.warnings
+
+
+@pytest.mark.parametrize("state", [SHUTOFF, RUNNING])
+def test_all_directories_that_are_missing_are_named_at_once(here, state):
+    here.add(state, ("a.img", "b.img"))
+    options = {str(here.old / name): f"/nowhere/{name[0]}/{name}" for name in ("a.img", "b.img")}
+    result = here.run(path_map=options)
+    assert result.failure_class == "directory_missing"
+    assert "there are no directories /nowhere/a and /nowhere/b on this host" in result.msg
+
+
+@pytest.mark.skipif(not shutil.which("qemu-img"), reason="qemu-img is not installed here")
+def test_an_image_keeps_its_name_in_another_format(here):
+    guest = here.add()
+    assert here.move(format="qcow2").outcome == "copied"
+    assert here.files() == ["a.img"]
+    assert 'type="qcow2"' in guest.xml

@@ -158,7 +158,7 @@ class Carrying:
         self._updates: Dict[str, bool] = {}
         self._skipped: Dict[str, str] = {}
         # By owner and group of the state of a TPM here, those that it gets there.
-        self._owners: Dict[Tuple[str, str], Dict[str, str]] = {}
+        self._owners: Dict[Tuple[str, str], Tuple[str, str]] = {}
         # By destination, what tells the file that is there from others.
         self._before: Dict[str, Dict[str, int]] = {}
         self._sent: List[Tuple[File, Sent]] = []
@@ -196,6 +196,7 @@ class Carrying:
         """Lock the sources, and refuse what could not be done."""
         peer = self._peer = self.way.open(self._timeout)
         self.files = tuple(self._owned(file) for file in self.files)
+        self._check_directories()
         needs: Dict[str, int] = {}
         taken: Dict[str, str] = {}
         for file in self.files:
@@ -209,12 +210,6 @@ class Carrying:
             if file.dest == file.source and not self.way.host:
                 raise Refusal(f"{file.source} is where it shall be already", "same_path", "give another place")
             there = self._ask("stat", path=file.dest)
-            if not file.folders and self._ask("stat", path=posixpath.dirname(file.dest))["type"] != "directory":
-                raise Refusal(
-                    f"there is no directory {posixpath.dirname(file.dest)} at the destination",
-                    "directory_missing",
-                    "make it there, or give another place",
-                )
             if domblk.is_device(file.dest) != (there["type"] == "block") and self.way.host:
                 # What its definition would call it.
                 raise Refusal(
@@ -251,28 +246,40 @@ class Carrying:
                 "make room there, or give another place",
             )
 
+    def _check_directories(self) -> None:
+        """All of them at once, so that they can be made at once."""
+        folders = dict.fromkeys(posixpath.dirname(file.dest) for file in self.files if not file.folders)
+        missing = [folder for folder in folders if self._ask("stat", path=folder)["type"] != "directory"]
+        if missing:
+            raise domblk.no_directories(missing, "at the destination" if self.way.host else "on this host")
+
     def _owned(self, file: File) -> File:
         """The state of a TPM belongs to whom libvirt there lets TPMs run as; what is root's stays root's."""
         if file.target != TPM or not self.way.host:
             return file
-        folders = tuple(replace(one, **self._owner(one, file)) for one in file.folders)
-        return replace(file, folders=folders, **self._owner(file, file))
+        folders = []
+        for one in file.folders:
+            owner, group = self._owner(one, file)
+            folders.append(replace(one, owner=owner, group=group))
+        owner, group = self._owner(file, file)
+        return replace(file, folders=tuple(folders), owner=owner, group=group)
 
-    def _owner(self, one: File | Folder, file: File) -> Dict[str, str]:
-        if (one.owner, one.group) == ("root", "root"):
-            return {}
+    def _owner(self, one: File | Folder, file: File) -> Tuple[str, str]:
         key = (one.owner, one.group)
+        if key == ("root", "root"):
+            return key
         if key not in self._owners:
-            self._owners[key] = self._ask("tpm_owner", owner=one.owner, group=one.group)
-        if not self._owners[key]["owner"]:
+            known = self._ask("tpm_owner", owner=one.owner, group=one.group)
+            self._owners[key] = (known["owner"], known["group"])
+        owner, group = self._owners[key]
+        if not owner:
             raise Refusal(
-                f"{file.source} belongs to {one.owner or 'a user without a name'}, and {self._open_peer.where} has neither"
-                " that user nor another one that TPMs run as",
+                f"{file.source} belongs to {one.owner or 'a user without a name'}, and {self._open_peer.where} has"
+                " neither that user nor another one that TPMs run as",
                 "tpm_owner",
                 "install swtpm there, or name a user that is there as swtpm_user in its /etc/libvirt/qemu.conf",
             )
-        known = self._owners[key]
-        return {"group": known["group"]} if one.owner == "root" else dict(known)
+        return (one.owner if one.owner == "root" else owner), group
 
     def _check_stage(self, file: File, needs: Dict[str, int]) -> None:
         """What is converted is made on this host first."""

@@ -40,7 +40,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import Any, Callable, Dict, Iterable, Iterator, List, Tuple
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Tuple
 
 BLOCK = 1 << 20
 # A changed block is compared in pieces, and a changed piece in slices, of the size of a page and of most file systems'
@@ -79,7 +79,7 @@ BLKZEROOUT = 0x127F
 PUNCH_HOLE = 0x02 | 0x01
 SYNC_FILE_RANGE_WRITE = 2
 PREFIX, SUFFIX = b".kvmops-", b".part"
-# Where libvirt is told as whom emulated TPMs run, and as whom they do where it is not, as it or a distribution is built.
+# Where libvirt is told as whom emulated TPMs run, and as whom they do where it is not told.
 QEMU_CONF = "/etc/libvirt/qemu.conf"
 SWTPM_USERS = ("tss", "swtpm")
 # What receivers are going to write here is noted, so that two of them do not count on the same free space.
@@ -350,9 +350,12 @@ def identity(found: os.stat_result) -> Dict[str, int]:
     return {"size": found.st_size, "mtime_ns": found.st_mtime_ns, "inode": found.st_ino, "device": found.st_dev}
 
 
-def is_same(now: Dict[str, int], known: Dict[str, int]) -> bool:
-    """Whether a file is the one that was known. The number of a device can be another one after a reboot; it only counts
-    where a file was not known to the nanosecond of its last change."""
+def is_same(now: Dict[str, int], known: Mapping[str, int]) -> bool:
+    """Whether a file is the one that was known.
+
+    The number of a device can be another one after a reboot: it counts only where the time of the last change, to the
+    nanosecond, was not known.
+    """
     return all(now[key] == value for key, value in known.items() if key != "device" or "mtime_ns" not in known)
 
 
@@ -962,9 +965,9 @@ class Receiver:
 
     def do_listen(self, address: str) -> Dict[str, Any]:
         self._stop_listening()
-        family, kind, protocol, _name, where = socket.getaddrinfo(
-            own_zone(address), PORTS[0], type=socket.SOCK_STREAM
-        )[0]
+        family, kind, protocol, _name, where = socket.getaddrinfo(own_zone(address), PORTS[0], type=socket.SOCK_STREAM)[
+            0
+        ]
         failure: OSError | None = None
         for port in PORTS:
             listening = socket.socket(family, kind, protocol)

@@ -339,6 +339,10 @@ class Relocation:
         self, domain: Domain, definition: Definition, moves: Sequence[Move], needed: Dict[str, List[str]]
     ) -> CopyLedger | None:
         request, host, worker, wish = self._request, self._host, self._request.worker, self._request.wish
+        folders = [posixpath.dirname(move.dest) for move in moves]
+        missing = [folder for folder in folders if not os.path.isdir(folder)]
+        if missing:
+            raise domblk.no_directories(missing, "on this host")
         rows = [self._check_running(domain, definition, move) for move in moves]
         self._check_space(moves, rows)
         self._result["files"] = rows
@@ -404,9 +408,6 @@ class Relocation:
                 "dest_image_exists",
                 "remove it, or give another place",
             )
-        folder = posixpath.dirname(move.dest)
-        if not os.path.isdir(folder):
-            raise Refusal(f"there is no directory {folder} on {host}", "directory_missing", "make it, or give another")
         disk = definition[move.target]
         chain = chain_of(disk, move.source, self._request.images)
         copied = chain if move.flat else chain[:1]

@@ -20,6 +20,7 @@ from .._pure import domblk
 from .._pure import options as table
 from .._pure.domblk import Wish
 from .._pure.refusal import Refusal
+from .._pure.schedule import MAX_BANDWIDTH
 from . import relocate
 from .info import Images
 
@@ -47,7 +48,6 @@ OWN: Dict[str, Dict[str, Any]] = {
     "encrypt": {"type": "bool", "default": True},
     "remove_source": {"type": "bool", "default": False},
 }
-MOST_MIB = 1 << 24
 # Of a move on this host, for whoever wants the VM on another one.
 TOLD = {"dest_uri": "another place on this host"}
 
@@ -63,9 +63,11 @@ def argument_spec() -> Dict[str, Dict[str, Any]]:
 def wish_of(options: Mapping[str, Any]) -> Wish:
     """What the options say; raises Refusal for a value that cannot be meant."""
     bandwidth = options["bandwidth"] or 0
-    if not 0 <= bandwidth <= MOST_MIB:
+    if not 0 <= bandwidth <= MAX_BANDWIDTH:
         raise Refusal(
-            f"bandwidth: {bandwidth} is out of range", "bad_option", f"accepted: 0 to {MOST_MIB} MiB/s, 0 for no limit"
+            f"bandwidth: {bandwidth} is not accepted",
+            "bad_option",
+            f"accepted: MiB per second from 0 (no limit) to {MAX_BANDWIDTH}",
         )
     if options["disks"] is not None and not options["disks"]:
         raise Refusal("disks: the list is empty", "bad_option", "name some, or leave the option out for all of them")

@@ -86,8 +86,9 @@ class Disks:
         if offline:
             # libvirt has no part in their copy, and needs no pool.
             return Layout(plans)
-        for disk in copied:
-            self._check_pool(disk)
+        lacking = [disk.directory for disk in copied if self._dest.pool(disk.directory) is None]
+        if lacking:
+            raise self._dest.missing(*dict.fromkeys(lacking))
         present = [disk for disk in copied if self._dest.host.volume(disk.source) is not None]
         self.check_replaceable(present, facts, force)
         overlays = tuple(map(self._overlay, copied)) if wish.copy_storage == "inc" else ()
@@ -198,10 +199,6 @@ class Disks:
                         "not_shared",
                         f"put {path} on storage that both hosts share",
                     )
-
-    def _check_pool(self, disk: Disk) -> None:
-        if self._dest.pool(disk.directory) is None:
-            raise self._dest.missing(disk.directory)
 
     def check_replaceable(self, disks: Sequence[Disk], facts: Mapping[str, Any] | None, force: bool) -> None:
         """Refuse to replace files that lie at the destination and that nothing accounts for."""

@@ -48,12 +48,14 @@ class Storage:
     def inactive_pool(self, directory: str) -> Pool | None:
         return next((pool for pool in self._at(directory) if not pool.active), None)
 
-    def missing(self, directory: str) -> Refusal:
-        """The refusal where a pool of that directory is needed and none is active."""
-        inactive = self.inactive_pool(directory)
-        there = f" (its pool {inactive.name} is not started)" if inactive else ""
+    def missing(self, *directories: str) -> Refusal:
+        """The refusal where pools of these directories are needed and none of them is active."""
+        said = []
+        for directory in directories:
+            inactive = self.inactive_pool(directory)
+            said.append(f"{directory} (its pool {inactive.name} is not started)" if inactive else directory)
         return Refusal(
-            f"{self.host} has no active storage pool with target path {directory}{there}",
+            f"{self.host} has no active storage pool with target path {' nor with '.join(said)}",
             "pool_missing",
             "role storage_pool",
             role="storage_pool",

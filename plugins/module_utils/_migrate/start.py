@@ -114,7 +114,8 @@ def _check_ended(name: str, status: Mapping[str, Any]) -> None:
     if status.get("held"):
         cure = f"remove {status['held']}, which keeps it waiting"
     raise Refusal(
-        f"run {status['run']} of VM {name} was asked to end, and still goes on {END_PATIENCE:g} s later: {status['line']}",
+        f"run {status['run']} of VM {name} was asked to end, and still goes on {END_PATIENCE:g} s later:"
+        f" {status['line']}",
         "busy",
         f"{cure}; or kill its process {status['pid']}, and let recover.yml settle what it has left",
         outcome=outcome.UNDETERMINED,

@@ -114,6 +114,17 @@ def is_device(path: str) -> bool:
     return path.startswith("/dev/") and not path.startswith(("/dev/shm/", "/dev/hugepages"))
 
 
+def no_directories(missing: Sequence[str], where: str) -> Refusal:
+    """The refusal where directories that images shall be in are not there; all of them in one line."""
+    known = sorted(set(missing))
+    several = len(known) > 1
+    return Refusal(
+        f"there {'are no directories' if several else 'is no directory'} {' and '.join(known)} {where}",
+        "directory_missing",
+        f"make {'them' if several else 'it'} there, or give another place",
+    )
+
+
 def check_map(wish: Wish, paths: Sequence[str], name: str) -> None:
     """Refuse an entry of the map that has nothing to do with any of these images: it is a mistake."""
     for here, there in wish.path_map.items():
