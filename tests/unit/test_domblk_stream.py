@@ -526,7 +526,7 @@ def test_a_receiver_that_stands_still_is_noticed(tmp_path, monkeypatch, clear):
     def stop(count):
         if count >= 8 * MIB:
             os.kill(process.pid, signal.SIGSTOP)
-            monkeypatch.setattr(receiver, "SILENCE", 1.0)
+            peer.silence = 1.0
 
     killer = threading.Timer(30.0, process.kill)
     killer.start()

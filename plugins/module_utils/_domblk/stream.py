@@ -131,6 +131,8 @@ class Peer:
         # What tells the receiver that this is alive; nothing while it goes from commands to frames, or back.
         self._sign = b"\n"
         self._closed = threading.Event()
+        # Seconds without a sign of life until it counts as gone.
+        self.silence = far.SILENCE
         # Bytes that the receiver has said and that were read.
         self._heard = 0
         self._is_silent = False
@@ -190,7 +192,7 @@ class Peer:
     def answer(self, seen: Callable[[Dict[str, Any]], None] = lambda _word: None) -> Dict[str, Any]:
         """The answer to the command that was given; `seen` gets what is said before that."""
         while True:
-            word = self._answer(far.SILENCE)
+            word = self._answer(self.silence)
             if "error" in word:
                 raise StreamError(f"{self.where}: {word['error']}", word["kind"])
             if not {"early", "verified"} & set(word):
@@ -250,7 +252,7 @@ class Peer:
                 break
             said += more
         lines = said.decode("utf-8", "replace").strip().splitlines()
-        lines += [f"it was silent for {far.SILENCE:g} s"] if self._is_silent else []
+        lines += [f"it was silent for {self.silence:g} s"] if self._is_silent else []
         reason = lines[-1] if lines else f"its process ended with status {self._process.returncode}"
         return StreamError(f"{self.where}: the copy's other end is gone: {reason}", "gone")
 
@@ -278,7 +280,7 @@ class Peer:
                 # Whoever says more than signs of life waits for us.
                 if self._heard + waiting != heard or waiting > MANY_SIGNS:
                     heard, since = self._heard + waiting, now
-                elif now - since > far.SILENCE:
+                elif now - since > self.silence:
                     self._give_up()
                     return
             # Whoever writes just now is sign enough.
