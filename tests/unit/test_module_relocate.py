@@ -717,6 +717,7 @@ def test_c7_111_a_device_that_a_killed_receiver_has_half_written_needs_no_force(
         else:
             assert here.run(**options).outcome == "failed"
     assert (Path(device).read_bytes()[:4096] != bytes(4096)) == run_too
+    assert here.run(check=True, **options).outcome == "planned"
     again = here.run(**options)
     assert again.outcome == "copied", again
     assert blockcopy.ET.fromstring(guest.xml).find("devices/disk/source").get("dev") == device

@@ -141,10 +141,13 @@ class Carrying:
         timeout: float,
         replaceable: Callable[[File], bool],
         others: Callable[[], Mapping[str, Tuple[str, str]]] = dict,
+        begun: Mapping[str, Dict[str, Any]] | None = None,
     ):
         """`replaceable` is true, or raises a Refusal for a file that must not replace what is at its destination.
 
         `others` tells by path the VM and the format of each image there that is a disk of another VM.
+        `begun` are the devices there that an earlier run has left half written, which check mode settles as little as
+        anything else.
         """
         self.files = tuple(files)
         self.way = way
@@ -153,6 +156,7 @@ class Carrying:
         self._timeout = timeout
         self._replaceable = replaceable
         self._others = others
+        self._begun = begun or {}
         self._images: Dict[str, Image] = {}
         self._peer: Peer | None = None
         self._updates: Dict[str, bool] = {}
@@ -209,7 +213,7 @@ class Carrying:
             self._lock(file)
             if file.dest == file.source and not self.way.host:
                 raise Refusal(f"{file.source} is where it shall be already", "same_path", "give another place")
-            there = self._ask("stat", path=file.dest)
+            there = self._ask("stat", path=file.dest, begun=self._begun.get(file.dest))
             if domblk.is_device(file.dest) != (there["type"] == "block") and self.way.host:
                 # What its definition would call it.
                 raise Refusal(

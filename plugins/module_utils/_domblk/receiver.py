@@ -811,7 +811,8 @@ class Receiver:
                 time.sleep(SIGN_OF_LIFE)
                 self._say(None)
 
-    def do_stat(self, path: str) -> Dict[str, Any]:
+    def do_stat(self, path: str, begun: Dict[str, Any] | None = None) -> Dict[str, Any]:
+        """What is there. A device with nothing but what was `begun` to be written to it counts as blank."""
         real = os.path.realpath(to_bytes(path))
         try:
             found = os.stat(real)
@@ -823,7 +824,7 @@ class Receiver:
         if kind == "block":
             handle = os.open(real, os.O_RDONLY | os.O_CLOEXEC)
             answer["size"] = os.lseek(handle, 0, os.SEEK_END)
-            answer["blank"] = is_blank(handle)
+            answer["blank"] = is_blank(handle) or bool(begun and is_begun(handle, begun))
             os.close(handle)
         return answer
 

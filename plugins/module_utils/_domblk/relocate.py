@@ -291,7 +291,8 @@ class Relocation:
             """Other disks of this very VM too."""
             return info.disks_of_others(self._host)
 
-        with Carrying(files, Way(), request.wish, worker.run_id, timeout, self._may_replace, others) as carrying:
+        begun = request.local.begun(domain.uuid)
+        with Carrying(files, Way(), request.wish, worker.run_id, timeout, self._may_replace, others, begun) as carrying:
             carrying.check()
             self._result["files"] = carrying.plan()
             if request.check_mode:

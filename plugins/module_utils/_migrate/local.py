@@ -196,6 +196,11 @@ class Local:
         found = [jsonfile.load(os.path.join(self._unfinished, name)) for name in sorted(_names(self._unfinished))]
         return [plain for plain in found if plain and plain.get("run") and plain.get("uuid")]
 
+    def begun(self, uuid: str) -> Dict[str, Dict[str, Any]]:
+        """By path, the devices that runs with this VM which were not settled have begun to write to."""
+        carried = [one for plain in self._all_unfinished() if plain["uuid"] == uuid for one in plain.get("carried", ())]
+        return {one["dest"]: one["begun"] for one in carried if one.get("begun")}
+
     # Records of runs
 
     def record_run(self, run_id: str, record: Mapping[str, Any]) -> None:

@@ -551,6 +551,7 @@ class Move:
             options["connect_timeout"],
             lambda file: self._guest.may_replace(file, self._disks, self._facts),
             lambda: info.disks_of_others(self._dest, self._place.uuid),
+            self._request.local.begun(self._place.uuid),
         )
 
     def _carry(self, ending: Ending, ledger: Ledger, carrying: Carrying) -> None:

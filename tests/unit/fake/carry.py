@@ -88,7 +88,7 @@ class Peer:
         self.host.remove(path)
         return True
 
-    def do_stat(self, path):
+    def do_stat(self, path, begun=None):
         file = self.host.file(path)
         if path in self.host.directories:
             return {"type": "directory", "path": path}
