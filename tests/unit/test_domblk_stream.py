@@ -408,8 +408,17 @@ def device(tmp_path):
     subprocess.run(["losetup", "--detach", made.stdout.strip()], check=True)
 
 
+@pytest.mark.parametrize("offset", [0, 4 * MIB, 8 * MIB - 512])
+def test_a_device_with_a_byte_anywhere_is_not_blank(peer, device, offset):
+    assert peer.ask("stat", path=str(device))["blank"]
+    with device.open("r+b") as file:
+        file.seek(offset)
+        file.write(b"x")
+    assert not peer.ask("stat", path=str(device))["blank"]
+
+
 def test_what_was_written_to_a_device_is_wiped_and_the_device_stays(peer, tmp_path, device):
-    source = sparse(tmp_path / "source", 8 * MIB, [(0, MIB), (7 * MIB, MIB)])
+    source = sparse(tmp_path / "source", 8 * MIB, [(0, MIB), (3 * MIB, MIB), (7 * MIB, MIB)])
     with Image(str(source)) as image:
         sent = send(image, peer, str(device), RUN)
         peer.ask("discard", image=sent.image)

@@ -581,6 +581,19 @@ def test_c3_75_of_a_killed_conversion_nothing_is_left(here, slow_qemu_img):
     assert here.files() == []
 
 
+def test_a_running_vm_counts_on_room_that_other_copies_have_not_been_promised(here, monkeypatch):
+    here.add(state=RUNNING)
+    asked = {}
+    monkeypatch.setattr(carry.Peer, "ask", spied(carry.Peer.ask, asked))
+    assert here.move(check=True).outcome == "planned"
+    [need] = asked["reserve"]["needs"].values()
+    assert need > 0 and asked["reserve"]["named"]
+    full = {"missing": [{"directory": "/new", "need": need, "free": 1}]}
+    monkeypatch.setattr(carry.Peer, "ask", lambda self, do, **more: full if do == "reserve" else None)
+    result = here.move()
+    assert result.failure_class == "no_space" and "1 are free and not promised to other copies" in result.msg
+
+
 def test_a_conversion_needs_room_for_the_converted_image_as_well(here, monkeypatch):
     here.add()
     asked = {}

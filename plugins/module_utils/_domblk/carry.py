@@ -241,14 +241,7 @@ class Carrying:
                 needs[file.dest] = max(0, grows)
             if file.convert:
                 self._check_stage(file, needs)
-        missing = peer.ask("reserve", needs=needs, run=self._run)["missing"]
-        for one in missing:
-            raise Refusal(
-                f"the copy needs {one['need']} bytes in {one['directory']} on {peer.where}, and {one['free']} are free"
-                " and not promised to other copies",
-                "no_space",
-                "make room there, or give another place",
-            )
+        reserve(peer, needs, self._run)
 
     def _check_directories(self) -> None:
         """All of them at once, so that they can be made at once."""
@@ -507,6 +500,20 @@ class Carrying:
     def known_sources(self) -> Dict[str, Dict[str, int]]:
         """By path, what tells each source from another file."""
         return {file.source: self._images[file.source].known for file in self.files if not file.is_base}
+
+
+def reserve(peer: Peer, needs: Mapping[str, int], run: str, named: bool = False) -> None:
+    """Refuse what there is no room for; what there is belongs to these files until the peer is closed.
+
+    `needs` is in bytes by path; `named` is for files that are written under their own names.
+    """
+    for one in peer.ask("reserve", needs=needs, run=run, named=named)["missing"]:
+        raise Refusal(
+            f"the copy needs {one['need']} bytes in {one['directory']} on {peer.where}, and {one['free']} are free"
+            " and not promised to other copies",
+            "no_space",
+            "make room there, or give another place",
+        )
 
 
 def remove_sources(known: Mapping[str, Mapping[str, int]]) -> Tuple[List[str], List[str]]:

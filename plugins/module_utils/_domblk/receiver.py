@@ -76,6 +76,8 @@ F_OFD_SETLK = 37
 F_SETPIPE_SZ = 1031
 FICLONE = 0x40049409
 BLKZEROOUT = 0x127F
+# Bytes of a device after which what was read of it leaves the page cache.
+FORGOTTEN = 64 << 20
 PUNCH_HOLE = 0x02 | 0x01
 SYNC_FILE_RANGE_WRITE = 2
 PREFIX, SUFFIX = b".kvmops-", b".part"
@@ -231,13 +233,22 @@ def is_zero(buffer: bytearray, length: int) -> bool:
 
 
 def is_blank(handle: int) -> bool:
-    """Whether a device seems to hold nothing: that is where partition tables, file systems and images begin or end."""
+    """Whether a device holds nothing but zeros.
+
+    Its ends come first: that is where partition tables, file systems and most images begin or end.
+    """
     size = os.lseek(handle, 0, os.SEEK_END)
-    return all(ZERO.startswith(os.pread(handle, BLOCK, offset)) for offset in (0, max(0, size - BLOCK)))
+    for offset in (max(0, size - BLOCK), *range(0, size, BLOCK)):
+        if not ZERO.startswith(os.pread(handle, BLOCK, offset)):
+            return False
+        if offset % FORGOTTEN == 0:
+            # What was read once is not read again.
+            os.posix_fadvise(handle, 0, offset, os.POSIX_FADV_DONTNEED)
+    return True
 
 
 def ends(size: int) -> List[int]:
-    """Where on a device of that size the slices are that `is_blank` looks at."""
+    """Where on a device of that size the slices are by which it is known what was begun to be written to it."""
     both = (range(0, min(BLOCK, size), SLICE), range(max(0, size - BLOCK), size, SLICE))
     return sorted({offset for part in both for offset in part})
 
@@ -259,12 +270,28 @@ def is_begun(handle: int, begun: Dict[str, Any]) -> bool:
     return True
 
 
+def zero_out(handle: int, offset: int, length: int) -> None:
+    """Make a range of a device zeros, by the device itself where it can."""
+    if not (offset | length) % 512:
+        with suppress(OSError):
+            fcntl.ioctl(handle, BLKZEROOUT, struct.pack("QQ", offset, length))
+            return
+    for at in range(offset, offset + length, BLOCK):
+        write(handle, at, memoryview(ZERO)[: min(BLOCK, offset + length - at)])
+
+
+def write(handle: int, offset: int, data: memoryview) -> None:
+    while data:
+        count = os.pwrite(handle, data, offset)
+        offset, data = offset + count, data[count:]
+
+
 def wipe(handle: int, limit: int) -> None:
-    """Let a device seem to hold nothing, as far as something was written to it."""
-    size = os.lseek(handle, 0, os.SEEK_END)
-    for begin in (0, max(0, size - BLOCK)):
-        os.pwrite(handle, ZERO[: max(0, min(begin + BLOCK, limit) - begin)], begin)
+    """Let a device hold nothing, as far as something was written to it."""
+    zero_out(handle, 0, min(limit, os.lseek(handle, 0, os.SEEK_END)))
     os.fsync(handle)
+    # What the device itself has made zeros has left no time; it is no longer what somebody may know.
+    os.utime(handle)
 
 
 def summary(size: int, blocks: BlockList, name: str) -> str:
@@ -503,9 +530,7 @@ class Image:
             os.ftruncate(self.handle, self.size)
 
     def write(self, offset: int, data: memoryview) -> None:
-        while data:
-            count = os.pwrite(self.handle, data, offset)
-            offset, data = offset + count, data[count:]
+        write(self.handle, offset, data)
 
     def begin_writeback(self, offset: int, length: int) -> None:
         self._libc.begin_writeback(self.handle, offset, length)
@@ -517,12 +542,7 @@ class Image:
             return
         if not self.is_device and self._libc.punch(self.handle, offset, length):
             return
-        if self.is_device and not (offset | length) % 512:
-            with suppress(OSError):
-                fcntl.ioctl(self.handle, BLKZEROOUT, struct.pack("QQ", offset, length))
-                return
-        for at in range(offset, offset + length, BLOCK):
-            self.write(at, memoryview(ZERO)[: min(BLOCK, offset + length - at)])
+        zero_out(self.handle, offset, length)
 
     def flush(self) -> None:
         os.fsync(self.handle)
@@ -841,8 +861,11 @@ class Receiver:
                 here, form = _below(here, form) if form not in ("", "raw") else ("", "")
         return {"image": ""}
 
-    def do_reserve(self, needs: Dict[str, int], run: str, folder: str = SPACE) -> Dict[str, Any]:
-        """Note how many bytes each file will need; what is missing, by directory, counting what others have noted."""
+    def do_reserve(self, needs: Dict[str, int], run: str, named: bool = False, folder: str = SPACE) -> Dict[str, Any]:
+        """Note how many bytes each file will need; what is missing, by directory, counting what others have noted.
+
+        `named` is for files that are written under their own names.
+        """
         free: Dict[int, List[Any]] = {}
         notes = []
         for path, need in needs.items():
@@ -854,7 +877,9 @@ class Receiver:
             found = os.statvfs(directory)
             row = free.setdefault(device, [to_text(directory), found.f_bavail * found.f_frsize, 0])
             row[2] += need
-            notes.append({"device": device, "bytes": need, "part": to_text(part_name(target, run))})
+            notes.append(
+                {"device": device, "bytes": need, "part": to_text(target if named else part_name(target, run))}
+            )
         for note in _noted(folder, os.getpid()):
             if note["device"] in free:
                 free[note["device"]][1] -= note["bytes"]

@@ -17,7 +17,7 @@ from __future__ import annotations
 import os
 import posixpath
 import time
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Callable, Dict, List, Mapping, Sequence, Tuple
 
@@ -339,16 +339,19 @@ class Relocation:
     def _relocate_running(
         self, domain: Domain, definition: Definition, moves: Sequence[Move], needed: Dict[str, List[str]]
     ) -> CopyLedger | None:
-        request, host, worker, wish = self._request, self._host, self._request.worker, self._request.wish
+        request, worker = self._request, self._request.worker
         folders = [posixpath.dirname(move.dest) for move in moves]
         missing = [folder for folder in folders if not os.path.isdir(folder)]
         if missing:
             raise domblk.no_directories(missing, "on this host")
-        rows = [self._check_running(domain, definition, move) for move in moves]
-        self._check_space(moves, rows)
-        self._result["files"] = rows
-        if request.check_mode:
-            return None
+        rows = self._result["files"] = [self._check_running(domain, definition, move) for move in moves]
+        with closing(Way().open(request.options["connect_timeout"])) as peer:
+            needs = {move.dest: row["bytes"] for move, row in zip(moves, rows) if not move.block}
+            carry.reserve(peer, needs, worker.run_id, named=True)
+            return None if request.check_mode else self._copy_running(domain, moves, needed)
+
+    def _copy_running(self, domain: Domain, moves: Sequence[Move], needed: Dict[str, List[str]]) -> CopyLedger:
+        host, worker, wish = self._host, self._request.worker, self._request.wish
         ledger = CopyLedger(worker.run_id, domain.name, domain.uuid, list(moves), needed=needed)
         if wish.remove_source:
             # The guest goes on writing: its size and time will change.
@@ -422,21 +425,6 @@ class Relocation:
             "reason": "the VM runs",
             "bytes": sum(image.allocated or 0 for image in copied),
         }
-
-    def _check_space(self, moves: Sequence[Move], rows: Sequence[Dict[str, Any]]) -> None:
-        needs: Dict[str, int] = {}
-        for move, row in zip(moves, rows):
-            space = self._request.images.filesystem(move.dest)
-            if move.block or space is None or space.free is None:
-                continue
-            needs[space.mount_point] = needs.get(space.mount_point, 0) + row["bytes"]
-            if needs[space.mount_point] > space.free:
-                raise Refusal(
-                    f"the copies need {needs[space.mount_point]} bytes in {space.mount_point}, and {space.free} are"
-                    " free",
-                    "no_space",
-                    "make room there, or give another place",
-                )
 
     def _wait_until_ready(self, domain: Domain, moves: Sequence[Move]) -> None:
         tell = _teller(self._request.worker)

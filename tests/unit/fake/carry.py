@@ -107,7 +107,7 @@ class Peer:
                 here = self.host.file(here).backing if self.host.file(here) is not None else ""
         return {"image": ""}
 
-    def do_reserve(self, needs, run):
+    def do_reserve(self, needs, run, named):
         need = sum(needs.values())
         free = self.host.world.free_bytes.get(self.host.name, 1 << 40)
         directory = posixpath.dirname(next(iter(needs), "/"))
