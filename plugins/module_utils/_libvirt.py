@@ -61,11 +61,12 @@ _STATES = {
     "VIR_DOMAIN_CRASHED": "crashed",
     "VIR_DOMAIN_PMSUSPENDED": "pmsuspended",
 }
-# Only the reasons that change what a state means.
+# Only the reasons that change what a state means, or tell why a move has failed.
 _REASONS = {
     ("running", "VIR_DOMAIN_RUNNING_POSTCOPY_FAILED"): "postcopy_failed",
     ("paused", "VIR_DOMAIN_PAUSED_POSTCOPY"): "postcopy",
     ("paused", "VIR_DOMAIN_PAUSED_MIGRATION"): "migration",
+    ("paused", "VIR_DOMAIN_PAUSED_IOERROR"): "io_error",
     ("paused", "VIR_DOMAIN_PAUSED_STARTING_UP"): "starting_up",
     ("paused", "VIR_DOMAIN_PAUSED_POSTCOPY_FAILED"): "postcopy_failed",
     ("shut_off", "VIR_DOMAIN_SHUTOFF_MIGRATED"): "migrated",

@@ -40,6 +40,8 @@ UNNAMED = {
 }
 
 _PORTS = "open ports 49152-49215/tcp on {dest} for {source}"
+# What libvirt says of a guest that is stopped for an error of a disk.
+DISK_ERROR = "failed due to I/O error"
 _LINK = "check the network between {source} and {dest} and libvirtd on both, then run again"
 _LOGS = "look at the end of /var/log/libvirt/qemu/{name}.log on {source} and on {dest}"
 # A storage file, as libvirt or QEMU names the one that they could not open.
