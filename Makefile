@@ -59,7 +59,7 @@ sanity: packages venv ## ansible-test sanity on the built collection
 	@$(IN_VENV) $(GATES)/sanity.sh $(SANITY)
 
 molecule: rootfs ## all scenarios on the lab (as root); S=default runs one
-	@$(IN_VENV) molecule test $(if $(S),-s $(S),--all)
+	@$(IN_VENV) molecule test --no-command-borders $(if $(S),-s $(S),--all)
 
 test: root packages venv ## everything that must pass, quick checks first
 	@$(IN_VENV) python $(GATES)/run.py test

@@ -24,7 +24,7 @@ TOP = Path(__file__).resolve().parents[2]
 SCRIPTS = r"git grep --cached -lIE '^#!(/usr)?/bin/(env )?(ba)?sh' -- ':!*.j2' ':!*.py' ':!*.md'"
 NOTE_EVERY = 20  # seconds between two signs of life of a long check
 # What failed inside a check, as pytest says it in its summary. The last lines of a run name it, far below the output.
-CULPRIT = re.compile(r"^(?:FAILED|ERROR) tests/\S.*$", re.MULTILINE)
+CULPRIT = re.compile(r"^(?:FAILED|ERROR) \S*tests/\S.*$", re.MULTILINE)
 CULPRITS_SHOWN = 20
 
 

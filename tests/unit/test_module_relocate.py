@@ -27,6 +27,8 @@ from fake import blockcopy
 from fake import libvirt as fake
 from fake.lab import OTHER, UUID, disk_xml, domain_xml
 
+# Real images are made and looked at.
+needs_qemu_img = pytest.mark.skipif(not shutil.which("qemu-img"), reason="qemu-img is not installed here")
 SHUTOFF, RUNNING = fake.VIR_DOMAIN_SHUTOFF, fake.VIR_DOMAIN_RUNNING
 
 
@@ -191,7 +193,7 @@ def test_a_disk_of_another_guest_is_not_written_to_and_not_removed(here):
     assert "used by VM b as well" in result.msg
 
 
-@pytest.mark.skipif(not shutil.which("qemu-img"), reason="qemu-img is not installed here")
+@needs_qemu_img
 def test_an_image_that_another_guest_lies_on_is_not_removed(here):
     here.add()
     overlay = here.old / "b.qcow2"
@@ -206,7 +208,7 @@ def test_an_image_that_another_guest_lies_on_is_not_removed(here):
     assert here.move().outcome == "copied"
 
 
-@pytest.mark.skipif(not shutil.which("qemu-img"), reason="qemu-img is not installed here")
+@needs_qemu_img
 @pytest.mark.parametrize("state", [SHUTOFF, RUNNING])
 @pytest.mark.parametrize("lies_on", [True, False])
 def test_an_image_that_another_disk_of_the_vm_needs_is_not_removed(here, state, lies_on):
@@ -240,7 +242,7 @@ def stacked(here):
     return stacked
 
 
-@pytest.mark.skipif(not shutil.which("qemu-img"), reason="qemu-img is not installed here")
+@needs_qemu_img
 @pytest.mark.parametrize("state", [SHUTOFF, RUNNING])
 def test_an_image_is_removed_when_what_lay_on_it_has_become_whole(here, stacked, state):
     stacked(state)
@@ -252,7 +254,7 @@ def test_an_image_is_removed_when_what_lay_on_it_has_become_whole(here, stacked,
     assert here.files() == ["base.img", "top.qcow2"]
 
 
-@pytest.mark.skipif(not shutil.which("qemu-img"), reason="qemu-img is not installed here")
+@needs_qemu_img
 def test_an_image_stays_as_long_as_what_lies_on_it_has_not_moved(here, stacked):
     guest = stacked(RUNNING)
     guest.around.pivot_errors = [fake.libvirtError("internal error: pivot failed", 1) for _number in range(2)]
@@ -380,7 +382,7 @@ def test_the_difference_is_the_place_alone(here):
     assert diff["after"].replace(str(here.new), str(here.old)) == diff["before"]
 
 
-@pytest.mark.skipif(not shutil.which("qemu-img"), reason="qemu-img is not installed here")
+@needs_qemu_img
 def test_a_whole_image_needs_what_lies_below_as_well(here):
     here.add()
     top = here.old / "top.qcow2"
@@ -499,7 +501,7 @@ def _settled(here, guest, settle, moved, done):
     assert (place / "a.img").exists()
 
 
-@pytest.mark.skipif(not shutil.which("qemu-img"), reason="qemu-img is not installed here")
+@needs_qemu_img
 def test_c7_110_a_format_changes_by_the_way_unless_that_loses_something(here):
     guest = here.add()
     result = here.run(path_map={str(here.old): str(here.new / "a.qcow2")[: -len("/a.qcow2")]}, format="qcow2")
@@ -512,7 +514,7 @@ def test_c7_110_a_format_changes_by_the_way_unless_that_loses_something(here):
     assert here.sources(guest)[0] == [str(here.new / "a.img")]
 
 
-@pytest.mark.skipif(not shutil.which("qemu-img"), reason="qemu-img is not installed here")
+@needs_qemu_img
 def test_force_replaces_no_image_that_a_vm_has_or_lies_on(here):
     guest = here.add(disks=("a.img", "b.img"))
     before = here.sources(guest)
@@ -764,7 +766,7 @@ def test_all_directories_that_are_missing_are_named_at_once(here, state):
     assert "there are no directories /nowhere/a and /nowhere/b on this host" in result.msg
 
 
-@pytest.mark.skipif(not shutil.which("qemu-img"), reason="qemu-img is not installed here")
+@needs_qemu_img
 def test_an_image_keeps_its_name_in_another_format(here):
     guest = here.add()
     assert here.move(format="qcow2").outcome == "copied"

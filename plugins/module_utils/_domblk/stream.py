@@ -296,8 +296,11 @@ class Peer:
         """End a receiver that stands still: whoever writes to it would wait for ever."""
         self._is_silent = True
         self._process.kill()
-        with suppress(AttributeError, OSError):
-            self.aside.shutdown(socket.SHUT_RDWR)  # type: ignore[union-attr]
+        # The thread that sends may let it go at any moment.
+        aside = self.aside
+        if aside is not None:
+            with suppress(OSError):
+                aside.shutdown(socket.SHUT_RDWR)
 
 
 class StopSending(Exception):
