@@ -42,6 +42,9 @@ answer; [ -e "$d/lock" ] || {{ echo gone; exit; }}
 flock -n "$d/lock" true; [ $? = 0 ] || {{ echo alive; cat "$d/status.json"; exit; }}
 answer; echo dead; tail -n {lines} "$d/log"
 """
+# Others may wait for the answer too, cancel.yml for one: they see within a moment that it is there.
+REMOVE = """d={folder}; [ ! -d "$d" ] || flock -w 10 "$d/waiting" rm -rf "$d"
+"""
 
 
 class Vigil:
@@ -134,7 +137,7 @@ class Run:
         self.result = answer
         if not self._adopted:
             with suppress(AnsibleError):
-                self._site.shell(f"rm -rf {self._folder}")
+                self._site.shell(REMOVE.format(folder=self._folder))
 
     def _see(self, status: dict[str, Any]) -> None:
         self._seen, self._out_of_sight = time.monotonic(), False

@@ -303,7 +303,7 @@ def test_a_run_is_watched_told_of_and_fetched(watch):
     assert told == ["a: kvm1 -> kvm2: 7 %, memory 7 B of 100 B, 9 B/s, pass 1, 1 s"]
     assert source.executed == [{"name": "a", "_watch": True}]
     assert "/run/kvmops-migration/r1" in source.scripts[0]
-    assert source.scripts[-1] == "rm -rf /run/kvmops-migration/r1"
+    assert source.scripts[-1] == runs.REMOVE.format(folder="/run/kvmops-migration/r1")
 
 
 def test_what_is_answered_at_once_needs_no_watching(watch):

@@ -82,6 +82,23 @@ def test_c3_75_a_run_in_a_process_of_its_own_outlives_this_one_and_is_fetched(di
     assert look() == ("gone", "")
 
 
+def test_c5_95_who_asked_a_run_to_end_hears_its_answer_before_its_controller_removes_it(directory):
+    detached(block(directory))
+    wait_until(lambda: look()[0] == "alive")
+    heard = []
+    waiter = threading.Thread(target=lambda: heard.append(workers.wait_for("r1", 10, end=True)))
+    waiter.start()
+    wait_until(lambda: (directory / "r1" / "cancel").exists())
+    (directory / "go").touch()
+    wait_until(lambda: look()[0] == "done")
+    # What the controller does in the moment it has the answer, while the waiter sleeps between two looks.
+    subprocess.run(["sh", "-c", runs.REMOVE.format(folder=directory / "r1")], check=True)
+    waiter.join()
+    assert heard == [{"outcome": "migrated"}]
+    assert not (directory / "r1").exists()
+    assert workers.wait_for("r1", 1) is None
+
+
 def test_a_process_that_was_killed_is_found_dead_and_frees_the_vm(directory):
     detached(block(directory))
     wait_until(lambda: look()[0] == "alive")

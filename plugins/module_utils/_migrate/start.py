@@ -85,8 +85,7 @@ def _join(options: Mapping[str, Any], copy: Wish, status: Mapping[str, Any]) -> 
     """Do with another run of this VM what was asked for; None where that one has gone without an answer."""
     run_id = str(status["run"])
     if options["cancel"]:
-        workers.ask_to_end(run_id)
-        ended = workers.wait_for(run_id, END_PATIENCE)
+        ended = workers.wait_for(run_id, END_PATIENCE, end=True)
         if ended is None:
             _check_ended(options["name"], workers.status_of(run_id))
             return None

@@ -5,8 +5,8 @@
 """The process that owns a run: one per VM and host, which others can watch, ask to end, and find dead.
 
 A run lives in a folder of its own on volatile storage: `told.json` is what it was asked for, `status.json` how far it
-is, `lease` is touched by a controller that watches, `cancel` asks it to end, `result.json` is its answer, and whoever
-holds a lock on `lock` is alive. A process that is killed loses its locks; what it was about is in the journal, see
+is, `lease` is touched by a controller that watches, `cancel` asks it to end, `result.json` is its answer, whoever holds
+a lock on `lock` is alive, and who shares one on `waiting` wants the answer too. A process that is killed loses its locks; what it was about is in the journal, see
 `local.py`.
 """
 
@@ -36,6 +36,7 @@ CANCELLED = "cancelled"
 CONTROLLER_LOST = "controller_lost"
 CANCEL = "cancel"
 TOLD = "told.json"
+WAITING = "waiting"
 # Seconds between taking hold of a VM and saying what for.
 JUST_BEGUN = 2.0
 
@@ -253,13 +254,24 @@ def forget(run_id: str) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def wait_for(run_id: str, seconds: float) -> Dict[str, Any] | None:
-    """The answer of a run, None where it gave none in that time."""
+def wait_for(run_id: str, seconds: float, end: bool = False) -> Dict[str, Any] | None:
+    """The answer of a run, asked to `end` or not; None where it gave none in that time."""
     folder = os.path.join(RUN_DIRECTORY, run_id)
-    deadline = time.monotonic() + seconds
-    while _alive(folder) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    return jsonfile.load(os.path.join(folder, "result.json"))
+    try:
+        waiting = os.open(os.path.join(folder, WAITING), os.O_RDWR | os.O_CREAT, 0o600)
+    except FileNotFoundError:
+        return None
+    try:
+        # Whoever has begun the run removes its folder as soon as it has the answer, but not before this lock is free.
+        fcntl.flock(waiting, fcntl.LOCK_SH)
+        if end:
+            ask_to_end(run_id)
+        deadline = time.monotonic() + seconds
+        while _alive(folder) and time.monotonic() < deadline:
+            time.sleep(0.2)
+        return jsonfile.load(os.path.join(folder, "result.json"))
+    finally:
+        os.close(waiting)
 
 
 def told(run_id: str) -> Dict[str, Any] | None:
