@@ -10,11 +10,14 @@ import re
 import shutil
 import subprocess
 import tempfile
+import time
 from pathlib import Path
 
 from .paths import CACHE, SHUT_IN, LabError, run, say
 
 SUITE = "bookworm"
+# Days after its last use until a root file system of another recipe is removed.
+KEPT_DAYS = 3
 PACKAGES = [
     # an ordinary minimal Debian server that Ansible can log in to
     "systemd-sysv",
@@ -49,6 +52,17 @@ PACKAGES = [
     "firewalld",
     "python3-firewall",
     "nftables",
+    "iptables",
+    # what Ansible's own modules need: apt, certificates
+    "python3-apt",
+    "python3-cryptography",
+    # SELinux, which the hosts that have a kernel of their own switch on
+    "selinux-policy-default",
+    "policycoreutils",
+    "selinux-utils",
+    "python3-selinux",
+    "python3-semanage",
+    "auditd",
     # the guest's kernel and userland come from here too
     "linux-image-cloud-amd64",
     "busybox-static",
@@ -91,12 +105,15 @@ def build() -> Path:
     """Return the root file system, building it first where the cache has none."""
     root = path()
     if root.is_dir():
+        os.utime(root)
         return root
     CACHE.mkdir(parents=True, exist_ok=True)
     for stale in CACHE.glob("rootfs-*.tmp*"):
         shutil.rmtree(stale)
+    # Another checkout may have a lab on one of another recipe.
     for outdated in CACHE.glob("rootfs-*"):
-        shutil.rmtree(outdated)
+        if time.time() - outdated.stat().st_mtime > KEPT_DAYS * 86400:
+            shutil.rmtree(outdated)
     say(f"building the hosts' root file system with mmdebstrap ({len(PACKAGES)} packages; about a minute, once)")
     # Under a temporary name until complete: a build that was killed never looks finished.
     temporary = Path(tempfile.mkdtemp(prefix=f"{root.name}.tmp", dir=CACHE))
