@@ -6,8 +6,8 @@
 
 A run lives in a folder of its own on volatile storage: `told.json` is what it was asked for, `status.json` how far it
 is, `lease` is touched by a controller that watches, `cancel` asks it to end, `result.json` is its answer, whoever holds
-a lock on `lock` is alive, and who shares one on `waiting` wants the answer too. A process that is killed loses its locks; what it was about is in the journal, see
-`local.py`.
+a lock on `lock` is alive, and who shares one on `waiting` wants the answer too. A process that is killed loses its
+locks; what it was about is in the journal, see `local.py`.
 """
 
 from __future__ import annotations
