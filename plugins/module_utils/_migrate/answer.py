@@ -21,9 +21,14 @@ Act = Callable[[], Dict[str, Any]]
 
 
 def answer(module: Any, act: Act) -> None:
-    """Leave the module with the result of `act`, or with the refusal that it raised."""
+    """Leave the module with the result of `act`, which needs libvirt, or with the refusal that it raised."""
     module.no_log_values |= uris.secrets(*(value for value in module.params.values() if isinstance(value, str)))
-    result = _result(_with_bindings(act))
+    leave(module, _with_bindings(act))
+
+
+def leave(module: Any, act: Act) -> None:
+    """Leave the module with the result of `act`, or with the refusal that it raised."""
+    result = _result(act)
     for text in result.pop("warnings", []):
         module.warn(text)
     if result.pop("failed", False):
