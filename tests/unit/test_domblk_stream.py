@@ -174,6 +174,46 @@ def test_c7_109_a_flipped_byte_in_the_temporary_file_is_found(peer, tmp_path, up
     assert names(tmp_path) == ["source"]
 
 
+@pytest.fixture
+def expects_signals():
+    before = signal.signal(signal.SIGIO, receiver.Lease.signalled)
+    yield
+    for lease in list(receiver.Lease.all):
+        lease.let_go()
+    signal.signal(signal.SIGIO, before)
+
+
+@FAST
+@given(old=st.integers(0, 3 * MIB), new=st.integers(1, 4 * MIB), seed=st.integers(0, 1 << 30), count=st.integers(0, 6))
+def test_what_was_written_is_all_that_is_read_again(tmp_path, expects_signals, old, new, seed, count):
+    chance = random.Random(seed)
+    path = sparse(tmp_path / "image", old, [(at, min(70000, old - at)) for at in range(0, old, 700000)])
+    with path.open("r+b", buffering=0) as file:
+        tree = receiver.Tree(file.fileno(), min(old, new), receiver.SHA256)
+        # From here to the end nobody else opens it: that would be seen.
+        file.truncate(new)
+        for _number in range(count):
+            at = chance.randrange(new)
+            data = chance.choice([chance.randbytes, bytes])(min(chance.choice([1, 4096, 200000]), new - at))
+            tree.wrote(at, len(data))
+            os.pwrite(file.fileno(), data, at)
+        assert receiver.Lease.all
+        found = tree.read_back(new, lambda _count: None)
+        assert not receiver.Lease.all
+        assert found == receiver.block_list(file.fileno(), new, receiver.SHA256, kept={})
+
+
+@pytest.mark.parametrize("opened", [False, True])
+def test_all_of_it_is_read_again_only_if_somebody_else_has_opened_it(tmp_path, expects_signals, opened):
+    path = sparse(tmp_path / "image", 2 * MIB, [(0, 2 * MIB)])
+    with path.open("r+b", buffering=0) as file:
+        tree = receiver.Tree(file.fileno(), 2 * MIB, receiver.SHA256)
+        if opened:
+            path.read_bytes()
+        os.pwrite(file.fileno(), b"not told", MIB)
+        assert (tree.read_back(2 * MIB, lambda _count: None) != tree.blocks) == opened
+
+
 def test_an_update_that_fails_before_it_writes_leaves_the_file_as_it_was(tmp_path):
     source = sparse(tmp_path / "source", 2 * MIB, [(0, MIB)])
     target = sparse(tmp_path / "target", 5 * MIB, [(MIB, MIB), (4 * MIB, MIB)])

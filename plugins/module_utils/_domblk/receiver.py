@@ -40,7 +40,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Tuple
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Set, Tuple
 
 BLOCK = 1 << 20
 # A changed block is compared in pieces, and a changed piece in slices, of the size of a page and of most file systems'
@@ -48,8 +48,9 @@ BLOCK = 1 << 20
 PIECE = 65536
 SLICE = 4096
 SHORT = 16
-# Blocks whose pieces are remembered, and pieces that are compared in slices: 256 bytes of digests for each of them.
-PIECED = 262144
+# Blocks whose pieces are remembered, and pieces that are compared in slices: 512 bytes of digests for each of the
+# former, 256 for the latter.
+PIECED = 131072
 SLICED = 131072
 ZERO = bytes(BLOCK)
 # Cryptographic, since what a guest wrote must not be able to pass for something else. On a processor with instructions
@@ -195,8 +196,8 @@ def block_list(
 ) -> BlockList:
     """The block list of `size` bytes of an open file; `seen` gets the number of blocks read so far.
 
-    With `kept`, digests are those of a tree: that of a block is made of those of its pieces, which are kept shortened,
-    as many as are worth their memory. So one pass serves two comparisons.
+    With `kept`, digests are those of a tree: that of a block is made of those of its pieces, which are kept, as many as
+    are worth their memory. So one pass serves two comparisons.
     """
     digest, own = hasher(name), threading.local()
 
@@ -211,10 +212,10 @@ def block_list(
             return number, None
         if kept is None:
             return number, digest(view)
-        parts = [digest(view[at : at + PIECE]) for at in range(0, length, PIECE)]
+        parts = b"".join([digest(view[at : at + PIECE]) for at in range(0, length, PIECE)])
         if len(kept) < PIECED:
-            kept[number] = b"".join(part[:SHORT] for part in parts)
-        return number, digest(b"".join(parts))
+            kept[number] = parts
+        return number, digest(parts)
 
     found = {}
     for count, (number, value) in enumerate(in_order(one, blocks(extents(handle, size)), threads()), 1):
@@ -223,6 +224,110 @@ def block_list(
         if not count % REPORT_EVERY:
             seen(count)
     return found
+
+
+def shortened(parts: bytes) -> bytes:
+    """As many bytes of each digest as tell two of them apart; what nobody would be told by that fails when all of them
+    are verified."""
+    return b"".join([parts[at : at + SHORT] for at in range(0, len(parts), DIGEST)])
+
+
+class Lease:
+    """Tells whether another process has opened a file since this was taken (fcntl(2), "Leases").
+
+    Locks are only for those who ask for them; this is for everybody. Who opens the file waits a moment, until the
+    signal has come here and the lease is let go. Not every file system has leases.
+    """
+
+    all: List[Any] = []
+
+    def __init__(self, handle: int):
+        self._handle = handle
+        self.is_held = False
+        # The signal would end a process that does not expect it.
+        if signal.getsignal(signal.SIGIO) is Lease.signalled:
+            with suppress(OSError):
+                fcntl.fcntl(handle, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+                self.is_held = True
+                Lease.all.append(self)
+
+    def let_go(self) -> None:
+        if self.is_held:
+            self.is_held = False
+            Lease.all.remove(self)
+            with suppress(OSError):
+                fcntl.fcntl(self._handle, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+
+    @staticmethod
+    def signalled(_number: int, _frame: Any) -> None:
+        """Which file it is about is not told."""
+        for lease in list(Lease.all):
+            lease.let_go()
+
+
+class Tree:
+    """The block list of a file, by a tree of digests, which follows what is written to it.
+
+    As long as nobody else has opened the file, what was not written to need not be read again.
+    """
+
+    def __init__(self, handle: int, size: int, name: str):
+        self.size = size
+        self._handle, self._name = handle, name
+        self._lease = Lease(handle)
+        self._parts: Dict[int, bytes] = {}
+        self.blocks = block_list(handle, size, name, kept=self._parts)
+        # By block, the pieces that were written to.
+        self._written: Dict[int, Set[int]] = {}
+
+    def pieces(self, number: int) -> bytes:
+        """The shortened digests of the pieces of a block when it was read; empty where they are not remembered."""
+        return shortened(self._parts.get(number, b""))
+
+    def wrote(self, offset: int, length: int) -> None:
+        """Something was written there."""
+        for piece in range(offset // PIECE, -(-(offset + length) // PIECE)):
+            number, inside = divmod(piece, BLOCK // PIECE)
+            self._written.setdefault(number, set()).add(inside)
+
+    def read_back(self, size: int, seen: Callable[[int], None]) -> BlockList:
+        """The block list of what is there now, `size` bytes."""
+        found = self._read_written(size, seen) if self._lease.is_held else {}
+        if not self._lease.is_held:
+            return block_list(self._handle, size, self._name, seen, kept={})
+        self._lease.let_go()
+        return found
+
+    def _read_written(self, size: int, seen: Callable[[int], None]) -> BlockList:
+        if size != self.size:
+            # What was the last block can have got longer.
+            self._parts.pop(self.size // BLOCK, None)
+            self._written.setdefault(self.size // BLOCK, set())
+        digest = hasher(self._name)
+        found = {number: known for number, known in self.blocks.items() if number * BLOCK < size}
+
+        def one(number: int) -> Tuple[int, bytes]:
+            first, parts = number * BLOCK, bytearray(self._parts.get(number, b""))
+            length = max(0, min(BLOCK, size - first))
+            for place in sorted(self._written[number]) if parts else range(-(-length // PIECE)):
+                at = place * PIECE
+                data = os.pread(self._handle, min(PIECE, length - at), first + at)
+                parts[place * DIGEST : (place + 1) * DIGEST] = digest(data)
+            return number, bytes(parts)
+
+        for count, (number, parts) in enumerate(in_order(one, sorted(self._written), threads()), 1):
+            found.pop(number, None)
+            if parts != nothing(digest, min(BLOCK, size - number * BLOCK)):
+                found[number] = digest(parts)
+            if not count % REPORT_EVERY:
+                seen(count)
+        return found
+
+
+def nothing(digest: Callable[[Any], bytes], length: int) -> bytes:
+    """The digests of the pieces of a block of zeros."""
+    whole, rest = divmod(max(0, length), PIECE)
+    return digest(ZERO[:PIECE]) * whole + (digest(ZERO[:rest]) if rest else b"")
 
 
 def is_zero(buffer: bytearray, length: int) -> bool:
@@ -454,6 +559,8 @@ class Image:
         self._written = False
         # A new file is all hole. What was there before has to be told what is zero.
         self.is_fresh = False
+        # Of what was there, where that was read.
+        self.tree: Tree | None = None
         kind = None if self._before is None else self._before.st_mode
         self.is_device = kind is not None and stat.S_ISBLK(kind)
         if kind is not None and not self.is_device and not stat.S_ISREG(kind):
@@ -530,6 +637,8 @@ class Image:
             os.ftruncate(self.handle, self.size)
 
     def write(self, offset: int, data: memoryview) -> None:
+        if self.tree is not None:
+            self.tree.wrote(offset, len(data))
         write(self.handle, offset, data)
 
     def begin_writeback(self, offset: int, length: int) -> None:
@@ -540,6 +649,8 @@ class Image:
         length = min(length, self.size - offset)
         if length <= 0:
             return
+        if self.tree is not None:
+            self.tree.wrote(offset, length)
         if not self.is_device and self._libc.punch(self.handle, offset, length):
             return
         zero_out(self.handle, offset, length)
@@ -778,7 +889,6 @@ class Receiver:
         self._listening: socket.socket | None = None
         self._token = b""
         self._note: str | None = None
-        self._pieces: Dict[int, bytes] = {}
 
     def serve(self) -> None:
         widen(self._commands)
@@ -964,15 +1074,13 @@ class Receiver:
     def do_hash(self, image: int, name: str) -> Dict[str, Any]:
         """The block list of what is there, by a tree of digests, and how many bytes that is."""
         own = self._images[image]
-        size = own.filled
-        self._pieces = {}
-        return {"size": size, **pack(block_list(own.handle, size, name, kept=self._pieces))}
+        tree = own.tree = Tree(own.handle, own.filled, name)
+        return {"size": tree.size, **pack(tree.blocks)}
 
-    def do_pieces(self, numbers: List[int]) -> Dict[str, Any]:
-        """The digests of the pieces of blocks that were hashed last; empty for one that is not remembered."""
-        found = [base64.b64encode(self._pieces.get(number, b"")).decode("ascii") for number in numbers]
-        self._pieces = {}
-        return {"digests": found}
+    def do_pieces(self, image: int, numbers: List[int]) -> Dict[str, Any]:
+        """The digests of the pieces of blocks of an image that was hashed; empty for one that is not remembered."""
+        tree = self._images[image].tree
+        return {"digests": [base64.b64encode(tree.pieces(at) if tree else b"").decode("ascii") for at in numbers]}
 
     def do_slices(self, image: int, name: str, offsets: List[int]) -> Dict[str, Any]:
         """The digests of the slices of whole pieces."""
@@ -1096,10 +1204,10 @@ class Receiver:
             raise Failed("given up by the sender", "aborted")
         return {"bytes": count}
 
-    def do_seal(self, image: int, name: str, verify: str | None, tree: bool) -> Dict[str, Any]:
+    def do_seal(self, image: int, name: str, verify: str | None) -> Dict[str, Any]:
         """Flush an image to the disk, and read it back: fails where it is not what it shall be.
 
-        `verify` is the digest that it shall have, by a tree of digests or not.
+        `verify` is the digest that it shall have, by a tree of digests where it was hashed before.
         """
         own = self._images[image]
         # The disk works while the processor does.
@@ -1115,8 +1223,12 @@ class Receiver:
         flusher.start()
         found = ""
         if verify is not None:
-            kept: Dict[int, bytes] | None = {} if tree else None
-            read = block_list(own.handle, own.size, name, lambda count: self._say({"verified": count * BLOCK}), kept)
+
+            def seen(count: int) -> None:
+                self._say({"verified": count * BLOCK})
+
+            tree = own.tree
+            read = tree.read_back(own.size, seen) if tree else block_list(own.handle, own.size, name, seen)
             found = summary(own.size, read, name)
         flusher.join()
         if failures:
@@ -1220,6 +1332,7 @@ def main() -> None:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, stop)
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    signal.signal(signal.SIGIO, Lease.signalled)
     # What a file limit stops is an error of that write, and no reason to die with the file left behind.
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     answers = os.dup(1)

@@ -418,7 +418,7 @@ def send(
             begins(far.marks(source.handle, source.size, prepared["device"]))
         digest = sending.run(clear_address)
         hold()
-        peer.order("seal", image=prepared["image"], name=peer.hash, verify=digest or None, tree=sending.by_tree)
+        peer.order("seal", image=prepared["image"], name=peer.hash, verify=digest or None)
         sealed = peer.answer()
     except Exception:
         if not peer.is_lost:
@@ -645,7 +645,7 @@ class _Sending:
             there[min(told["size"], source.size) // BLOCK] = UNLIKE
         both = [number for number, digest in there.items() if self._blocks.get(number, digest) != digest]
         both = [number for number in both if number in self._ours and there[number] != UNLIKE]
-        told = peer.ask("pieces", numbers=both) if both else {"digests": []}
+        told = peer.ask("pieces", image=self._image, numbers=both) if both else {"digests": []}
         self._theirs = {number: base64.b64decode(digests) for number, digests in zip(both, told["digests"])}
         pieces = [piece for number in both for piece in self._pieces(number, there)]
         self._compare_slices([begin for begin, end in pieces if end - begin == PIECE][: far.SLICED])
@@ -689,18 +689,12 @@ class _Sending:
         first = number * BLOCK
         last = min(first + BLOCK, self._source.size)
         ours = self._ours.get(number)
-        theirs = self._theirs.get(number) if number in there else self._nothing(last - first)
+        zeros = far.nothing(far.hasher(self._peer.hash), last - first)
+        theirs = self._theirs.get(number) if number in there else far.shortened(zeros)
         if ours and theirs:
-            yield from differing(ours, theirs, first, last, PIECE)
+            yield from differing(far.shortened(ours), theirs, first, last, PIECE)
         else:
             yield first, last
-
-    def _nothing(self, length: int) -> bytes:
-        """The digests of the pieces of a block of zeros."""
-        digest = far.hasher(self._peer.hash)
-        whole, rest = divmod(length, PIECE)
-        found = digest(far.ZERO[:PIECE])[:SHORT] * whole
-        return found + (digest(far.ZERO[:rest])[:SHORT] if rest else b"")
 
 
 def differing(ours: bytes, theirs: bytes, first: int, last: int, step: int) -> Iterator[Extent]:
