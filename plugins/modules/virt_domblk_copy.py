@@ -107,8 +107,9 @@ options:
     type: int
   verify:
     description:
-      - Read every copy back and compare it with its source before it gets its name. Of a copy that is brought up to date,
-        what was not written to is not read a second time, unless another process has opened the file meanwhile.
+      - Read every copy back and compare it with its source before it gets its name.
+      - Of a copy that is brought up to date, what was not written to is not read a second time, unless another process
+        has opened the file meanwhile.
       - Means nothing for a running VM, whose disk QEMU copies.
     type: bool
     default: true

@@ -143,7 +143,7 @@ class Ending:
         message = self._message(job)
         known_as = names(ledger.name, self._source, self._dest)
         known = messages.look_up(message, **known_as)
-        if known.failure_class in CUT and self._has_disk_error():
+        if known.failure_class in CUT and end.disk_error:
             # QEMU has cut the stream for that; what libvirt hears of first is chance.
             message = f"{messages.DISK_ERROR}; {message}"
             known = messages.look_up(messages.DISK_ERROR, **known_as)
@@ -180,13 +180,6 @@ class Ending:
             known.role if settled and job.given_up is None else None,
             outcome=end.row.outcome,
         )
-
-    def _has_disk_error(self) -> bool:
-        """Whether the guest stands still at the source because a disk of it cannot be read or written."""
-        with suppress(LibvirtFailure):
-            domain = self._source.find_uuid(self._ledger.uuid)
-            return domain is not None and domain.reason == "io_error"
-        return False
 
     def take_back(self) -> None:
         """Remove the files that were sent; while that cannot be done, the run is not settled."""

@@ -33,6 +33,8 @@ class End:
     dest_state: str
     done: List[str] = field(default_factory=list)
     warnings: List[str] = field(default_factory=list)
+    # Whether a disk that could not be read or written had stopped it at the source.
+    disk_error: bool = False
 
 
 class Side:
@@ -69,6 +71,11 @@ class Side:
     def in_postcopy(self) -> bool:
         """Whether the guest has gone from there, and its memory is still being fetched, at the last look."""
         return self.domain is not None and self.domain.reason == "postcopy"
+
+    @property
+    def has_disk_error(self) -> bool:
+        """Whether the guest stands still there because a disk of it cannot be read or written, at the last look."""
+        return self.domain is not None and self.domain.reason == "io_error"
 
     def left(self) -> int | None:
         """Bytes of memory that have still to come, where it is told."""
@@ -116,6 +123,8 @@ class Settlement:
     def settle(self) -> End:
         """Where the guest is, after everything that may safely be done about it."""
         source, dest, row = self._at_rest()
+        # To let it run again is to try the disk again, and what stopped it is no longer told then.
+        disk_error = self.source.has_disk_error
         if outcome.RESUME_SOURCE in row.actions and self._ledger.ran:
             if self._has_sent_all(dest):
                 row = outcome.SENT
@@ -131,7 +140,7 @@ class Settlement:
                 break
             self._act(action)
             source, dest, row = self._look()
-        return End(row, source, dest, self._done, self._warnings)
+        return End(row, source, dest, self._done, self._warnings, disk_error or self.source.has_disk_error)
 
     def _look(self) -> Tuple[str, str, outcome.Row]:
         states = []
