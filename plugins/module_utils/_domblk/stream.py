@@ -658,24 +658,24 @@ class _Sending:
         peer, source = self._peer, self._source
         peer.order("slices", image=self._image, name=peer.hash, offsets=list(offsets))
 
-        def one(offset: int) -> bytes:
-            return far.slices(source.handle, offset, source.size, peer.hash)
-
-        ours = list(far.in_order(one, offsets, far.threads()))
+        ours = far.all_slices(source.handle, offsets, source.size, peer.hash)
         theirs, length = base64.b64decode(peer.answer()["digests"]), PIECE // SLICE * SHORT
         for number, offset in enumerate(offsets):
-            self._slices[offset] = (ours[number], theirs[number * length : (number + 1) * length])
+            where = slice(number * length, (number + 1) * length)
+            self._slices[offset] = (ours[where], theirs[where])
 
     def _send_changes(self, there: BlockList) -> None:
         source, here = self._source, self._blocks
         for number in sorted(set(there) - set(here)):
             self._frame(number * BLOCK, BLOCK, far.ZEROES)
         for number in sorted(number for number in here if here[number] != there.get(number)):
+            went = 0
             for begin, end in self._changes(number, there):
                 data = os.pread(source.handle, end - begin, begin)
                 is_zero = far.ZERO.startswith(data)
                 self._frame(begin, len(data), far.ZEROES if is_zero else far.DATA, b"" if is_zero else data)
-                self._went(len(data))
+                went += len(data)
+            self._went(went)
 
     def _changes(self, number: int, there: BlockList) -> Iterator[Extent]:
         """The begin and end of each part of a block that differs, as small as it is known."""
