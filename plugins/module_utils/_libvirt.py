@@ -46,6 +46,8 @@ OPERATION_INVALID = 55
 MIGRATION_OUT = 5
 # And of a job that has come to its end.
 JOB_COMPLETED = 3
+# And for a CPU that lacks something.
+CPU_INCOMPATIBLE = 91
 # And for an agent in the guest that is not there.
 AGENT_UNRESPONSIVE = 86
 # Since then statistics of a completed job stay for others to read, where that is asked for.
@@ -70,6 +72,14 @@ _REASONS = {
     ("paused", "VIR_DOMAIN_PAUSED_STARTING_UP"): "starting_up",
     ("paused", "VIR_DOMAIN_PAUSED_POSTCOPY_FAILED"): "postcopy_failed",
     ("shut_off", "VIR_DOMAIN_SHUTOFF_MIGRATED"): "migrated",
+}
+# What secrets are for, by the name that XML has for it.
+_USAGES = {
+    "VIR_SECRET_USAGE_TYPE_VOLUME": "volume",
+    "VIR_SECRET_USAGE_TYPE_CEPH": "ceph",
+    "VIR_SECRET_USAGE_TYPE_ISCSI": "iscsi",
+    "VIR_SECRET_USAGE_TYPE_TLS": "tls",
+    "VIR_SECRET_USAGE_TYPE_VTPM": "vtpm",
 }
 # What of a domain limits its migrations, and how the bindings name it.
 _LIMITS = {"downtime": "MaxDowntime", "bandwidth": "MaxSpeed", "compression_cache": "CompressionCache"}
@@ -260,7 +270,8 @@ class Host:
         self.uri = uri
         self.lost = False
         self._partner: Any = None
-        self.uuid = domain_xml.host_uuid(self._ask(connection.getCapabilities))
+        self.capabilities: str = self._ask(connection.getCapabilities)
+        self.uuid = domain_xml.host_uuid(self.capabilities)
         self.hostname: str = self._ask(connection.getHostname)
         self.libvirt_version = _version(self._ask(connection.getLibVersion))
         self.hypervisor_version = _version(self._ask(connection.getVersion))
@@ -302,6 +313,50 @@ class Host:
         except NoAnswer:
             self.lost = True
             raise
+
+    # What guests can have there
+
+    def networks(self) -> List[Dict[str, Any]]:
+        """libvirt's networks, each with its name, whether it is active, and its bridge."""
+        found = []
+        for network in self._ask(self._connection.listAllNetworks, 0):
+            with suppress(LibvirtFailure):
+                active = bool(self._ask(network.isActive))
+                found.append({"name": self._ask(network.name), "active": active})
+        return found
+
+    def memory(self) -> Dict[str, int]:
+        """Bytes of memory in all, and those that guests can get."""
+        told = self._ask(self._connection.getMemoryStats, -1, 0)
+        free = sum(told.get(name, 0) for name in ("free", "buffers", "cached"))
+        return {"total": int(told["total"]) << 10, "available": int(free) << 10}
+
+    def secrets(self) -> List[str]:
+        """What libvirt can give secrets for: UUIDs, and TYPE:NAME."""
+        found = []
+        for secret in self._ask(self._connection.listAllSecrets, 0):
+            kind, usage = self._ask(secret.usageType), self._ask(secret.usageID)
+            found.append(self._ask(secret.UUIDString).lower())
+            found += [f"{word}:{usage}" for name, word in _USAGES.items() if getattr(libvirt, name, None) == kind]
+        return found
+
+    def cpu_trouble(self, cpu: str, emulator: str, arch: str, machine: str, kind: str) -> str:
+        """Why a guest of that kind cannot have that CPU here, or nothing. It needs more than to read."""
+        flags = libvirt.VIR_CONNECT_COMPARE_CPU_FAIL_INCOMPATIBLE
+        arguments = (emulator or None, arch or None, machine or None, kind or None, cpu, flags)
+        try:
+            self._ask(self._connection.compareHypervisorCPU, *arguments)
+        except LibvirtFailure as error:
+            if error.code != CPU_INCOMPATIBLE and "Unknown CPU model" not in str(error):
+                raise
+            return str(error)
+        return ""
+
+    def check_emulator(self, emulator: str, arch: str, machine: str, kind: str) -> None:
+        """Raises LibvirtFailure where libvirt cannot run guests with that emulator."""
+        self._ask(
+            self._connection.getDomainCapabilities, emulator or None, arch or None, machine or None, kind or None, 0
+        )
 
     # Domains
 
@@ -495,6 +550,10 @@ class Host:
 
     def _pool(self, name: str) -> Any:
         return self._ask(self._connection.storagePoolLookupByName, name)
+
+    def pool_free(self, name: str) -> int:
+        """Bytes that are free in an active pool, as of its last refresh."""
+        return int(self._ask(self._pool(name).info)[3])
 
     def refresh_pool(self, name: str) -> None:
         self._ask(self._pool(name).refresh, 0, patience=LONG_PATIENCE)

@@ -34,8 +34,8 @@ attributes:
   check_mode:
     support: full
     details:
-      - Finds every obstacle that the real run would find, by probe files that exist for the time of the
-        check.
+      - Finds every obstacle that the real run would find, all of them and not only the first, by probe files that exist
+        for the time of the check. They are in RV(checks), and the module fails where one of them is in the way.
   diff_mode:
     support: full
   idempotent:
@@ -410,6 +410,15 @@ options:
       - For a VM in any other state this changes nothing. Since libvirt 8.5.0.
     type: bool
     default: false
+  preflight:
+    description:
+      - Before anything is changed, all checks are made, and their findings are in RV(checks). This says what happens
+        where one that judges the two hosts and the way between them fails, such as their networks, memory or ports.
+      - V(enforce) refuses the move, V(warn) warns and moves, and V(skip) makes no such checks.
+      - What would put the VM or its disks at risk is refused in any case.
+    type: str
+    choices: [enforce, warn, skip]
+    default: enforce
   sync_time:
     description:
       - After a VM has moved while it ran, let its guest agent set its clock, as C(virsh domtime --sync) does. A clock
@@ -720,6 +729,22 @@ ended:
   description: The run that was ended by O(cancel).
   returned: when there was one
   type: str
+checks:
+  description:
+    - What was looked at before the move, each with C(id), C(status) (V(pass), V(warn), V(fail) or V(skipped)),
+      C(evidence), C(cure), and C(role), the role of this collection that does it, where there is one.
+    - A check has several rows where it has found several things. It is V(skipped) where nothing of this move depends
+      on it, or something that it needs is not known.
+    - Empty where nothing had to be checked.
+  returned: always
+  type: list
+  elements: dict
+  sample:
+    - id: networks
+      status: fail
+      evidence: labkvm2 has no libvirt network blue, which centos64a is in
+      cure: "define and start it there: virsh net-dumpxml blue on labkvm1, virsh net-define on labkvm2"
+      role: null
 failure_class:
   description: One word for the kind of failure.
   returned: on failure

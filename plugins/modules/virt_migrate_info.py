@@ -33,6 +33,14 @@ options:
     description: Seconds that the host gets to answer when the connection is opened.
     type: int
     default: 20
+  facts:
+    description:
+      - Tell also what VMs need of a host, which M(kvmops.migration.virt_migrate) judges before a move. It is
+        returned in RV(ignore:host.facts).
+      - What only the host's own files tell is there only where the module runs on that host.
+    type: bool
+    default: false
+    version_added: 0.1.0
 seealso:
   - module: kvmops.migration.virt_migrate
 """
@@ -50,6 +58,8 @@ host:
     - Who the host is, with C(uri), C(uuid), C(hostname), C(libvirt_version) and C(hypervisor_version).
     - C(certificates) for migration over TLS, with C(directory), C(files) (those of them that are there) and
       C(verify) (whether a client needs its own). Empty where the module does not run on that host.
+    - With O(facts), C(facts) of what VMs can have there, such as C(machines), C(networks), C(memory), C(secrets),
+      C(interfaces), C(mounts), C(qemu_user), C(selinux) and C(listening) (ports).
   returned: success
   type: dict
 domains:
@@ -117,11 +127,16 @@ def main() -> None:
             "name": {"type": "list", "elements": "str", "default": [], "aliases": ["guest"]},
             "uri": {"type": "str", "default": "qemu:///system"},
             "connect_timeout": {"type": "int", "default": 20},
+            "facts": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
     )
     params = module.params
-    answer(module, lambda: gather(params["uri"], params["name"], params["connect_timeout"], Local(module.run_command)))
+    local = Local(module.run_command)
+    answer(
+        module,
+        lambda: gather(params["uri"], params["name"], params["connect_timeout"], local, params["facts"]),
+    )
 
 
 if __name__ == "__main__":

@@ -144,7 +144,7 @@ class Errand:
     def _facts(self, dest: str) -> dict[str, Any] | None:
         """Who the destination is and what earlier moves left there; None when it does not tell."""
         try:
-            said = self._dest.execute(INFO_MODULE, {"name": [self.name]})
+            said = self._dest.execute(INFO_MODULE, {"name": [self.name], "facts": True})
         except AnsibleError as error:
             said = {"failed": True, "msg": str(error)}
         if "host" not in said:

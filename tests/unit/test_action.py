@@ -77,7 +77,7 @@ def test_the_destination_comes_from_the_inventory_and_tells_of_itself(run):
         "migrate_uri": "tcp://198.51.100.2",
         "_dest_facts": FACTS,
     }
-    assert done.asked == [("kvm2", "kvmops.migration.virt_migrate_info", {"name": ["a"]})]
+    assert done.asked == [("kvm2", "kvmops.migration.virt_migrate_info", {"name": ["a"], "facts": True})]
     assert done.warnings == []
 
 

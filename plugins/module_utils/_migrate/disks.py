@@ -14,6 +14,7 @@ from typing import Any, Dict, List, Mapping, Sequence, Tuple
 from .._libvirt import Host, LibvirtFailure, NotFound
 from .._pure import domain_xml, storage
 from .._pure.domain_xml import Definition, Disk
+from .._pure.findings import Findings
 from .._pure.refusal import Refusal
 from .._pure.storage import COPY, DiskPlan, Evidence, Wish
 from .local import Local
@@ -60,8 +61,10 @@ class Disks:
         dest: Storage,
         run_id: str,
         local: Local | None,
+        findings: Findings,
         to_devices: Sequence[str] = (),
     ):
+        self._findings = findings
         self._to_devices = frozenset(to_devices)
         self._definition = definition
         self._arriving = arriving or definition
@@ -72,27 +75,36 @@ class Disks:
         self._directories: Dict[Tuple[str, str], Evidence] = {}
 
     def lay_out(self, wish: Wish, offline: bool, facts: Mapping[str, Any] | None, force: bool) -> Layout:
-        """Decide for every disk; raises Refusal where the VM must not move like this."""
+        """Decide for every disk; what must not move like this is a finding, and has no part in the layout."""
+        findings = self._findings
+        evidence: Dict[str, Evidence] = {}
         for disk in self._definition.disks:
             if storage.writable(disk):
-                self._check_image(disk)
-        evidence = {disk.target: self._evidence(disk) for disk in self._definition.disks}
+                with findings.of("images"):
+                    self._check_image(disk)
+            with findings.of("storage"):
+                evidence[disk.target] = self._evidence(disk)
         plans = tuple(
             replace(plan, dest=self._there(plan.target).source)
-            for plan in storage.plan(self._definition, evidence, wish, offline)
+            for plan in storage.plan(self._definition, evidence, wish, offline, lambda: findings.of("storage"))
         )
         self._check_backing(plans)
         copied = [self._there(target) for target in storage.copied(plans)]
         if offline:
             # libvirt has no part in their copy, and needs no pool.
             return Layout(plans)
-        lacking = [disk.directory for disk in copied if self._dest.pool(disk.directory) is None]
-        if lacking:
-            raise self._dest.missing(*dict.fromkeys(lacking))
+        with findings.of("pools"):
+            lacking = [disk.directory for disk in copied if self._dest.pool(disk.directory) is None]
+            if lacking:
+                raise self._dest.missing(*dict.fromkeys(lacking))
         present = [disk for disk in copied if self._dest.host.volume(disk.source) is not None]
-        self.check_replaceable(present, facts, force)
-        overlays = tuple(map(self._overlay, copied)) if wish.copy_storage == "inc" else ()
-        return Layout(plans, tuple(disk.source for disk in present), overlays)
+        with findings.of("dest_images"):
+            self.check_replaceable(present, facts, force)
+        overlays = []
+        for disk in copied if wish.copy_storage == "inc" else ():
+            with findings.of("base_images"):
+                overlays.append(self._overlay(disk))
+        return Layout(plans, tuple(disk.source for disk in present), tuple(overlays))
 
     def _there(self, target: str) -> Disk:
         """A disk as it shall be at the destination."""
@@ -190,15 +202,16 @@ class Disks:
 
     def _check_backing(self, plans: Sequence[DiskPlan]) -> None:
         """A disk that is used in place needs every image below it there as well; a copied one is made whole."""
-        for disk, plan in zip(self._definition.disks, plans):
-            for path in disk.backing if plan.action == storage.USE else ():
-                evidence = self.of_directory(domain_xml.directory(path))
-                if evidence.verdict == storage.NOT_SHARED:
-                    raise Refusal(
-                        f"disk {disk.target} is shared, and {path} below it is not: {evidence.reason}",
-                        "not_shared",
-                        f"put {path} on storage that both hosts share",
-                    )
+        for plan in plans:
+            with self._findings.of("backing_files"):
+                for path in self._definition[plan.target].backing if plan.action == storage.USE else ():
+                    evidence = self.of_directory(domain_xml.directory(path))
+                    if evidence.verdict == storage.NOT_SHARED:
+                        raise Refusal(
+                            f"disk {plan.target} is shared, and {path} below it is not: {evidence.reason}",
+                            "not_shared",
+                            f"put {path} on storage that both hosts share",
+                        )
 
     def check_replaceable(self, disks: Sequence[Disk], facts: Mapping[str, Any] | None, force: bool) -> None:
         """Refuse to replace files that lie at the destination and that nothing accounts for."""

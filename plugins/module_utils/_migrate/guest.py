@@ -54,6 +54,7 @@ class Guest:
     def check(
         self,
         mode: str,
+        text: str,
         definition: Definition,
         arriving: Definition,
         disks: Disks,
@@ -61,29 +62,36 @@ class Guest:
         facts: Mapping[str, Any] | None,
         stays: str = "",
     ) -> None:
-        """Refuse what would not survive the move; nothing is changed.
+        """Find what would not survive the move; nothing is changed.
 
-        `stays` is why files of a guest that is shut off cannot be copied, empty where they can.
+        `text` is its XML as it is now; `stays` is why files of a guest that is shut off cannot be copied, empty where
+        they can.
         """
-        text = self._source.host.xml(self._uuid)
         offline = mode not in table.ACTIVE
+        findings = self._report.findings
         if not offline:
-            self._check_parts(text)
-            self._check_block_jobs(definition)
+            with findings.of("devices"):
+                self._check_parts(text)
+            with findings.of("block_jobs"):
+                self._check_block_jobs(definition)
             self.noted["agent"] = guest.agent_connected(text)
-        self._check_stale()
-        if offline:
-            if self._goes_along("its firmware variables", definition.nvram, disks, stays):
+        with findings.of("dest_definition"):
+            self._check_stale()
+        with findings.of("firmware"):
+            if not offline:
+                self._check_nvram(definition.nvram, arriving.nvram or definition.nvram, disks, facts)
+            elif self._goes_along("its firmware variables", definition.nvram, disks, stays):
                 self.noted["nvram"] = definition.nvram
                 nvram = arriving.nvram or definition.nvram
                 self.files.append(File(NVRAM, definition.nvram, nvram))
-            state = self._tpm_state(text)
-            if self._goes_along("the state of its TPM", state, disks, stays):
-                self.files += tpm_files(state)
-        elif definition.nvram:
-            self._check_nvram(definition.nvram, arriving.nvram or definition.nvram, disks, facts)
+        if offline:
+            with findings.of("tpm"):
+                state = self._tpm_state(text)
+                if self._goes_along("the state of its TPM", state, disks, stays):
+                    self.files += tpm_files(state)
         self._check_media(arriving, offline)
-        self._check_moments(disks, {plan.source for plan in layout.copied}, offline)
+        with findings.of("snapshots"):
+            self._check_moments(disks, {plan.source for plan in layout.copied}, offline)
 
     def _check_parts(self, text: str) -> None:
         host = self._source.host
@@ -174,6 +182,8 @@ class Guest:
 
     def _check_nvram(self, here: str, there: str, disks: Disks, facts: Mapping[str, Any] | None) -> None:
         """QEMU brings the firmware's variables, and writes them into the file that is there or into a new one."""
+        if not here:
+            return
         if disks.of_directory(domain_xml.directory(here), domain_xml.directory(there)).verdict == storage.SHARED:
             return
         self.noted["nvram"] = here
@@ -192,24 +202,27 @@ class Guest:
     def _check_media(self, arriving: Definition, offline: bool) -> None:
         """What lies in a read-only drive must be there already: nobody copies it."""
         for disk in arriving.disks:
-            if not (disk.readonly and disk.type == "file" and disk.source):
-                continue
-            if self._exists(self._dest, disk.source) is not False:
-                continue
-            removable = disk.device in ("cdrom", "floppy")
-            what = "the medium in drive" if removable else "the image of read-only disk"
-            problem = f"{self._dest.host} has no {disk.source}, {what} {disk.target}"
-            # For `requisite` a guest can arrive without it, and not start.
-            if disk.startup == "optional" or (disk.startup == "requisite" and not offline):
-                self._report.warn(f"{problem}: the drive will be empty there")
-                continue
-            raise Refusal(
-                problem,
-                "image_missing",
-                f"copy it there, or eject it: virsh change-media {self._name} {disk.target} --eject"
-                if removable
-                else "copy it there",
-            )
+            if disk.readonly and disk.type == "file" and disk.source:
+                with self._report.findings.of("media"):
+                    self._check_medium(disk, offline)
+
+    def _check_medium(self, disk: Disk, offline: bool) -> None:
+        if self._exists(self._dest, disk.source) is not False:
+            return
+        removable = disk.device in ("cdrom", "floppy")
+        what = "the medium in drive" if removable else "the image of read-only disk"
+        problem = f"{self._dest.host} has no {disk.source}, {what} {disk.target}"
+        # For `requisite` a guest can arrive without it, and not start.
+        if disk.startup == "optional" or (disk.startup == "requisite" and not offline):
+            self._report.warn(f"{problem}: the drive will be empty there")
+            return
+        raise Refusal(
+            problem,
+            "image_missing",
+            f"copy it there, or eject it: virsh change-media {self._name} {disk.target} --eject"
+            if removable
+            else "copy it there",
+        )
 
     @staticmethod
     def _exists(side: Storage, path: str) -> bool | None:

@@ -13,19 +13,24 @@ from .._libvirt import MIGRATION_OUT, Domain, Host, LibvirtFailure, NotFound
 from .._pure import domain_xml
 from .._pure import uri as uris
 from .._pure.refusal import Refusal
+from . import facts
 from . import worker as workers
 from .local import Local
 from .place import connect, refusal, state_of
 
 
-def gather(uri: str, names: Sequence[str], timeout: float, local: Local) -> Dict[str, Any]:
-    """The facts of the host behind the URI; `names` narrows its VMs down."""
+def gather(uri: str, names: Sequence[str], timeout: float, local: Local, detailed: bool = False) -> Dict[str, Any]:
+    """What the host behind the URI says of itself; `names` narrows its VMs down, and `detailed` adds what VMs need."""
     parsed = uris.parse(uri, "uri")
     host = connect(uri, timeout, "uri", read_only=True)
     try:
         return {
             "changed": False,
-            "host": {**_host(host), "certificates": local.certificates() if parsed.is_local else None},
+            "host": {
+                **_host(host),
+                "certificates": local.certificates() if parsed.is_local else None,
+                **({"facts": _facts(host, parsed.is_local)} if detailed else {}),
+            },
             "domains": [_domain(host, domain) for domain in host.domains() if not names or domain.name in names],
             "pools": [{"name": pool.name, "path": pool.path, "active": pool.active} for pool in host.pools()],
             "journal": local.journal() if parsed.is_local else [],
@@ -35,6 +40,11 @@ def gather(uri: str, names: Sequence[str], timeout: float, local: Local) -> Dict
         raise refusal(error, f"{uris.redact(uri)} cannot be read") from error
     finally:
         host.close()
+
+
+def _facts(host: Host, here: bool) -> Dict[str, Any]:
+    found = facts.of_host(host)
+    return {**found, **facts.of_machine(), "addresses": facts.own_addresses()} if here else found
 
 
 def _runs(local: Local, names: Sequence[str]) -> Dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any, Dict, List, Mapping, Tuple
 from .._domblk import info
 from .._domblk.carry import Carrying, Way, way_to
 from .._domblk.info import chain_of
-from .._libvirt import Host, LibvirtFailure, NotFound, unknown_flags
+from .._libvirt import Host, LibvirtFailure, NotFound, Volume, unknown_flags
 from .._pure import certificates, checks, domain_xml, domblk, jobstats, outcome, schedule, storage
 from .._pure import options as table
 from .._pure import status as statuses
@@ -23,7 +23,7 @@ from .._pure.domain_xml import Definition
 from .._pure.domblk import File, Wish
 from .._pure.refusal import Refusal
 from .._pure.schedule import Size, Step
-from . import moments, probe
+from . import moments, probe, survey
 from . import place as places
 from .disks import Disks, Layout, image_users, remove_images
 from .ending import Ending, tried
@@ -61,24 +61,36 @@ class Move:
         self._dest_pools = Storage(dest, request.run_id, request.now)
         self._guest = Guest(self._options, report, self._source_pools, self._dest_pools, place)
         # The definition that all checks are about, and by target where disks of it shall lie as copies of files.
-        self._before = ""
+        self._before = self._text = ""
+        # Images of the source, as libvirt knows them.
+        self._volumes: Dict[str, Volume | None] = {}
         self._placed: Dict[str, domain_xml.Place] = {}
 
     def run(self) -> Dict[str, Any]:
         """Check everything, then move; nothing is changed before the last check has passed."""
+        findings = self._report.findings
         mode = self._check_guest()
         if mode in table.ACTIVE:
-            self._check_socket("migrate_uri")
+            with findings.of("sockets"):
+                self._check_socket("migrate_uri")
         before = self._before = self._source.xml(self._place.uuid, inactive=True)
         self._check_facts()
         layout = self._lay_out(mode)
         if mode in table.ACTIVE:
-            self._check_copies(layout)
-        check_asleep(self._source, self._place, layout, self._definition.nvram)
+            with findings.of("copies"):
+                self._check_copies(layout)
+        with findings.of("asleep"):
+            check_asleep(self._source, self._place, layout, self._definition.nvram)
         values, steps = self._resolve(mode, layout)
-        self._check_versions(values)
+        with findings.of("versions"):
+            self._check_versions(values)
         self._describe(mode, layout, values)
+        self._judge(mode, layout, values)
         with self._carrying(mode, layout) as carrying:
+            if carrying.files:
+                with findings.of("files"):
+                    carrying.check()
+            findings.settle()
             return self._run(mode, before, layout, values, steps, carrying)
 
     def _run(
@@ -91,7 +103,6 @@ class Move:
         carrying: Carrying,
     ) -> Dict[str, Any]:
         if carrying.files:
-            carrying.check()
             self._report.add(files=carrying.plan())
         if self._request.check_mode:
             self._report.add(left_behind=self._ending(self._ledger(mode, self._images(mode, layout))).left_behind())
@@ -163,6 +174,40 @@ class Move:
     # Before the move
 
     def _check_guest(self) -> str:
+        """What kind of move it is; the guest's state alone tells where that is not as it was said."""
+        findings, uuid = self._report.findings, self._place.uuid
+        mode = "live" if self._place.source_state in outcome.ACTIVE else "offline"
+        with findings.of("mode"):
+            self._check_stopped()
+            mode = places.choose_mode(self._place, self._options)
+        if mode in table.ACTIVE:
+            with findings.of("job"):
+                if self._source.job_active(uuid):
+                    raise Refusal(
+                        f"a job is going on with VM {self._place.name} on {self._source}",
+                        "busy",
+                        f"wait for its end, or end it: virsh domjobabort {self._place.name}",
+                    )
+            return mode
+        with findings.of("managed_save"):
+            if self._source.has_managed_save(uuid):
+                raise Refusal(
+                    f"VM {self._place.name} has a saved state on {self._source}, which an offline move would leave"
+                    " there",
+                    "managed_save",
+                    f"start it, or give the state up: virsh managedsave-remove {self._place.name}",
+                )
+        with findings.of("definition"):
+            if self._options["persistent_xml"] is not None:
+                raise Refusal(
+                    f"persistent_xml was given, and VM {self._place.name} is shut off: libvirt takes its definition"
+                    " from dest_xml then",
+                    "wrong_state",
+                    "give dest_xml instead",
+                )
+        return mode
+
+    def _check_stopped(self) -> None:
         if self._request.copy.only_stopped and self._place.source_state in outcome.ACTIVE:
             raise Refusal(
                 f"VM {self._place.name} is {self._place.source_state}, and virt_domblk_copy moves only one that is shut"
@@ -170,31 +215,9 @@ class Move:
                 "wrong_state",
                 "shut it down, or move it with virt_migrate",
             )
-        mode = places.choose_mode(self._place, self._options)
-        uuid = self._place.uuid
-        if mode in table.ACTIVE and self._source.job_active(uuid):
-            raise Refusal(
-                f"a job is going on with VM {self._place.name} on {self._source}",
-                "busy",
-                f"wait for its end, or end it: virsh domjobabort {self._place.name}",
-            )
-        if mode == "offline" and self._source.has_managed_save(uuid):
-            raise Refusal(
-                f"VM {self._place.name} has a saved state on {self._source}, which an offline move would leave there",
-                "managed_save",
-                f"start it, or give the state up: virsh managedsave-remove {self._place.name}",
-            )
-        if mode == "offline" and self._options["persistent_xml"] is not None:
-            raise Refusal(
-                f"persistent_xml was given, and VM {self._place.name} is shut off: libvirt takes its definition from"
-                " dest_xml then",
-                "wrong_state",
-                "give dest_xml instead",
-            )
-        return mode
 
-    def _lay_out(self, mode: str) -> Layout:
-        definition = self._definition = domain_xml.parse(self._source.xml(self._place.uuid))
+    def _definitions_given(self, definition: Definition) -> Dict[str, Definition]:
+        """By option, the definitions that were given or that follow from where its disks shall lie."""
         copy = self._request.copy
         domblk.check(copy, definition)
         paths = [path for disk in definition.disks for path in disk.files]
@@ -213,12 +236,22 @@ class Move:
         given = checks.definitions(self._options)
         for option, wanted in given.items():
             domain_xml.check_same(wanted, option, definition, name=option == "dest_xml")
-        if (self._options["migrate_uri"] or "").startswith("rdma:") and mode != "offline" and not definition.hard_limit:
-            raise Refusal(
-                f"migrate_uri: RDMA pins memory, and VM {definition.name} has no limit to that",
-                "no_hard_limit",
-                f"set one: virsh memtune {definition.name} --hard-limit KIBIBYTES, somewhat above its memory",
-            )
+        return given
+
+    def _lay_out(self, mode: str) -> Layout:
+        findings, copy = self._report.findings, self._request.copy
+        self._text = self._source.xml(self._place.uuid)
+        definition = self._definition = domain_xml.parse(self._text)
+        with findings.must("definition"):
+            given = self._definitions_given(definition)
+        with findings.of("pinned_memory"):
+            rdma = (self._options["migrate_uri"] or "").startswith("rdma:")
+            if rdma and mode != "offline" and not definition.hard_limit:
+                raise Refusal(
+                    f"migrate_uri: RDMA pins memory, and VM {definition.name} has no limit to that",
+                    "no_hard_limit",
+                    f"set one: virsh memtune {definition.name} --hard-limit KIBIBYTES, somewhat above its memory",
+                )
         wish = storage.Wish(
             self._options["storage"],
             self._options["copy_storage"],
@@ -235,11 +268,12 @@ class Move:
             self._dest_pools,
             self._request.run_id,
             self._local,
+            findings,
             [target for target, there in self._placed.items() if there.block],
         )
         layout = disks.lay_out(wish, mode == "offline", self._facts, self._options["force"])
         self._guest.check(
-            mode, definition, given.get("dest_xml", definition), disks, layout, self._facts, self._stays()
+            mode, self._text, definition, given.get("dest_xml", definition), disks, layout, self._facts, self._stays()
         )
         return layout
 
@@ -250,6 +284,29 @@ class Move:
                 f"dest_uri leads to {self._dest}, which is not the host that dest_host names: its journal is not used"
             )
             self._facts = None
+
+    def _judge(self, mode: str, layout: Layout, values: Mapping[str, Any]) -> None:
+        """Look at what both hosts say of themselves, and at the way between them."""
+        if self._options["preflight"] == "skip":
+            return
+        defined = self._before if mode in table.ACTIVE and self._is_persistent else ""
+        look = survey.Survey(
+            self._place.name,
+            mode,
+            {**values, "unsafe": self._options["unsafe"]},
+            self._source,
+            self._dest,
+            self._dest_pools,
+            (self._facts or {}).get("host", {}).get("facts"),
+            self._local is not None,
+        )
+        images = {plan.source: self._volume(plan.source) for plan in layout.copied} if mode in table.ACTIVE else {}
+        case = look.case(self._text, defined, layout, self._definition, images)
+        survey.note(case, self._report, self._options["preflight"])
+
+    @property
+    def _is_persistent(self) -> bool:
+        return self._place.at_source is not None and self._place.at_source.persistent
 
     def _check_copies(self, layout: Layout) -> None:
         """Refuse what the options say about copies where it does not go with what must be copied."""
@@ -309,10 +366,13 @@ class Move:
             "undefine_source": options["undefine_source"] and domain is not None and domain.persistent,
             "postcopy_resume": False,
         }
-        steps = self._resolve_steps(values)
+        steps: Tuple[Step, ...] = ()
+        with self._report.findings.of("postcopy"):
+            steps = self._resolve_steps(values)
         values["auto_converge"] = values["auto_converge"] or schedule.asks(steps, schedule.AUTO_CONVERGE)
         values["postcopy"] = self._may_hand_over() and (values["postcopy"] or schedule.asks(steps, schedule.POSTCOPY))
-        values["tls"] = self._resolve_tls(values)
+        with self._report.findings.of("tls"):
+            values["tls"] = self._resolve_tls(values)
         return self._tidied(values), steps
 
     @staticmethod
@@ -366,7 +426,7 @@ class Move:
         return ""
 
     def _watch(self, mode: str, layout: Layout, steps: Tuple[Step, ...]) -> Watch:
-        volumes = [self._source.volume(plan.source) for plan in layout.copied]
+        volumes = [self._volume(plan.source) for plan in layout.copied]
         known = [volume.allocation for volume in volumes if volume is not None]
         return Watch(
             statistics=mode in table.ACTIVE,
@@ -645,8 +705,13 @@ class Move:
         return definitions
 
     def _is_sparse(self, path: str) -> bool:
-        volume = self._source.volume(path)
+        volume = self._volume(path)
         return volume is not None and volume.allocation < volume.capacity
+
+    def _volume(self, path: str) -> Volume | None:
+        if path not in self._volumes:
+            self._volumes[path] = self._source.volume(path)
+        return self._volumes[path]
 
     def _prepare(self, ending: Ending, ledger: Ledger, layout: Layout) -> None:
         """Let the destination know the snapshots, mark what this run makes there, take away what is to be replaced, and

@@ -12,8 +12,10 @@ from typing import Any, Dict, Mapping
 
 from .._domblk.info import Images
 from .._libvirt import Host
+from .._pure import preflight
 from .._pure import uri as uris
 from .._pure.domblk import Wish
+from .._pure.findings import Findings
 from .local import Local
 from .place import Place
 from .settle import End
@@ -63,6 +65,7 @@ class Report:
         # Seconds since 1970.
         self.began = int(began)
         self.result: Dict[str, Any] = {"changed": False, "name": name, "warnings": []}
+        self.findings = Findings(self.result["warnings"])
 
     def add(self, **values: Any) -> None:
         self.result.update(values)
@@ -102,7 +105,8 @@ class Report:
         self.warn(*end.warnings)
 
     def finished(self, **values: Any) -> Dict[str, Any]:
-        self.add(**values, duration_s=round(time.monotonic() - self._began, 3))
+        checks = self.findings.results(preflight.ORDER)
+        self.add(**{"checks": checks, **values}, duration_s=round(time.monotonic() - self._began, 3))
         return self.result
 
 

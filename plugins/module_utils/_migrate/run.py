@@ -7,15 +7,17 @@
 from __future__ import annotations
 
 import time
+from contextlib import nullcontext
 from typing import Any, Dict, List
 
 from .._domblk import relocate
 from .._libvirt import MIGRATION_OUT, Host, LibvirtFailure
-from .._pure import outcome
+from .._pure import domain_xml, outcome
 from .._pure import status as statuses
 from .._pure import uri as uris
 from .._pure.refusal import Refusal
 from . import place as places
+from .disks import Layout
 from .ending import CURES
 from .ledger import Ledger
 from .move import Move
@@ -23,6 +25,7 @@ from .place import Place
 from .recover import Recovery, unfinished
 from .report import ALREADY_THERE, NOTHING, PLANNED, REFUSED, Report, Request
 from .settle import Settlement
+from .survey import Survey, note
 
 # Between two looks at a job that somebody else has begun, in seconds.
 JOB_STEP = 1.0
@@ -51,20 +54,29 @@ def _run(request: Request, report: Report, hosts: List[Host]) -> Dict[str, Any]:
     options = request.options
     source_uri = uris.parse(options["uri"], "uri")
     timeout = options["connect_timeout"]
-    source = places.connect(options["uri"], timeout, "uri")
+    moves = not (options["cancel"] or options["cleanup"])
+    with report.findings.must("source_connection") if moves else nullcontext():
+        source = places.connect(options["uri"], timeout, "uri")
     hosts.append(source)
     relocated = relocate.settle_earlier(request, source, report.result) if source_uri.is_local else []
-    if options["cancel"] or options["cleanup"]:
+    if not moves:
         aborted = options["cancel"] and _abort(request, source)
         return _clean_up(request, report, source, hosts, aborted, relocated)
 
     dest_uri = options["dest_uri"]
     if request.facts_uuid == source.uuid:
         return _same_host(request, report, source, dest_uri)
-    dest = places.connect(dest_uri, timeout, "dest_uri")
+    dest: Host | None = None
+    with report.findings.of("dest_connection"):
+        dest = places.connect(dest_uri, timeout, "dest_uri")
+    if dest is None:
+        raise _unreached(request, report, source)
     hosts.append(dest)
     if dest.uuid == source.uuid:
         return _same_host(request, report, source, dest_uri)
+    with report.findings.must("hosts"):
+        # They are two.
+        pass
     request.worker.say(source=str(source), dest=str(dest))
 
     if source_uri.is_local:
@@ -72,22 +84,39 @@ def _run(request: Request, report: Report, hosts: List[Host]) -> Dict[str, Any]:
         request.worker.say(phase=statuses.CHECKING)
         if finished is not None:
             return report.finished(**finished)
-    place = _locate(request, source, dest)
+    with report.findings.must("guest"):
+        place = _locate(request, source, dest)
     report.note_place(place, source, dest)
     if place.settled or (not options["undefine_source"] and places.defined_twice(source, dest, place)):
         return report.finished(outcome=ALREADY_THERE)
     move = Move(request, report, source, dest, place, local=request.local if source_uri.is_local else None)
-    if place.movable:
-        return move.run()
     if place.half_moved and options["postcopy_resume"]:
         return move.resume()
-    return _settle_earlier(request, report, source, dest, place)
+    with report.findings.must("place"):
+        if not place.movable:
+            return _settle_earlier(request, report, source, dest, place)
+    return move.run()
+
+
+def _unreached(request: Request, report: Report, source: Host) -> Refusal:
+    """The refusal, with what else is in the way by what the destination said of itself through another login."""
+    options = request.options
+    domain, said = source.find(options["name"]), (request.facts or {}).get("host", {})
+    if domain is None or not said.get("facts") or options["preflight"] == "skip":
+        return report.findings.refusal
+    mode = "live" if domain.active else "offline"
+    text = source.xml(domain.uuid)
+    local = uris.parse(options["uri"]).is_local
+    look = Survey(domain.name, mode, options, source, None, None, said["facts"], local, said["hostname"])
+    note(look.case(text, "", Layout(), domain_xml.parse(text), {}), report, options["preflight"])
+    return report.findings.refusal
 
 
 def _same_host(request: Request, report: Report, host: Host, dest_uri: str) -> Dict[str, Any]:
     name = request.options["name"]
     known = host.find(request.options["dest_name"] or name)
-    place = places.same_host(host.uuid, host.uri, dest_uri, known, name)
+    with report.findings.must("hosts"):
+        place = places.same_host(host.uuid, host.uri, dest_uri, known, name)
     report.note_place(place, host, host)
     return report.finished(outcome=ALREADY_THERE)
 

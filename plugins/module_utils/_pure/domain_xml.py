@@ -137,7 +137,7 @@ def parse(text: str) -> Definition:
     return Definition(
         name=root.findtext("name", ""),
         uuid=root.findtext("uuid", "").strip().lower(),
-        memory=_memory(root.find("memory")),
+        memory=size(root.find("memory")),
         disks=tuple(_disk(node) for node in root.findall("devices/disk")),
         nvram=_nvram(root),
         hard_limit=root.find("memtune/hard_limit") is not None,
@@ -208,7 +208,8 @@ def nvram_template(text: str) -> str:
     return next((node.get("template", "") for node in found if node is not None), "")
 
 
-def _memory(node: ET.Element | None) -> int:
+def size(node: ET.Element | None) -> int:
+    """Bytes of an element with a number and a unit; 0 where it has none."""
     if node is None or not (node.text or "").strip().isdigit():
         return 0
     return int((node.text or "").strip()) * _MEMORY_UNITS.get(node.get("unit", "KiB"), 2**10)

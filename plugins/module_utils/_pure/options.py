@@ -684,6 +684,7 @@ OPTIONS = (
         ),
         decides=RESULT,
     ),
+    Option("preflight", default="enforce", choices=("enforce", "warn", "skip"), decides=CALL),
     Option("sync_time", type="bool", default=True, modes=ACTIVE, decides=RESULT),
     Option("wait_for_job", type="bool", default=False, decides=CALL),
     Option("on_controller_loss", default="continue", choices=("continue", "cancel")),

@@ -10,8 +10,9 @@ that libvirt gets is always explicit: an empty list means all of them.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, Dict, Mapping, Sequence, Tuple
+from typing import Any, Callable, ContextManager, Dict, List, Mapping, Sequence, Tuple
 
 from .domain_xml import Definition, Disk
 from .refusal import Refusal
@@ -89,13 +90,33 @@ def writable(disk: Disk) -> bool:
 
 
 def plan(
-    definition: Definition, evidence: Mapping[str, Evidence], wish: Wish, offline: bool = False
+    definition: Definition,
+    evidence: Mapping[str, Evidence],
+    wish: Wish,
+    offline: bool = False,
+    attempt: Callable[[], ContextManager[None]] = nullcontext,
 ) -> Tuple[DiskPlan, ...]:
-    """What happens to every disk of the guest; raises Refusal at the first that must not move like this."""
-    _check_listed(definition, wish.migrate_disks)
+    """What happens to every disk of the guest for which there is evidence.
+
+    Raises Refusal at the first that must not move like this, unless `attempt` is a context that keeps the refusal: then
+    that disk is left out.
+    """
+    with attempt():
+        _check_listed(definition, wish.migrate_disks)
     # What virt_domblk_copy can be told to copy.
     files = tuple(disk.target for disk in definition.disks if writable(disk) and disk.type == "file")
-    plans = tuple(_plan_disk(disk, evidence[disk.target], wish, offline, files) for disk in definition.disks)
+    plans: List[DiskPlan] = []
+    for disk in definition.disks:
+        if disk.target in evidence:
+            with attempt():
+                plans.append(_plan_disk(disk, evidence[disk.target], wish, offline, files))
+    if len(plans) == len(definition.disks):
+        with attempt():
+            _check_any_copied(definition, plans, wish)
+    return tuple(plans)
+
+
+def _check_any_copied(definition: Definition, plans: Sequence[DiskPlan], wish: Wish) -> None:
     if wish.copy_storage in ("all", "inc") and any(map(writable, definition.disks)) and not copied(plans):
         raise Refusal(
             f"copy_storage: {wish.copy_storage} asks to copy the disks of {definition.name}, and all of them are"
@@ -103,7 +124,6 @@ def plan(
             "copy_of_shared",
             "leave copy_storage out: a shared disk needs no copy",
         )
-    return plans
 
 
 def copied(plans: Sequence[DiskPlan]) -> Tuple[str, ...]:

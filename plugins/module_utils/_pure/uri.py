@@ -232,6 +232,12 @@ def parse_data(text: str) -> str:
     return _bare(match[1]) if match and not text.startswith("unix:") else ""
 
 
+def port_of_data(text: str) -> int | None:
+    """The port that a URI for the guest's data names."""
+    match = re.match(r"[a-z]+://(?:\[[^\]]+\]|[^:/?]+):([0-9]+)", text)
+    return int(match[1]) if match else None
+
+
 def secrets(*texts: str | None) -> Set[str]:
     """The passwords in URIs, as they stand there and as they are meant."""
     found = {match[1] for text in texts if text for match in _SECRET.finditer(text)}

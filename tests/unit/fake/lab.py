@@ -11,7 +11,7 @@ import pytest
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.testing import patch_module_args
 
-from ansible_collections.kvmops.migration.plugins.module_utils._migrate import local, worker
+from ansible_collections.kvmops.migration.plugins.module_utils._migrate import facts, local, worker
 from ansible_collections.kvmops.migration.plugins.modules import virt_domblk_info, virt_migrate, virt_migrate_info
 from fake import carry as fake_carry
 from fake import libvirt as fake
@@ -62,7 +62,21 @@ class Lab:
         monkeypatch.setattr(AnsibleModule, "warn", lambda _, text, **more: self.warnings.append(text))
         monkeypatch.setattr(local.Local, "certificates", lambda _: self.certificates.get(self.world.local, NO_TLS))
         fake_carry.use(self.world, monkeypatch)
+        # By host, what its own files tell; by address, ports that a firewall closes; and names that are known.
+        self.machines = {}
+        self.closed_ports = {}
+        self.names = {}
+        self.probed = []
+        monkeypatch.setattr(facts, "of_machine", lambda: dict(self.machines.get(self.world.local, {})))
+        monkeypatch.setattr(facts, "own_addresses", lambda: self.names.get(self.world.local, ["172.16.1.9"]))
+        monkeypatch.setattr(facts, "addresses", lambda name: self.names.get(name, ["172.16.1.9"]))
+        monkeypatch.setattr(facts, "ports", self._ports)
         self.on("kvm1")
+
+    def _ports(self, address, numbers):
+        self.probed += [(address, number) for number in numbers]
+        closed = self.closed_ports.get(address, ())
+        return {number: "No route to host" if number in closed else "" for number in numbers}
 
     def on(self, name):
         """Let modules run on that host."""
@@ -114,7 +128,7 @@ class Lab:
     def facts(self, host):
         """What the action plugin brings from the destination."""
         here = self.world.local
-        said = vars(self.on(host).info())
+        said = vars(self.on(host).info(facts=True))
         self.on(here)
         return {"host": said["host"], "journal": said["journal"]}
 

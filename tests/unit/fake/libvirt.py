@@ -42,7 +42,12 @@ VIR_ERR_OPERATION_ABORTED = 78
 VIR_ERR_MIGRATE_UNSAFE = 81
 VIR_ERR_OPERATION_UNSUPPORTED = 84
 VIR_ERR_STORAGE_VOL_EXIST = 90
+VIR_ERR_CPU_INCOMPATIBLE = 91
 VIR_ERR_MIGRATE_FINISH_OK = 93
+
+VIR_CONNECT_COMPARE_CPU_FAIL_INCOMPATIBLE = 1
+VIR_SECRET_USAGE_TYPE_VOLUME = 1
+VIR_SECRET_USAGE_TYPE_CEPH = 2
 
 VIR_DOMAIN_NOSTATE = 0
 VIR_DOMAIN_RUNNING = 1
@@ -228,6 +233,17 @@ class FakeHost:
         # Directories whose listing is as stale as the cache of a network file system.
         self.stale_listings: set[str] = set()
         self.shared_types: set[str] = set()
+        # What guests can have here: networks, with whether they are active, and secrets, with what each is for.
+        self.machines = ["pc-i440fx-7.2", "pc-q35-7.2", "q35"]
+        self.types = ["qemu", "kvm"]
+        self.emulator = "/usr/bin/qemu-system-x86_64"
+        self.cpu = "EPYC"
+        self.lacks_features: dict[str, str] = {}
+        self.networks: dict[str, bool] = {"default": True}
+        self.secrets: dict[str, str] = {}
+        self.memory_free = 8 << 30
+        # By directory, what is free there.
+        self.pool_free: dict[str, int] = {}
         # Set while the host does not answer: calls wait until it does.
         self.answers = threading.Event()
         self.answers.set()
@@ -436,7 +452,49 @@ class virConnect(_Object):
 
     def getCapabilities(self):
         self._host.called("getCapabilities")
-        return f"<capabilities><host><uuid>{self._host.uuid}</uuid></host></capabilities>"
+        host = self._host
+        machines = "".join(f"<machine>{name}</machine>" for name in host.machines)
+        domains = "".join(f"<domain type='{name}'/>" for name in host.types)
+        return (
+            f"<capabilities><host><uuid>{host.uuid}</uuid><cpu><vendor>AMD</vendor><model>{host.cpu}</model></cpu></host>"
+            f"<guest><arch name='x86_64'><emulator>{host.emulator}</emulator>{machines}{domains}</arch></guest>"
+            "</capabilities>"
+        )
+
+    def listAllNetworks(self, flags):
+        self._host.called("listAllNetworks")
+        return [virNetwork(self._host, name) for name in self._host.networks]
+
+    def listAllSecrets(self, flags):
+        self._host.called("listAllSecrets")
+        return [virSecret(self._host, uuid) for uuid in self._host.secrets]
+
+    def getMemoryStats(self, cell, flags):
+        self._host.called("getMemoryStats")
+        assert cell == -1, "all of its memory"
+        free = self._host.memory_free >> 10
+        return {"total": 64 << 20, "free": free - 30, "buffers": 10, "cached": 20}
+
+    def compareHypervisorCPU(self, emulator, arch, machine, virttype, xml, flags):
+        self._changes("compareHypervisorCPU")
+        assert emulator in (None, self._host.emulator)
+        assert (arch, virttype) == ("x86_64", "qemu")
+        assert flags == VIR_CONNECT_COMPARE_CPU_FAIL_INCOMPATIBLE, "else it does not name what is missing"
+        model = ET.fromstring(xml).findtext("model")
+        lacks = self._host.lacks_features.get(model)
+        if lacks == "model":
+            raise libvirtError(f"internal error: Unknown CPU model {model}", VIR_ERR_INTERNAL_ERROR)
+        if lacks:
+            message = f"the CPU is incompatible with host CPU: Host CPU does not provide required features: {lacks}"
+            raise libvirtError(message, VIR_ERR_CPU_INCOMPATIBLE)
+        return 2
+
+    def getDomainCapabilities(self, emulator, arch, machine, virttype, flags):
+        self._host.called("getDomainCapabilities")
+        if emulator not in (None, self._host.emulator):
+            message = f"Cannot check QEMU binary {emulator}: No such file or directory"
+            raise libvirtError(message, VIR_ERR_SYSTEM_ERROR, ENOENT)
+        return "<domainCapabilities/>"
 
     def getHostname(self):
         return self._host.name
@@ -510,6 +568,33 @@ class virConnect(_Object):
         raise libvirtError(f"Storage volume not found: no storage vol with matching path '{path}'", 50)
 
 
+class virNetwork(_Object):
+    def __init__(self, host, name):
+        super().__init__(host)
+        self._name = name
+
+    def name(self):
+        return self._name
+
+    def isActive(self):
+        return int(self._host.networks[self._name])
+
+
+class virSecret(_Object):
+    def __init__(self, host, uuid):
+        super().__init__(host)
+        self._uuid = uuid
+
+    def UUIDString(self):
+        return self._uuid
+
+    def usageType(self):
+        return VIR_SECRET_USAGE_TYPE_CEPH
+
+    def usageID(self):
+        return self._host.secrets[self._uuid]
+
+
 class virStoragePool(_Object):
     def __init__(self, host, name, read_only=False):
         super().__init__(host, read_only)
@@ -524,6 +609,10 @@ class virStoragePool(_Object):
 
     def isActive(self):
         return int(self._pool.active)
+
+    def info(self):
+        self._host.called("pool info")
+        return [2, 1 << 42, 0, self._host.pool_free.get(self._pool.path, 1 << 40)]
 
     def XMLDesc(self, flags):
         return f"<pool type='dir'><name>{self._name}</name><target><path>{self._pool.path}</path></target></pool>"

@@ -1,0 +1,245 @@
+# Copyright: (c) 2026, The kvmops.migration authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# PRIVATE to the collection: it can have breaking changes at any time.
+"""What a host says of itself that VMs depend on: facts, and no judgement. Nothing is changed by asking.
+
+What libvirt tells comes over any connection; what only the host's own files tell, from a module that runs there.
+"""
+
+from __future__ import annotations
+
+import errno
+import grp
+import os
+import pwd
+import re
+import selectors
+import shutil
+import socket
+import time
+from contextlib import suppress
+from typing import Any, Callable, Collection, Dict, List, Sequence, Tuple
+
+from .._libvirt import Host, LibvirtFailure, NoAnswer, bounded
+from .._pure import certificates, needs
+
+# Seconds that a name gets to resolve.
+NAME_PATIENCE = 3.0
+# Seconds that a port gets to answer.
+PORT_PATIENCE = 2.0
+# All files are looked for below this directory.
+ROOT = "/"
+# Who runs QEMU where qemu.conf does not say.
+QEMU_USERS = ("libvirt-qemu", "qemu")
+SELINUX_BOOLEANS = ("virt_use_nfs", "virt_use_samba", "virt_use_fusefs")
+
+_LISTENING = "0A"
+_OCTAL = re.compile(r"\\([0-7]{3})")
+
+
+def of_host(host: Host, wanted: Collection[str] = ("networks", "memory", "secrets")) -> Dict[str, Any]:
+    """What libvirt tells; what its driver does not know is not there."""
+    offers = needs.offers(host.capabilities)
+    facts: Dict[str, Any] = {
+        "machines": {arch: list(names) for arch, names in offers.machines.items()},
+        "types": {arch: list(names) for arch, names in offers.types.items()},
+        "emulators": list(offers.emulators),
+        "cpu": offers.cpu,
+    }
+    questions: Dict[str, Callable[[], Any]] = {
+        "networks": host.networks,
+        "memory": host.memory,
+        "secrets": host.secrets,
+    }
+    for name, ask in questions.items():
+        if name in wanted:
+            with suppress(LibvirtFailure, AttributeError):
+                facts[name] = ask()
+    return facts
+
+
+def of_machine() -> Dict[str, Any]:
+    """What the files of this machine tell. Nothing is asked that could keep us waiting."""
+    conf = certificates.settings(_text("etc/libvirt/qemu.conf"))
+    return {
+        "now": time.time(),
+        "interfaces": _interfaces(),
+        "mounts": _mounts(),
+        "qemu_conf": {name: conf[name] for name in _SETTINGS if name in conf},
+        "qemu_user": _qemu_user(conf),
+        "selinux": _selinux(),
+        "listening": _listening(),
+        "huge_pages": _huge_pages(),
+        "swap_free": _swap_free(),
+        "userfaultfd": _text("proc/sys/vm/unprivileged_userfaultfd").strip(),
+        "swtpm": shutil.which("swtpm") is not None,
+    }
+
+
+_SETTINGS = (
+    "migration_host",
+    "migration_port_min",
+    "migration_port_max",
+    "migrate_tls_force",
+    "dynamic_ownership",
+    "lock_manager",
+    "security_driver",
+)
+
+
+def own_addresses() -> List[str]:
+    """What this machine's own name resolves to here."""
+    return addresses(socket.gethostname())
+
+
+def addresses(name: str) -> List[str]:
+    """What a name resolves to here, nothing where it does not."""
+    try:
+        found = bounded(lambda: socket.getaddrinfo(name, None, type=socket.SOCK_STREAM), NAME_PATIENCE, name)
+    except (OSError, UnicodeError, NoAnswer):
+        return []
+    return list(dict.fromkeys(str(one[4][0]) for one in found))
+
+
+def ports(address: str, numbers: Sequence[int]) -> Dict[int, str]:
+    """By port of another host, nothing where packets get there and back, else what keeps them from it.
+
+    A port where nobody listens answers by refusing. One where somebody does is not for us to connect to: a QEMU that
+    waits for a guest would take us for it.
+    """
+    found: Dict[int, str] = {}
+    waiting = selectors.DefaultSelector()
+    trying: Dict[int, socket.socket] = {}
+    deadline = time.monotonic() + PORT_PATIENCE
+    try:
+        for number in numbers:
+            family, place = _place(address, number)
+            one = trying[number] = socket.socket(family, socket.SOCK_STREAM)
+            one.setblocking(False)
+            error = one.connect_ex(place)
+            if error == errno.EINPROGRESS:
+                waiting.register(one, selectors.EVENT_WRITE, number)
+            else:
+                found[number] = _answer(error)
+        while len(found) < len(trying) and time.monotonic() < deadline:
+            for key, _events in waiting.select(max(0.0, deadline - time.monotonic())):
+                one = trying[key.data]
+                waiting.unregister(one)
+                found[key.data] = _answer(one.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))
+    finally:
+        waiting.close()
+        for one in trying.values():
+            one.close()
+    return {number: found.get(number, "no answer") for number in numbers}
+
+
+def _answer(error: int) -> str:
+    return "" if error in (0, errno.ECONNREFUSED) else os.strerror(error)
+
+
+def _place(address: str, number: int) -> Tuple[int, Any]:
+    found = bounded(lambda: socket.getaddrinfo(address, number, type=socket.SOCK_STREAM), NAME_PATIENCE, address)
+    return found[0][0], found[0][4]
+
+
+def _path(name: str) -> str:
+    return os.path.join(ROOT, name)
+
+
+def _text(name: str) -> str:
+    try:
+        with open(_path(name), encoding="utf-8", errors="replace") as stream:
+            return stream.read()
+    except OSError:
+        return ""
+
+
+def _names(name: str) -> List[str]:
+    try:
+        return sorted(os.listdir(_path(name)))
+    except OSError:
+        return []
+
+
+def _interfaces() -> Dict[str, int]:
+    """By network device, bridges among them, its MTU."""
+    found = {name: _text(f"sys/class/net/{name}/mtu").strip() for name in _names("sys/class/net")}
+    return {name: int(mtu) for name, mtu in found.items() if mtu.isdigit()}
+
+
+def _mounts() -> List[Dict[str, Any]]:
+    """What is mounted where images may lie; the last one at a place is what is seen there."""
+    found = {}
+    for line in _text("proc/self/mounts").splitlines():
+        words = line.split(" ")
+        if len(words) < 4 or words[2] in _NO_STORAGE:
+            continue
+        path = _OCTAL.sub(lambda match: chr(int(match[1], 8)), words[1])
+        found[path] = {"path": path, "type": words[2], "read_only": "ro" in words[3].split(",")}
+    return list(found.values())
+
+
+_NO_STORAGE = frozenset(
+    (
+        *("autofs", "binfmt_misc", "bpf", "cgroup", "cgroup2", "configfs", "debugfs", "devpts", "devtmpfs", "efivarfs"),
+        *("fusectl", "hugetlbfs", "mqueue", "nsfs", "proc", "pstore", "ramfs", "rpc_pipefs", "securityfs", "selinuxfs"),
+        *("sysfs", "tracefs"),
+    )
+)
+
+
+def _qemu_user(conf: Dict[str, str]) -> Dict[str, Any]:
+    """Who runs QEMU, in a name and in the numbers that a file server sees; empty where that is not known."""
+    wanted = conf.get("user", "")
+    for name in [wanted] if wanted else QEMU_USERS:
+        number = name.lstrip("+")
+        with suppress(KeyError):
+            user = pwd.getpwuid(int(number)) if number.isdigit() else pwd.getpwnam(name)
+            return {"name": user.pw_name, "uid": user.pw_uid, "gid": _gid(conf.get("group", ""), user.pw_gid)}
+    return {}
+
+
+def _gid(wanted: str, default: int) -> int:
+    number = wanted.lstrip("+")
+    if number.isdigit():
+        return int(number)
+    with suppress(KeyError):
+        return grp.getgrnam(wanted).gr_gid
+    return default
+
+
+def _selinux() -> Dict[str, Any]:
+    """Whether SELinux enforces, and which of its switches are on; empty where there is none."""
+    enforces = _text("sys/fs/selinux/enforce").strip()
+    if not enforces:
+        return {}
+    switches = {name: _text(f"sys/fs/selinux/booleans/{name}")[:1] for name in SELINUX_BOOLEANS}
+    return {"enforcing": enforces == "1", "on": [name for name, value in switches.items() if value == "1"]}
+
+
+def _listening() -> List[int]:
+    """The ports where somebody listens."""
+    found = set()
+    for table in ("tcp", "tcp6"):
+        for line in _text(f"proc/net/{table}").splitlines()[1:]:
+            words = line.split()
+            if len(words) > 3 and words[3] == _LISTENING:
+                found.add(int(words[1].rpartition(":")[2], 16))
+    return sorted(found)
+
+
+def _huge_pages() -> Dict[str, int]:
+    """By their size in bytes, as text, the huge pages that are free."""
+    found = {}
+    for name in _names("sys/kernel/mm/hugepages"):
+        size = name.partition("-")[2].partition("kB")[0]
+        free = _text(f"sys/kernel/mm/hugepages/{name}/free_hugepages").strip()
+        if size.isdigit() and free.isdigit():
+            found[str(int(size) << 10)] = int(free)
+    return found
+
+
+def _swap_free() -> int:
+    match = re.search(r"^SwapFree:\s+(\d+) kB", _text("proc/meminfo"), re.MULTILINE)
+    return int(match[1]) << 10 if match else 0

@@ -1,0 +1,206 @@
+# Copyright: (c) 2026, The kvmops.migration authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# PRIVATE to the collection: it can have breaking changes at any time.
+"""Brings together what is known of a guest, of both hosts and of the way between them, for the judges of preflight."""
+
+from __future__ import annotations
+
+import posixpath
+from contextlib import suppress
+from typing import Any, Dict, Mapping, Tuple
+
+from .._libvirt import Host, LibvirtFailure, NoAnswer, Volume
+from .._pure import needs as parts
+from .._pure import options as table
+from .._pure import preflight
+from .._pure import uri as uris
+from .._pure.domain_xml import Definition
+from .._pure.findings import FAIL, WARN, Finding
+from .._pure.needs import Needs
+from .._pure.preflight import Case
+from .._pure.refusal import Refusal
+from . import facts
+from .disks import Layout
+from .probe import Storage
+from .report import Report
+
+
+class Survey:
+    """One way from a source to a destination, which may not answer; `local` where this machine is the source.
+
+    `there` is what the destination said of itself by its own login, None where only libvirt can be asked.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        mode: str,
+        options: Mapping[str, Any],
+        source: Host,
+        dest: Host | None,
+        pools: Storage | None,
+        there: Mapping[str, Any] | None,
+        local: bool,
+        dest_name: str = "",
+    ):
+        self._name = name
+        self._mode = mode
+        self._options = options
+        self._source = source
+        self._dest = dest
+        self._pools = pools
+        self._there = there
+        self._local = local
+        self._dest_name = str(dest) if dest is not None else dest_name
+
+    def case(
+        self,
+        text: str,
+        defined: str,
+        layout: Layout,
+        definition: Definition,
+        images: Mapping[str, Volume | None],
+    ) -> Case:
+        """Everything that is known; `text` is the guest's XML, and `defined` its definition where it runs."""
+        needs = parts.of(self._options.get("dest_xml") or text)
+        here: Mapping[str, Any] = {"cpu": parts.offers(self._source.capabilities).cpu}
+        if self._local:
+            here = {**here, **facts.of_machine()}
+        there = self._facts_there(needs)
+        hosts = [self._source] + ([self._dest] if self._dest is not None else [])
+        return Case(
+            name=self._name,
+            mode=self._mode,
+            needs=needs,
+            options=self._options,
+            source=str(self._source),
+            dest=self._dest_name,
+            here=here,
+            there=there,
+            defined=parts.of(defined) if defined else None,
+            plans=layout.plans,
+            images=_sizes(images),
+            replaced=self._replaced(layout),
+            free=self._free(layout),
+            caches={disk.target: disk.cache for disk in definition.disks},
+            versions=[(host.libvirt_version, host.hypervisor_version) for host in hosts],
+            between={**self._asked(needs, there), **self._way(there, layout)},
+        )
+
+    @property
+    def _runs(self) -> bool:
+        return self._mode in table.ACTIVE
+
+    def _facts_there(self, needs: Needs) -> Mapping[str, Any]:
+        if self._there is not None:
+            return self._there
+        if self._dest is None:
+            return {}
+        wanted = {"networks": needs.networks, "secrets": needs.secrets, "memory": self._runs and not needs.huge_page}
+        return facts.of_host(self._dest, [name for name, needed in wanted.items() if needed])
+
+    def _replaced(self, layout: Layout) -> Dict[str, Tuple[int, int]]:
+        if self._dest is None or not self._runs:
+            return {}
+        return _sizes({path: self._dest.volume(path) for path in layout.replaced})
+
+    def _free(self, layout: Layout) -> Dict[str, int]:
+        found: Dict[str, int] = {}
+        for folder in dict.fromkeys(posixpath.dirname(plan.dest) for plan in layout.copied) if self._runs else ():
+            pool = self._pools.pool(folder) if self._pools is not None else None
+            if pool is not None and self._dest is not None:
+                with suppress(LibvirtFailure):
+                    found[folder] = self._dest.pool_free(pool.name)
+        return found
+
+    def _asked(self, needs: Needs, there: Mapping[str, Any]) -> Dict[str, str]:
+        """What libvirt at the destination says of this guest's CPU, and of an emulator that it does not name itself."""
+        found: Dict[str, str] = {}
+        if self._dest is None or uris.parse(self._source.uri).driver != "qemu":
+            return found
+        kind = (needs.emulator, needs.arch, needs.machine, needs.type)
+        if needs.emulator and needs.emulator not in there.get("emulators", ()):
+            try:
+                self._dest.check_emulator(*kind)
+            except LibvirtFailure as error:
+                found["emulator"] = str(error)
+                return found
+        if needs.cpu:
+            with suppress(LibvirtFailure):
+                found["cpu"] = self._dest.cpu_trouble(needs.cpu, *kind)
+        return found
+
+    # The way of the data
+
+    def _way(self, there: Mapping[str, Any], layout: Layout) -> Dict[str, Any]:
+        """What was tried from this machine, where the data goes from here to a port of the destination."""
+        options = self._options
+        conf = there.get("qemu_conf") or {}
+        low, high = (
+            int(conf.get(f"migration_port_{name}", default)) for name, default in zip(("min", "max"), preflight.PORTS)
+        )
+        found: Dict[str, Any] = {"range": (low, high)}
+        migrate_uri = options["migrate_uri"] or ""
+        if not (self._runs and self._local) or options["tunnelled"] or migrate_uri.startswith("unix:"):
+            return found
+        address = uris.parse_data(migrate_uri) if migrate_uri else ""
+        if not address:
+            name = conf.get("migration_host") or (self._dest.hostname if self._dest is not None else "")
+            if not name:
+                return found
+            found.update(name=name, name_here=facts.addresses(name))
+            address = next(iter(found["name_here"]), "")
+        return {**found, **self._ports(found["range"], address, there, layout)}
+
+    def _ports(self, span: Tuple[int, int], address: str, there: Mapping[str, Any], layout: Layout) -> Dict[str, Any]:
+        options = self._options
+        low, high = span
+        port = uris.port_of_data(options["migrate_uri"] or "")
+        disks_uri = options["disks_uri"] or ""
+        disks_port = options["disks_port"] or uris.port_of_data(disks_uri)
+        copies = bool(layout.copied) and not disks_uri.startswith("unix:")
+        found: Dict[str, Any] = {"port": port, "disks_port": disks_port if copies else None, "ports": {}, "named": []}
+        busy = there.get("listening") or ()
+        free = [one for one in range(low, high + 1) if one not in busy]
+        needed = (not port) + (copies and not disks_port)
+        named = [one for one in (port, options["disks_port"] if copies else None) if one and one not in busy]
+        try:
+            if address and named:
+                found["ports"][address] = facts.ports(address, named)
+                found["named"].append(address)
+            elif address and free and needed:
+                # Nobody but a host with as many guests under way as there are ports takes the last one.
+                answers = facts.ports(address, free[-1:])
+                if any(answers.values()):
+                    answers.update(facts.ports(address, free[:needed]))
+                found["ports"][address] = answers
+                found["range"] = (low, free[-1])
+            if copies and disks_uri and disks_port and disks_port not in busy:
+                there_to = uris.parse_data(disks_uri)
+                found["ports"].setdefault(there_to, {}).update(facts.ports(there_to, [disks_port]))
+                found["named"].append(there_to)
+        except (OSError, NoAnswer):
+            # A name that does not resolve is told of elsewhere.
+            found["ports"] = {}
+        return found
+
+
+def note(case: Case, report: Report, preflight_is: str) -> None:
+    """Put what the judges say among the findings; what is only to be warned of stands in nobody's way."""
+    for check, found in preflight.judge(case):
+        if found.status == FAIL and preflight_is == "enforce":
+            report.findings.refuse(
+                check.id,
+                Refusal(found.evidence, check.failure_class or check.id, found.cure, check.role),
+            )
+            continue
+        if found.status == FAIL:
+            report.warn(f"{found.evidence}; cure: {found.cure}")
+        status = WARN if found.status == FAIL else found.status
+        role = check.role if status == WARN else None
+        report.findings.add(Finding(check.id, status, found.evidence, found.cure, role))
+
+
+def _sizes(volumes: Mapping[str, Volume | None]) -> Dict[str, Tuple[int, int]]:
+    return {path: (one.capacity, one.allocation) for path, one in volumes.items() if one is not None}

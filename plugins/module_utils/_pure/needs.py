@@ -1,0 +1,150 @@
+# Copyright: (c) 2026, The kvmops.migration authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# PRIVATE to the collection: it can have breaking changes at any time.
+"""What a guest needs of the host that it runs on, by its XML."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+from dataclasses import dataclass
+from typing import Dict, Iterator, List, Mapping, Tuple
+
+from .domain_xml import size
+
+# How a secret is named that is given by what it is for.
+_USAGES = {"ceph": "ceph", "iscsi": "iscsi", "volume": "volume", "tls": "tls", "vtpm": "vtpm"}
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Everything that is looked for at the destination."""
+
+    # kvm, qemu, xen ...
+    type: str = ""
+    arch: str = ""
+    machine: str = ""
+    emulator: str = ""
+    # Its <cpu> where that names a model, and how it is chosen.
+    cpu: str = ""
+    cpu_mode: str = ""
+    # Bytes that it has now, and the size of its huge pages, 0 for none.
+    memory: int = 0
+    huge_page: int = 0
+    networks: Tuple[str, ...] = ()
+    bridges: Tuple[str, ...] = ()
+    # Network devices of the host that it uses directly.
+    devices: Tuple[str, ...] = ()
+    # Each by its UUID, or as TYPE:NAME.
+    secrets: Tuple[str, ...] = ()
+    emulated_tpm: bool = False
+    # What it would have after its next start, in words that can be compared.
+    parts: Tuple[str, ...] = ()
+
+
+def of(text: str) -> Needs:
+    """The needs of a domain."""
+    root = ET.fromstring(text)
+    kind = root.find("os/type")
+    cpu = root.find("cpu")
+    interfaces = root.findall("devices/interface")
+    return Needs(
+        type=root.get("type", ""),
+        arch="" if kind is None else kind.get("arch", ""),
+        machine="" if kind is None else kind.get("machine", ""),
+        emulator=root.findtext("devices/emulator", "").strip(),
+        cpu=_named_cpu(cpu),
+        cpu_mode="" if cpu is None else cpu.get("mode", "custom"),
+        memory=size(root.find("currentMemory")) or size(root.find("memory")),
+        huge_page=_huge_page(root),
+        networks=_sources(interfaces, "network", "network"),
+        bridges=_sources(interfaces, "bridge", "bridge"),
+        devices=_sources(interfaces, "direct", "dev"),
+        secrets=tuple(dict.fromkeys(_secrets(root))),
+        emulated_tpm=root.find("devices/tpm/backend[@type='emulator']") is not None,
+        parts=tuple(_parts(root)),
+    )
+
+
+def _named_cpu(cpu: ET.Element | None) -> str:
+    return "" if cpu is None or cpu.find("model") is None else ET.tostring(cpu, encoding="unicode").strip()
+
+
+def _sources(interfaces: List[ET.Element], kind: str, attribute: str) -> Tuple[str, ...]:
+    found = [node.find("source") for node in interfaces if node.get("type") == kind]
+    names = [node.get(attribute, "") for node in found if node is not None]
+    return tuple(dict.fromkeys(filter(None, names)))
+
+
+def _huge_page(root: ET.Element) -> int:
+    pages = root.find("memoryBacking/hugepages")
+    if pages is None:
+        return 0
+    page = pages.find("page")
+    # The host's own size where none is named.
+    return -1 if page is None else int(page.get("size", "0")) * size_of(page.get("unit", "KiB"))
+
+
+def size_of(unit: str) -> int:
+    """Bytes in a unit of memory, as libvirt names it."""
+    return size(ET.fromstring(f"<memory unit='{unit}'>1</memory>"))
+
+
+def _secrets(root: ET.Element) -> Iterator[str]:
+    for node in root.iter("secret"):
+        uuid, usage = node.get("uuid", "").lower(), node.get("usage", "")
+        if uuid:
+            yield uuid
+        elif usage:
+            yield f"{_USAGES.get(node.get('type', ''), 'volume')}:{usage}"
+    for node in root.findall("devices/tpm/backend/encryption"):
+        if node.get("secret"):
+            yield node.get("secret", "").lower()
+
+
+def _parts(root: ET.Element) -> Iterator[str]:
+    """What a person changes in a definition, in the order in which it is there."""
+    yield f"memory {size(root.find('memory')) >> 20} MiB"
+    yield f"{(root.findtext('vcpu') or '1').strip()} vCPUs"
+    for node in root.findall("devices/disk"):
+        source, target = node.find("source"), node.find("target")
+        where = _first(source, "file", "dev", "name", "volume")
+        if node.get("device", "disk") == "disk":
+            yield f"disk {'' if target is None else target.get('dev', '')} {where}".strip()
+    for node in root.findall("devices/interface"):
+        mac, source = node.find("mac"), node.find("source")
+        where = _first(source, "network", "bridge", "dev")
+        yield f"interface {'' if mac is None else mac.get('address', '')} {where}".strip()
+    yield from (f"hostdev {node.get('type', '')}" for node in root.findall("devices/hostdev"))
+
+
+def _first(node: ET.Element | None, *attributes: str) -> str:
+    return "" if node is None else next(filter(None, (node.get(key) for key in attributes)), "")
+
+
+@dataclass(frozen=True)
+class Offers:
+    """What a host's capabilities say that guests can have there."""
+
+    # By architecture, the machine types, with their short names, and the types of domains.
+    machines: Mapping[str, Tuple[str, ...]]
+    types: Mapping[str, Tuple[str, ...]]
+    emulators: Tuple[str, ...]
+    cpu: str
+
+
+def offers(text: str) -> Offers:
+    """Read the capabilities of a host."""
+    root = ET.fromstring(text)
+    machines: Dict[str, Tuple[str, ...]] = {}
+    types: Dict[str, Tuple[str, ...]] = {}
+    emulators: List[str] = []
+    for arch in root.findall("guest/arch"):
+        name = arch.get("name", "")
+        found = [one for node in arch.iter("machine") for one in (node.text or "", node.get("canonical", "")) if one]
+        machines[name] = tuple(dict.fromkeys((*machines.get(name, ()), *found)))
+        types[name] = tuple(dict.fromkeys((*types.get(name, ()), *(n.get("type", "") for n in arch.findall("domain")))))
+        emulators += [node.text or "" for node in arch.iter("emulator")]
+    cpu = root.find("host/cpu")
+    words = [] if cpu is None else [cpu.findtext("vendor", ""), cpu.findtext("model", "")]
+    return Offers(machines, types, tuple(dict.fromkeys(filter(None, emulators))), " ".join(filter(None, words)))

@@ -1,0 +1,646 @@
+# Copyright: (c) 2026, The kvmops.migration authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# PRIVATE to the collection: it can have breaking changes at any time.
+"""The checks before a move, one row each, and the judges of those that only facts are needed for.
+
+A judge is a generator over what is known of the guest and of both hosts. It says nothing where all is well or where
+nothing is known to the contrary; a check that cannot be made for want of a fact says so. What stands in the way of a
+VM that is shut off only when it starts is a warning.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from dataclasses import dataclass, field
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Sequence, Tuple
+
+from . import options as table
+from . import storage
+from .findings import FAIL, PASS, SKIPPED, WARN
+from .needs import Needs
+from .storage import DiskPlan
+
+# What libvirt knows as shared by its kind (virfile.c, virFileIsSharedFSType), as the mount table of Linux names it.
+SHARED_TYPES = frozenset(
+    (
+        *("nfs", "nfs4", "gfs2", "ocfs2", "afs", "cifs", "smb3", "smb2", "ceph", "fuse.ceph", "gpfs", "fuse.glusterfs"),
+        *("fuse.quobyte", "acfs", "beegfs"),
+    )
+)
+NFS_TYPES = frozenset(("nfs", "nfs4"))
+# File systems whose hosts agree about what is in their caches (virFileIsClusterFS).
+CLUSTER_TYPES = frozenset(("gfs2", "ocfs2", "ceph", "fuse.ceph", "gpfs"))
+SAFE_CACHES = ("", "none", "directsync")
+# The first libvirt, and the first QEMU, that drop what they have cached of a disk before the other host reads it.
+DROPS_CACHE = ((5, 7, 0), (4, 0, 0))
+# The ports that libvirt takes by itself.
+PORTS = (49152, 49215)
+# Seconds that two clocks may differ, and what asking for the time may take besides.
+CLOCKS = 30.0
+ASKING = 30.0
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a judge says; several are several things."""
+
+    status: str
+    evidence: str
+    cure: str = ""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One guest, two hosts and a plan, with everything that is known of them.
+
+    Facts are those of _migrate.facts; `between` is what was tried on the way from the one host to the other.
+    """
+
+    name: str
+    mode: str
+    needs: Needs
+    options: Mapping[str, Any]
+    source: str = "the source"
+    dest: str = "the destination"
+    here: Mapping[str, Any] = field(default_factory=dict)
+    there: Mapping[str, Any] = field(default_factory=dict)
+    # What its definition asks for, where that is another one than the guest that runs has.
+    defined: Needs | None = None
+    plans: Tuple[DiskPlan, ...] = ()
+    # By path, capacity and allocation of the images that are copied, and of those that they replace.
+    images: Mapping[str, Tuple[int, int]] = field(default_factory=dict)
+    replaced: Mapping[str, Tuple[int, int]] = field(default_factory=dict)
+    # By directory at the destination, what is free.
+    free: Mapping[str, int] = field(default_factory=dict)
+    # By disk, how it is cached.
+    caches: Mapping[str, str] = field(default_factory=dict)
+    versions: Sequence[Tuple[Any, Any]] = ()
+    between: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def runs(self) -> bool:
+        return self.mode in table.ACTIVE
+
+    @property
+    def copied(self) -> Tuple[DiskPlan, ...]:
+        return tuple(plan for plan in self.plans if plan.action == storage.COPY)
+
+    @property
+    def used(self) -> Tuple[DiskPlan, ...]:
+        """Disks that are files which both hosts use where they are."""
+        return tuple(plan for plan in self.plans if plan.action == storage.USE and plan.source.startswith("/"))
+
+    @property
+    def stops(self) -> str:
+        """How bad it is when the guest could not run there."""
+        return FAIL if self.runs else WARN
+
+    def lacks(self, *facts: str) -> List[Found]:
+        """What is said where the destination did not tell what a check needs to know."""
+        missing = [fact for fact in facts if self.there.get(fact) is None]
+        if not missing:
+            return []
+        return [Found(SKIPPED, f"{self.dest} did not tell of its {missing[0].replace('_', ' ')}")]
+
+
+Judge = Callable[[Case], Iterator[Found]]
+
+
+def _machine(case: Case) -> Iterator[Found]:
+    needs = case.needs
+    known = case.there.get("machines") or {}
+    if not (needs.machine and needs.arch and known):
+        return
+    if needs.arch not in known:
+        yield Found(
+            case.stops,
+            f"QEMU on {case.dest} has no machines of architecture {needs.arch}, which {case.name} has",
+            f"install the QEMU for {needs.arch} on {case.dest}",
+        )
+    elif needs.machine not in known[needs.arch]:
+        yield Found(
+            case.stops,
+            f"QEMU on {case.dest} does not know machine type {needs.machine}, which {case.name} has",
+            f"upgrade QEMU on {case.dest}, or give {case.name} a machine type that both hosts have and start it anew",
+        )
+    else:
+        yield Found(PASS, f"{case.dest} knows {needs.machine}")
+
+
+def _emulator(case: Case) -> Iterator[Found]:
+    needs, trouble = case.needs, case.between.get("emulator")
+    known = (case.there.get("types") or {}).get(needs.arch, ())
+    if known and needs.type and needs.type not in known:
+        helps = "turn virtualization on in its firmware, and load the kvm modules" if needs.type == "kvm" else ""
+        yield Found(
+            case.stops,
+            f"{case.name} is of type {needs.type}, and {case.dest} runs {', '.join(known)} for {needs.arch}",
+            helps or f"install on {case.dest} what runs them",
+        )
+    if needs.emulator in case.there.get("emulators", ()):
+        yield Found(PASS, f"{case.dest} has {needs.emulator}")
+    elif trouble:
+        yield Found(
+            case.stops,
+            f"{case.dest} cannot use {needs.emulator}, the emulator of {case.name}: {trouble}",
+            f"install QEMU on {case.dest} so that it is found there, or name the one of {case.dest} in dest_xml",
+        )
+
+
+def _cpu(case: Case) -> Iterator[Found]:
+    needs, trouble = case.needs, case.between.get("cpu")
+    if trouble:
+        yield Found(
+            case.stops,
+            f"{case.dest} cannot give {case.name} its CPU: {trouble}",
+            f"give {case.name} a CPU model that both hosts have (virsh hypervisor-cpu-baseline), and start it anew",
+        )
+    elif trouble is not None:
+        yield Found(PASS, f"{case.dest} has what the CPU of {case.name} needs")
+    elif needs.cpu_mode in ("host-passthrough", "maximum") and case.runs:
+        here, there = case.here.get("cpu"), case.there.get("cpu")
+        if here and there and here != there:
+            yield Found(
+                WARN,
+                f"{case.name} has the CPU of its host as it is, and {case.source} has {here}, {case.dest} {there}",
+                "give it a CPU model that both hosts have (virsh hypervisor-cpu-baseline), and start it anew",
+            )
+
+
+def _networks(case: Case) -> Iterator[Found]:
+    if not case.needs.networks:
+        return
+    unknown = case.lacks("networks")
+    if unknown:
+        yield from unknown
+        return
+    known = {network["name"]: network["active"] for network in case.there["networks"]}
+    for name in case.needs.networks:
+        if name not in known:
+            cure = (
+                f"define and start it there: virsh net-dumpxml {name} on {case.source}, virsh net-define on {case.dest}"
+            )
+            yield Found(case.stops, f"{case.dest} has no libvirt network {name}, which {case.name} is in", cure)
+        elif not known[name]:
+            cure = f"start it: virsh net-start {name} on {case.dest}"
+            yield Found(case.stops, f"the libvirt network {name} of {case.name} is not active on {case.dest}", cure)
+        else:
+            yield Found(PASS, f"network {name} is active on {case.dest}")
+
+
+def _bridges(case: Case) -> Iterator[Found]:
+    wanted = [("bridge", name) for name in case.needs.bridges] + [
+        ("network device", name) for name in case.needs.devices
+    ]
+    if not wanted:
+        return
+    unknown = case.lacks("interfaces")
+    if unknown:
+        yield from unknown
+        return
+    here, there = case.here.get("interfaces") or {}, case.there["interfaces"]
+    for kind, name in wanted:
+        if name not in there:
+            yield Found(
+                case.stops,
+                f"{case.dest} has no {kind} {name}, which {case.name} is attached to",
+                f"make the {kind} {name} on {case.dest}, or name another one in dest_xml",
+            )
+        elif name in here and here[name] != there[name]:
+            yield Found(
+                WARN,
+                f"{kind} {name} has MTU {here[name]} on {case.source} and {there[name]} on {case.dest}",
+                f"ip link set {name} mtu {here[name]} on {case.dest}",
+            )
+        else:
+            yield Found(PASS, f"{kind} {name} is there")
+
+
+def _memory(case: Case) -> Iterator[Found]:
+    if not case.runs:
+        return
+    if case.needs.huge_page:
+        yield from _pages(case)
+        return
+    unknown = case.lacks("memory")
+    if unknown:
+        yield from unknown
+        return
+    need, free = case.needs.memory, case.there["memory"]["available"] + (case.there.get("swap_free") or 0)
+    if need > free:
+        yield Found(
+            FAIL,
+            f"{case.name} has {_amount(need)} of memory, and {case.dest} can give {_amount(free)}",
+            f"free memory on {case.dest}, or choose another host",
+        )
+    else:
+        yield Found(PASS, f"{case.dest} can give {_amount(free)}, and {_amount(need)} are needed")
+
+
+def _pages(case: Case) -> Iterator[Found]:
+    pages = case.there.get("huge_pages")
+    if pages is None:
+        yield from case.lacks("huge_pages")
+        return
+    size = case.needs.huge_page
+    free = sum(int(one) * count for one, count in pages.items() if size in (-1, int(one)))
+    if free < case.needs.memory:
+        what = "huge pages" if size < 0 else f"huge pages of {_amount(size)}"
+        yield Found(
+            FAIL,
+            f"{case.name} has {_amount(case.needs.memory)} in {what}, and {case.dest} has {_amount(free)} of them free",
+            f"set more of them aside on {case.dest} (vm.nr_hugepages)",
+        )
+
+
+def _space(case: Case) -> Iterator[Found]:
+    """What is copied beside libvirt is looked at by who copies it."""
+    if not case.runs:
+        return
+    by_folder: Dict[str, List[DiskPlan]] = {}
+    for plan in case.copied:
+        by_folder.setdefault(posixpath.dirname(plan.dest), []).append(plan)
+    for folder, plans in by_folder.items():
+        if folder not in case.free:
+            yield Found(SKIPPED, f"{case.dest} did not tell what is free in {folder}")
+            continue
+        sizes = [case.images[plan.source] for plan in plans if plan.source in case.images]
+        freed = sum(case.replaced.get(plan.dest, (0, 0))[1] for plan in plans)
+        need, most, free = sum(size[1] for size in sizes), sum(size[0] for size in sizes), case.free[folder] + freed
+        what = f"{', '.join(plan.target for plan in plans)} of {case.name}"
+        if need > free:
+            yield Found(
+                FAIL,
+                f"disk {what} holds {_amount(need)}, and {folder} on {case.dest} has {_amount(free)} free",
+                f"free space in {folder} on {case.dest}, or put the disk elsewhere with dest_xml",
+            )
+        elif most > free:
+            yield Found(
+                WARN,
+                f"disk {what} may grow to {_amount(most)}, and {folder} on {case.dest} has {_amount(free)} free",
+                f"free space in {folder} on {case.dest}",
+            )
+        else:
+            yield Found(PASS, f"{folder} on {case.dest} has {_amount(free)} free, and {_amount(need)} are needed")
+
+
+def _secrets(case: Case) -> Iterator[Found]:
+    if not case.needs.secrets:
+        return
+    unknown = case.lacks("secrets")
+    if unknown:
+        yield from unknown
+        return
+    for one in case.needs.secrets:
+        if one not in case.there["secrets"]:
+            yield Found(
+                case.stops,
+                f"{case.dest} has no secret {one}, which {case.name} needs",
+                f"define it there and set its value: virsh secret-define, virsh secret-set-value on {case.dest}",
+            )
+
+
+def _ports(case: Case) -> Iterator[Found]:
+    tried: Mapping[str, Mapping[int, str]] = case.between.get("ports") or {}
+    for address, answers in tried.items():
+        closed = {port: why for port, why in answers.items() if why}
+        if not closed:
+            yield Found(PASS, f"{address} lets packets to {_listed(answers)}/tcp through")
+            continue
+        named = address in case.between["named"]
+        wanted = _listed(closed) if named else "{}-{}".format(*case.between["range"])
+        # The last port of the range stands for all of them, and where it is closed the first ones are all there is.
+        rest = set(closed) == {case.between["range"][1]} and len(answers) > 1
+        yield Found(
+            WARN if rest else FAIL,
+            f"port {_listed(closed)}/tcp of {address} cannot be reached from {case.source}: {closed[min(closed)]}"
+            + ("; the first ones can" if rest else ""),
+            f"open ports {wanted}/tcp on {case.dest} for {case.source}",
+        )
+
+
+def _free_ports(case: Case) -> Iterator[Found]:
+    busy = case.there.get("listening")
+    if not case.runs or case.options["tunnelled"] or busy is None:
+        return
+    for option, number in (("migrate_uri", case.between.get("port")), ("disks", case.between.get("disks_port"))):
+        if number and number in busy:
+            yield Found(
+                FAIL,
+                f"{option}: somebody listens on port {number} of {case.dest} already",
+                "wait until that has ended, or name another port",
+            )
+    low, high = case.between.get("range") or PORTS
+    free = high - low + 1 - sum(low <= port <= high for port in busy)
+    need = (not case.between.get("port")) + (bool(case.copied) and not case.between.get("disks_port"))
+    if free < need:
+        yield Found(
+            FAIL,
+            f"{free} of the ports {low}-{high} of {case.dest} are free, and {case.name} needs {need}",
+            "wait until other moves to it have ended, or widen migration_port_max in its qemu.conf",
+        )
+    else:
+        yield Found(PASS, f"{free} of the ports {low}-{high} are free")
+
+
+def _dest_name(case: Case) -> Iterator[Found]:
+    """libvirt sends the guest to the destination's own name, unless an address is given."""
+    name = case.between.get("name")
+    if not name:
+        return
+    resolved = case.between.get("name_here")
+    if name.startswith("localhost"):
+        yield Found(
+            FAIL,
+            f"{case.dest} calls itself {name}, and libvirt would send {case.name} there",
+            "give the host a name of its own, or set migration_address",
+        )
+    elif not resolved:
+        yield Found(
+            FAIL,
+            f"{case.source} cannot resolve {name}, as {case.dest} calls itself, and libvirt would send the data there",
+            f"let {case.source} resolve {name}, or set migration_address",
+        )
+    elif any(map(_is_loopback, resolved)):
+        yield Found(
+            FAIL,
+            f"on {case.source} the name {name} of {case.dest} leads to {resolved[0]}, which is {case.source} itself",
+            f"correct the entry of {name} in /etc/hosts on {case.source}, or set migration_address",
+        )
+    elif any(map(_is_loopback, case.there.get("addresses") or ())):
+        yield Found(
+            WARN,
+            f"on {case.dest} its own name {name} leads to {case.there['addresses'][0]}",
+            f"let {case.dest} resolve its own name to its address, or set migration_address",
+        )
+    else:
+        yield Found(PASS, f"{name} is {resolved[0]} on {case.source}")
+
+
+def _tls_force(case: Case) -> Iterator[Found]:
+    if not case.runs or case.options["tls"] == "true":
+        return
+    for host, facts in ((case.source, case.here), (case.dest, case.there)):
+        if (facts.get("qemu_conf") or {}).get("migrate_tls_force", "0") != "0":
+            yield Found(
+                FAIL,
+                f"{host} lets nothing travel unencrypted (migrate_tls_force in its qemu.conf), and TLS is not used",
+                "say tls: true",
+            )
+
+
+def _clocks(case: Case) -> Iterator[Found]:
+    here, there = case.here.get("now"), case.there.get("now")
+    if here is None or there is None:
+        return
+    # The destination was asked first.
+    passed = here - there
+    if -CLOCKS <= passed <= CLOCKS + ASKING:
+        yield Found(PASS, "the clocks of both hosts agree")
+        return
+    yield Found(
+        WARN,
+        f"the clocks of {case.source} and {case.dest} differ by about {abs(passed):.0f} s",
+        "let both hosts take their time from one source: timedatectl set-ntp true",
+    )
+
+
+def _on_demand(case: Case) -> Iterator[Found]:
+    """Post-copy needs userfaultfd at the destination, which QEMU as an ordinary user may not have."""
+    if not (case.runs and case.options["postcopy"]):
+        return
+    user = case.there.get("qemu_user") or {}
+    if case.there.get("userfaultfd") == "0" and user and user["uid"] != 0:
+        yield Found(
+            FAIL,
+            f"post-copy is not possible to {case.dest}: QEMU runs as {user['name']} there, who may not use userfaultfd",
+            f"sysctl vm.unprivileged_userfaultfd=1 on {case.dest}",
+        )
+
+
+def _qemu_users(case: Case) -> Iterator[Found]:
+    here, there = case.here.get("qemu_user"), case.there.get("qemu_user")
+    if not (here and there):
+        return
+    numbers = [(user["uid"], user["gid"]) for user in (here, there)]
+    for plan in case.used if numbers[0] != numbers[1] else ():
+        kind = mount_of(plan.source, case.here.get("mounts") or ()).get("type", "")
+        yield Found(
+            FAIL if kind in NFS_TYPES else WARN,
+            f"QEMU uses {plan.source} as {here['name']} ({_numbers(here)}) on {case.source}, and as {there['name']}"
+            f" ({_numbers(there)}) on {case.dest}",
+            "give that user and its group the same numbers on all hosts, and the images to them",
+        )
+
+
+def _selinux(case: Case) -> Iterator[Found]:
+    needed = {"cifs": "virt_use_samba", "smb3": "virt_use_samba", **dict.fromkeys(NFS_TYPES, "virt_use_nfs")}
+    for host, facts, paths in (
+        (case.source, case.here, [plan.source for plan in case.used]),
+        (case.dest, case.there, [plan.dest for plan in case.used]),
+    ):
+        selinux = facts.get("selinux") or {}
+        for path in paths if selinux.get("enforcing") else ():
+            kind = mount_of(path, facts.get("mounts") or ()).get("type", "")
+            switch = needed.get(kind, "virt_use_fusefs" if kind.startswith("fuse") else "")
+            if switch and switch not in selinux["on"]:
+                yield Found(
+                    case.stops,
+                    f"SELinux on {host} keeps QEMU from {path} on {kind}: {switch} is off",
+                    f"setsebool -P {switch} 1 on {host}",
+                )
+
+
+def _mounts(case: Case) -> Iterator[Found]:
+    """A shared disk must be one that both hosts may write to, and that libvirt knows to be shared."""
+    for plan in case.used:
+        here = mount_of(plan.source, case.here.get("mounts") or ())
+        there = mount_of(plan.dest, case.there.get("mounts") or ())
+        if there.get("read_only"):
+            yield Found(
+                case.stops,
+                f"{there['path']}, where {plan.dest} lies, is mounted read-only on {case.dest}",
+                f"mount it for writing on {case.dest}, and export it so",
+            )
+        kind = here.get("type", "")
+        if (
+            here
+            and kind.startswith(("fuse", "cifs", "smb"))
+            and kind not in SHARED_TYPES
+            and not case.options["unsafe"]
+        ):
+            yield Found(
+                WARN,
+                f"{plan.source} is on {kind}, which libvirt does not know to be shared",
+                f"name {here['path']} in shared_filesystems of qemu.conf (libvirt 11.1.0), or say unsafe: true",
+            )
+
+
+def _caches(case: Case) -> Iterator[Found]:
+    drops = all(libvirt >= DROPS_CACHE[0] and qemu >= DROPS_CACHE[1] for libvirt, qemu in case.versions)
+    if not case.runs or drops or case.options["unsafe"]:
+        return
+    for plan in case.used:
+        cache = case.caches.get(plan.target, "")
+        kind = mount_of(plan.source, case.here.get("mounts") or ()).get("type", "")
+        if cache not in SAFE_CACHES and kind not in CLUSTER_TYPES:
+            yield Found(
+                FAIL,
+                f"disk {plan.target} has cache={cache}, and QEMU is too old to give up what it has cached",
+                f"set cache='none' on the disks of {case.name} and start it anew, or upgrade QEMU on both hosts",
+            )
+
+
+def _swtpm(case: Case) -> Iterator[Found]:
+    if case.needs.emulated_tpm and case.there.get("swtpm") is False:
+        yield Found(
+            case.stops,
+            f"{case.name} has an emulated TPM, and {case.dest} has no swtpm",
+            f"install swtpm on {case.dest}",
+        )
+
+
+def _live_definition(case: Case) -> Iterator[Found]:
+    if case.defined is None or case.options["persistent_xml"] is not None:
+        return
+    here, next_start = list(case.needs.parts), list(case.defined.parts)
+    differs = [part for part in next_start if part not in here] + [part for part in here if part not in next_start]
+    if differs:
+        yield Found(
+            WARN,
+            f"the definition of {case.name} is not what runs: {'; '.join(differs)}",
+            f"the definition goes along as it is: virsh dumpxml --inactive {case.name}",
+        )
+
+
+def _lock_managers(case: Case) -> Iterator[Found]:
+    for setting in ("lock_manager", "security_driver"):
+        here, there = (facts.get("qemu_conf") for facts in (case.here, case.there))
+        if here is None or there is None or here.get(setting) == there.get(setting):
+            continue
+        yield Found(
+            WARN,
+            f"{setting} in qemu.conf is {here.get(setting, 'not set')} on {case.source} and"
+            f" {there.get(setting, 'not set')} on {case.dest}",
+            "let both hosts have the same",
+        )
+
+
+def mount_of(path: str, mounts: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """The mount that a file lies on."""
+    best: Mapping[str, Any] = {}
+    for one in mounts:
+        below = one["path"].rstrip("/") + "/"
+        if path.startswith(below) and len(one["path"]) >= len(best.get("path", "")):
+            best = one
+    return best
+
+
+def _amount(count: int) -> str:
+    """Bytes for a person."""
+    for unit, size in (("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
+        if abs(count) >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count} bytes"
+
+
+def _listed(ports: Mapping[int, str]) -> str:
+    return ", ".join(map(str, sorted(ports)))
+
+
+def _numbers(user: Mapping[str, Any]) -> str:
+    return f"{user['uid']}:{user['gid']}"
+
+
+def _is_loopback(address: str) -> bool:
+    return address.startswith("127.") or address == "::1"
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that is looked at before a VM moves.
+
+    Without a judge the engine looks itself, by the very code that would refuse in the midst of its work.
+    """
+
+    id: str
+    title: str
+    judge: Judge | None = None
+    # What a move is refused with, where that is not the id, and the role of this collection that cures it.
+    failure_class: str = ""
+    role: str | None = None
+
+
+CHECKS = (
+    # The way to both daemons, and where the VM is.
+    Check("source_connection", "The source's libvirt answers."),
+    Check("dest_connection", "The destination's libvirt answers the source, by the way that the move takes."),
+    Check("hosts", "Source and destination are two hosts, and libvirt tells them apart."),
+    Check("guest", "The VM is there, and its name belongs to no other VM at the destination."),
+    Check("place", "The VM is on one host only, and no earlier move of it is half done."),
+    Check("mode", "The VM's state goes with the kind of move that was asked for."),
+    Check("job", "No other job is going on with the VM."),
+    Check("managed_save", "No saved state would be left behind."),
+    # What it is.
+    Check("definition", "Definitions that were given for the destination describe this VM."),
+    Check("dest_definition", "An older definition of it at the destination is not in the way."),
+    Check("devices", "It has no device and no feature that ties it to its host."),
+    Check("snapshots", "Its snapshots and checkpoints can go along."),
+    Check("firmware", "The variables of its firmware can go along."),
+    Check("tpm", "The state of its TPM can go along."),
+    Check("asleep", "QEMU survives the move of a guest that has not run since it came."),
+    # Its disks.
+    Check("images", "Its images are there and can be read."),
+    Check("storage", "For each disk it is known whether both hosts share it, and what happens to it."),
+    Check("backing_files", "What lies below a shared disk is shared, too."),
+    Check("pools", "The destination has an active storage pool for each disk that is copied."),
+    Check("dest_images", "What a copy would replace at the destination is known as an older copy."),
+    Check("base_images", "Base images that are not copied are the same on both hosts."),
+    Check("media", "Media in its drives are at the destination."),
+    Check("block_jobs", "No block job is going on with its disks."),
+    Check("files", "What is copied beside libvirt can be read here and written there."),
+    # The way for its memory and disks.
+    Check("sockets", "Socket files that were named for its data can be reached."),
+    Check("pinned_memory", "Memory that is pinned has a limit."),
+    Check("copies", "What was said of copies goes with the disks that are copied."),
+    Check("postcopy", "Post-copy is possible, where it was asked for."),
+    Check("tls", "Both hosts have certificates, where the data shall be encrypted."),
+    Check("versions", "Both hosts know the options that were asked for."),
+    # What only facts are needed for.
+    Check("machine", "The destination's QEMU knows its machine type.", _machine),
+    Check("emulator", "The destination has its emulator, and runs guests of its type.", _emulator),
+    Check("cpu", "The destination has the features of its CPU.", _cpu),
+    Check("memory", "The destination has memory, or huge pages, for it.", _memory, "no_memory"),
+    Check("networks", "libvirt's networks that it is in are active at the destination.", _networks, "network_missing"),
+    Check("bridges", "Bridges and network devices are there, with the same MTU.", _bridges, "bridge_missing"),
+    Check("secrets", "Secrets that it needs are at the destination.", _secrets, "secret_missing"),
+    Check("swtpm", "What emulates its TPM is there.", _swtpm),
+    Check("live_definition", "What runs is what its definition says.", _live_definition),
+    Check("space", "There is room for the disks that are copied.", _space, "no_space"),
+    Check("mounts", "Shared disks are on file systems that both hosts may write to.", _mounts, "read_only"),
+    Check("caches", "Caches of shared disks are seen by the other host, or given up.", _caches, "unsafe_cache"),
+    Check("qemu_users", "QEMU has the same numbers on both hosts.", _qemu_users, "qemu_user"),
+    Check("selinux", "SELinux lets QEMU use shared storage.", _selinux, role="selinux"),
+    Check(
+        "dest_name",
+        "The name to which the data goes leads to the destination.",
+        _dest_name,
+        "destination_hostname",
+        "name_resolution",
+    ),
+    Check("ports", "The firewall lets the ports for memory and disks through.", _ports, "port_closed", "firewall"),
+    Check("free_ports", "Enough of these ports are free.", _free_ports, "port_busy"),
+    Check("tls_force", "No host insists on TLS where it is not used.", _tls_force, "tls_required", "libvirt_tls"),
+    Check("userfaultfd", "QEMU may fetch pages on demand, for post-copy.", _on_demand, "no_postcopy"),
+    Check("clocks", "Both hosts have the same time.", _clocks),
+    Check("settings", "Settings of libvirt that both hosts must share are the same.", _lock_managers),
+)
+ORDER = tuple(check.id for check in CHECKS)
+
+
+def judge(case: Case) -> Iterator[Tuple[Check, Found]]:
+    """What the judges say, in the order of the table."""
+    for check in CHECKS:
+        for found in check.judge(case) if check.judge is not None else ():
+            yield check, found

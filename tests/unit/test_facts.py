@@ -1,0 +1,144 @@
+# Copyright: (c) 2026, The kvmops.migration authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a host tells of itself, read from files as Linux has them, and ports that are really tried."""
+
+from __future__ import annotations
+
+import errno
+import os
+import pwd
+import socket
+
+import pytest
+
+from ansible_collections.kvmops.migration.plugins.module_utils._migrate import facts
+from ansible_collections.kvmops.migration.plugins.module_utils._pure.preflight import mount_of
+
+MOUNTS = r"""sysfs /sys sysfs rw,nosuid 0 0
+/dev/vda1 / ext4 rw,relatime 0 0
+10.0.1.235:/vm /vm\040data nfs4 ro,relatime 0 0
+/dev/vdb /vm ext4 rw 0 0
+10.0.1.235:/vm /vm nfs rw,vers=3 0 0
+"""
+SOCKETS = """  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid
+   0: 00000000:C000 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0
+   1: 0100007F:C001 0100007F:0016 01 00000000:00000000 00:00000000 00000000     0
+"""
+SOCKETS6 = """  sl  local_address                         remote_address                        st
+   0: 00000000000000000000000000000000:0016 00000000000000000000000000000000:0000 0A 00000000:00000000
+"""
+
+
+@pytest.fixture
+def machine(tmp_path, monkeypatch):
+    """Files of a machine of our own, as `{path: text}`."""
+
+    def make(files):
+        for name, text in files.items():
+            path = tmp_path / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        return facts.of_machine()
+
+    monkeypatch.setattr(facts, "ROOT", str(tmp_path))
+    return make
+
+
+def test_a_machine_without_any_of_it(machine):
+    said = machine({})
+    assert (said["interfaces"], said["mounts"], said["selinux"], said["listening"]) == ({}, [], {}, [])
+    assert (said["qemu_conf"], said["huge_pages"], said["swap_free"], said["userfaultfd"]) == ({}, {}, 0, "")
+
+
+def test_mounts_are_those_of_storage_and_the_last_one_at_a_place(machine):
+    mounts = machine({"proc/self/mounts": MOUNTS})["mounts"]
+    assert {mount["path"]: (mount["type"], mount["read_only"]) for mount in mounts} == {
+        "/": ("ext4", False),
+        "/vm data": ("nfs4", True),
+        "/vm": ("nfs", False),
+    }
+    assert mount_of("/vm/a.qcow2", mounts)["type"] == "nfs"
+    assert mount_of("/vm data/a.qcow2", mounts)["type"] == "nfs4"
+    assert mount_of("/vmx/a.qcow2", mounts)["path"] == "/"
+    assert mount_of("/vm/a.qcow2", []) == {}
+
+
+def test_networks_memory_and_listeners(machine):
+    said = machine(
+        {
+            "sys/class/net/br0/mtu": "9000\n",
+            "sys/class/net/bonding_masters": "",
+            "sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages": "12\n",
+            "proc/meminfo": "MemTotal:  8000 kB\nSwapFree:   2048 kB\n",
+            "proc/net/tcp": SOCKETS,
+            "proc/net/tcp6": SOCKETS6,
+            "proc/sys/vm/unprivileged_userfaultfd": "0\n",
+        }
+    )
+    assert said["interfaces"] == {"br0": 9000}
+    assert said["huge_pages"] == {"2097152": 12}
+    assert said["swap_free"] == 2048 << 10
+    assert said["listening"] == [22, 49152]
+    assert said["userfaultfd"] == "0"
+
+
+@pytest.mark.parametrize("enforce", ["0", "1"])
+def test_selinux_and_its_switches(machine, enforce):
+    booleans = "sys/fs/selinux/booleans/"
+    said = machine(
+        {
+            "sys/fs/selinux/enforce": enforce,
+            f"{booleans}virt_use_nfs": "1 1",
+            f"{booleans}virt_use_samba": "0 1",
+        }
+    )
+    assert said["selinux"] == {"enforcing": enforce == "1", "on": ["virt_use_nfs"]}
+
+
+def test_who_runs_qemu_by_name_or_number(machine):
+    me = pwd.getpwuid(os.getuid())
+    conf = "etc/libvirt/qemu.conf"
+    assert machine({conf: f'user = "{me.pw_name}"\ngroup = "+4711"\nmigration_port_max = 49160\n'})["qemu_user"] == {
+        "name": me.pw_name,
+        "uid": me.pw_uid,
+        "gid": 4711,
+    }
+    said = machine({conf: f'user = "+{me.pw_uid}"\nmigration_port_max = 49160\nvnc_tls = 1\n'})
+    assert said["qemu_user"]["uid"] == me.pw_uid
+    assert said["qemu_conf"] == {"migration_port_max": "49160"}
+    assert machine({conf: 'user = "nobody-here"\n'})["qemu_user"] == {}
+
+
+def test_a_port_is_open_where_somebody_says_so_or_refuses():
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        port = holder.getsockname()[1]
+        assert facts.ports("127.0.0.1", [port]) == {port: ""}
+        holder.listen()
+        assert facts.ports("127.0.0.1", [port]) == {port: ""}
+
+
+def test_a_port_that_nothing_leads_to(monkeypatch):
+    monkeypatch.setattr(facts.socket.socket, "connect_ex", lambda *_: errno.ENETUNREACH, raising=False)
+    assert facts.ports("127.0.0.1", [1, 2]) == {1: "Network is unreachable", 2: "Network is unreachable"}
+
+
+def test_a_port_that_does_not_answer_costs_no_more_than_its_time(monkeypatch):
+    class Silent(socket.socket):
+        def connect_ex(self, _place):
+            super().connect_ex(("127.0.0.1", 1))
+            return errno.EINPROGRESS
+
+        def getsockopt(self, *_which):
+            return errno.EHOSTUNREACH
+
+    monkeypatch.setattr(facts.socket, "socket", Silent)
+    assert facts.ports("127.0.0.1", [1]) == {1: "No route to host"}
+    monkeypatch.setattr(facts, "PORT_PATIENCE", 0.0)
+    assert facts.ports("127.0.0.1", [1]) == {1: "no answer"}
+
+
+def test_names(monkeypatch):
+    assert "127.0.0.1" in facts.addresses("localhost")
+    assert facts.addresses("nobody.invalid") == []
+    assert facts.addresses("x" * 300) == []

@@ -1,0 +1,543 @@
+# Copyright: (c) 2026, The kvmops.migration authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Every obstacle before a move is found at once, in check mode as before a real run, and what passes moves."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field
+from typing import Any, Callable
+
+import pytest
+
+from ansible_collections.kvmops.migration.plugins.module_utils._pure import preflight
+from fake import libvirt as fake
+from fake.lab import IMAGE, UUID, disk_xml, domain_xml
+
+ADDRESS = "172.16.1.2"
+USER = {"name": "libvirt-qemu", "uid": 64055, "gid": 64055}
+EXT4, NFS = {"path": "/", "type": "ext4", "read_only": False}, {"path": "/nfs", "type": "nfs4", "read_only": False}
+MACHINE = {
+    "now": 1000.0,
+    "interfaces": {"br0": 1500, "eth1": 1500, "lo": 65536},
+    "mounts": [EXT4, NFS],
+    "qemu_conf": {},
+    "qemu_user": USER,
+    "selinux": {},
+    "listening": [22],
+    "huge_pages": {"2097152": 1024},
+    "swap_free": 0,
+    "userfaultfd": "1",
+    "swtpm": True,
+}
+CPU = "<cpu mode='custom' match='exact'><model>Skylake-Client</model></cpu>"
+RICH = f"""<domain type='qemu'><name>a</name><uuid>{UUID}</uuid><memory unit='GiB'>2</memory>
+<currentMemory unit='GiB'>1</currentMemory><vcpu>2</vcpu>
+<os><type arch='x86_64' machine='pc-q35-7.2'>hvm</type></os>{CPU}
+<devices><emulator>/usr/bin/qemu-system-x86_64</emulator>{disk_xml()}
+<interface type='network'><mac address='52:54:00:00:00:01'/><source network='default'/></interface>
+<interface type='bridge'><mac address='52:54:00:00:00:02'/><source bridge='br0'/></interface>
+<interface type='direct'><mac address='52:54:00:00:00:03'/><source dev='eth1' mode='bridge'/></interface>
+</devices></domain>"""
+
+
+def rich(old: str = "", new: str = "") -> str:
+    assert old in RICH
+    return RICH.replace(old, new) if old else RICH
+
+
+def with_shared_disk(lab, cache: str = "none") -> None:
+    """The guest's disk is on NFS, which both hosts have mounted."""
+    lab.kvm2.directories["/nfs"] = {}
+    lab.kvm1.share("/nfs", lab.kvm2)
+    lab.kvm1.write("/nfs/a.qcow2", fake.File(content="a"))
+    disk = disk_xml(path="/nfs/a.qcow2").replace("type='qcow2'", f"type='qcow2' cache='{cache}'")
+    lab.kvm1.guests[UUID].xml = rich(disk_xml(), disk)
+
+
+@pytest.fixture
+def ready(lab):
+    """Two hosts that have everything, and a guest that needs a lot of it."""
+    lab.machines = {name: copy.deepcopy(MACHINE) for name in ("kvm1", "kvm2")}
+    lab.add(xml=rich())
+    return lab
+
+
+def go(lab, check: bool = False, **options):
+    options = {"migrate_uri": f"tcp://{ADDRESS}", "_dest_facts": lab.facts("kvm2"), **options}
+    return lab.move(check=check, **{key: value for key, value in options.items() if value is not None})
+
+
+def rows(result, status: str = "fail") -> dict[str, list[dict[str, Any]]]:
+    found: dict[str, list[dict[str, Any]]] = {}
+    for row in result.checks:
+        if row["status"] == status:
+            found.setdefault(row["id"], []).append(row)
+    return found
+
+
+@dataclass
+class Obstacle:
+    """What is made wrong, and what the check says of it."""
+
+    check: str
+    make: Callable[[Any], Any]
+    evidence: str
+    cure: str
+    role: str | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+    failure_class: str = ""
+
+
+def there(**changes):
+    return lambda lab: lab.machines["kvm2"].update(changes)
+
+
+def both(*makers):
+    return lambda lab: [make(lab) for make in makers]
+
+
+def change(old: str, new: str):
+    def make(lab):
+        lab.kvm1.guests[UUID].xml = rich(old, new)
+
+    return make
+
+
+def set_dest(**values):
+    return lambda lab: [setattr(lab.kvm2, name, value) for name, value in values.items()]
+
+
+LUKS = "<encryption format='luks'><secret type='passphrase' uuid='5EC4E700-0000-4000-8000-000000000001'/></encryption>"
+TPM = "<tpm model='tpm-crb'><backend type='emulator' version='2.0'/></tpm>"
+PAGES = "<memoryBacking><hugepages><page size='1' unit='G'/></hugepages></memoryBacking>"
+OBSTACLES = [
+    Obstacle(
+        "machine",
+        set_dest(machines=["pc-i440fx-6.2"]),
+        "QEMU on kvm2 does not know machine type pc-q35-7.2, which a has",
+        "upgrade QEMU on kvm2",
+    ),
+    Obstacle("emulator", set_dest(types=["kvm"]), "a is of type qemu, and kvm2 runs kvm", "install on kvm2"),
+    Obstacle(
+        "emulator",
+        set_dest(emulator="/opt/qemu"),
+        "kvm2 cannot use /usr/bin/qemu-system-x86_64, the emulator of a: Cannot check QEMU binary",
+        "in dest_xml",
+    ),
+    Obstacle(
+        "cpu",
+        set_dest(lacks_features={"Skylake-Client": "avx2,hle"}),
+        "kvm2 cannot give a its CPU: the CPU is incompatible with host CPU: Host CPU does not provide required"
+        " features: avx2,hle",
+        "virsh hypervisor-cpu-baseline",
+    ),
+    Obstacle(
+        "cpu",
+        set_dest(lacks_features={"Skylake-Client": "model"}),
+        "Unknown CPU model Skylake-Client",
+        "virsh hypervisor-cpu-baseline",
+    ),
+    Obstacle("memory", set_dest(memory_free=512 << 20), "a has 1.0 GiB of memory, and kvm2 can give 512.0 MiB", "kvm2"),
+    Obstacle(
+        "memory",
+        both(change("<os>", PAGES + "<os>"), there(huge_pages={"1073741824": 0, "2097152": 1024})),
+        "a has 1.0 GiB in huge pages of 1.0 GiB, and kvm2 has 0 bytes of them free",
+        "vm.nr_hugepages",
+    ),
+    Obstacle(
+        "networks",
+        set_dest(networks={}),
+        "kvm2 has no libvirt network default, which a is in",
+        "virsh net-dumpxml default on kvm1, virsh net-define on kvm2",
+    ),
+    Obstacle(
+        "networks",
+        set_dest(networks={"default": False}),
+        "the libvirt network default of a is not active on kvm2",
+        "virsh net-start default on kvm2",
+    ),
+    Obstacle(
+        "bridges",
+        there(interfaces={"eth1": 1500}),
+        "kvm2 has no bridge br0, which a is attached to",
+        "make the bridge br0 on kvm2",
+    ),
+    Obstacle(
+        "bridges", there(interfaces={"br0": 1500}), "kvm2 has no network device eth1", "make the network device eth1"
+    ),
+    Obstacle(
+        "secrets",
+        change("<target dev='vda'/>", f"<target dev='vda'/>{LUKS}"),
+        "kvm2 has no secret 5ec4e700-0000-4000-8000-000000000001",
+        "virsh secret-define",
+    ),
+    Obstacle(
+        "swtpm", both(change("</devices>", TPM + "</devices>"), there(swtpm=False)), "kvm2 has no swtpm", "install"
+    ),
+    Obstacle(
+        "pools",
+        lambda lab: lab.kvm2.pools.clear(),
+        "kvm2 has no active storage pool with target path /vm",
+        "role storage_pool",
+        "storage_pool",
+    ),
+    Obstacle(
+        "space",
+        set_dest(pool_free={"/vm": 1 << 20}),
+        "disk vda of a holds 64.0 MiB, and /vm on kvm2 has 1.0 MiB free",
+        "free space in /vm on kvm2",
+        failure_class="no_space",
+    ),
+    Obstacle(
+        "mounts",
+        both(with_shared_disk, there(mounts=[EXT4, {**NFS, "read_only": True}])),
+        "/nfs, where /nfs/a.qcow2 lies, is mounted read-only on kvm2",
+        "mount it for writing on kvm2",
+    ),
+    Obstacle(
+        "caches",
+        both(lambda lab: with_shared_disk(lab, "writeback"), set_dest(hypervisor=3001000)),
+        "disk vda has cache=writeback",
+        "set cache='none' on the disks of a",
+    ),
+    Obstacle(
+        "qemu_users",
+        both(with_shared_disk, there(qemu_user={"name": "qemu", "uid": 107, "gid": 107})),
+        "QEMU uses /nfs/a.qcow2 as libvirt-qemu (64055:64055) on kvm1, and as qemu (107:107) on kvm2",
+        "the same numbers",
+    ),
+    *(
+        Obstacle(
+            "selinux",
+            both(
+                with_shared_disk,
+                lambda lab, host=host: lab.machines[host].update(selinux={"enforcing": True, "on": []}),
+            ),
+            f"SELinux on {host} keeps QEMU from /nfs/a.qcow2 on nfs4: virt_use_nfs is off",
+            f"setsebool -P virt_use_nfs 1 on {host}",
+            "selinux",
+        )
+        for host in ("kvm1", "kvm2")
+    ),
+    Obstacle(
+        "dest_name",
+        lambda lab: lab.names.update(kvm2=[]),
+        "kvm1 cannot resolve kvm2",
+        "let kvm1 resolve kvm2, or set migration_address",
+        "name_resolution",
+        {"migrate_uri": None},
+    ),
+    Obstacle(
+        "dest_name",
+        lambda lab: lab.names.update(kvm2=["127.0.1.1"]),
+        "on kvm1 the name kvm2 of kvm2 leads to 127.0.1.1",
+        "/etc/hosts on kvm1",
+        "name_resolution",
+        {"migrate_uri": None},
+    ),
+    Obstacle(
+        "dest_name",
+        there(qemu_conf={"migration_host": "localhost.localdomain"}),
+        "kvm2 calls itself localhost.localdomain",
+        "set migration_address",
+        "name_resolution",
+        {"migrate_uri": None},
+    ),
+    Obstacle(
+        "ports",
+        lambda lab: lab.closed_ports.update({ADDRESS: range(49152, 49216)}),
+        f"port 49152, 49153, 49215/tcp of {ADDRESS} cannot be reached from kvm1: No route to host",
+        "open ports 49152-49215/tcp on kvm2 for kvm1",
+        "firewall",
+        failure_class="port_closed",
+    ),
+    Obstacle(
+        "ports",
+        lambda lab: lab.closed_ports.update({ADDRESS: range(49153, 49216)}),
+        f"port 49153, 49215/tcp of {ADDRESS} cannot be reached",
+        "open ports 49152-49215/tcp on kvm2",
+        "firewall",
+    ),
+    Obstacle(
+        "ports",
+        lambda lab: lab.closed_ports.update({ADDRESS: [50000]}),
+        f"port 50000/tcp of {ADDRESS} cannot be reached",
+        "open ports 50000/tcp on kvm2",
+        "firewall",
+        {"migrate_uri": f"tcp://{ADDRESS}:50000", "disks_port": 50001},
+    ),
+    Obstacle(
+        "free_ports",
+        both(there(qemu_conf={"migration_port_min": "49152", "migration_port_max": "49153"}, listening=[49152])),
+        "1 of the ports 49152-49153 of kvm2 are free, and a needs 2",
+        "widen migration_port_max",
+    ),
+    Obstacle(
+        "free_ports",
+        there(listening=[50000]),
+        "somebody listens on port 50000 of kvm2",
+        "name another port",
+        options={"migrate_uri": f"tcp://{ADDRESS}:50000"},
+    ),
+    *(
+        Obstacle(
+            "tls_force",
+            lambda lab, host=host: lab.machines[host].update(qemu_conf={"migrate_tls_force": "1"}),
+            f"{host} lets nothing travel unencrypted",
+            "say tls: true",
+            "libvirt_tls",
+        )
+        for host in ("kvm1", "kvm2")
+    ),
+    Obstacle(
+        "userfaultfd",
+        there(userfaultfd="0"),
+        "QEMU runs as libvirt-qemu there, who may not use userfaultfd",
+        "sysctl vm.unprivileged_userfaultfd=1 on kvm2",
+        options={"postcopy": True},
+    ),
+    Obstacle(
+        "devices",
+        change("</devices>", "<hostdev mode='subsystem' type='usb'/></devices>"),
+        "which a running guest cannot take along",
+        "detach",
+    ),
+    Obstacle(
+        "block_jobs", lambda lab: lab.kvm1.guests[UUID].around.block_jobs.add("vda"), "a block job", "virsh blockjob a"
+    ),
+    Obstacle(
+        "job", lambda lab: lab.kvm1.guests[UUID].job.update(type=2), "a job is going on with VM a", "domjobabort a"
+    ),
+    Obstacle(
+        "versions",
+        set_dest(version=7000000),
+        "synchronous_writes: true needs libvirt 8.0.0",
+        "upgrade libvirt",
+        options={"synchronous_writes": True},
+    ),
+    Obstacle(
+        "dest_images",
+        lambda lab: lab.kvm2.write(IMAGE, fake.File(content="foreign")),
+        f"{IMAGE} exists on kvm2",
+        "force: true",
+    ),
+    Obstacle("images", lambda lab: lab.kvm1.remove(IMAGE), f"{IMAGE} does not exist on kvm1", "restore it"),
+]
+IDS = [f"{obstacle.check}-{number}" for number, obstacle in enumerate(OBSTACLES)]
+
+
+def world(lab):
+    return {
+        name: (copy.deepcopy(host.directories), copy.deepcopy(host.guests), set(host.pools))
+        for name, host in lab.world.hosts.items()
+    }
+
+
+@pytest.mark.parametrize("check", [True, False], ids=["check mode", "real run"])
+@pytest.mark.parametrize("obstacle", OBSTACLES, ids=IDS)
+def test_c2_33_34_40_42_43_44_45_48_49_53_54_56_60_65_each_obstacle_is_found_and_keeps_the_vm_where_it_is(
+    ready, obstacle, check
+):
+    obstacle.make(ready)
+    before = world(ready)
+    result = go(ready, check=check, **obstacle.options)
+    assert result.failed
+    assert list(rows(result)) == [obstacle.check], result.msg
+    (row,) = rows(result)[obstacle.check]
+    assert obstacle.evidence in row["evidence"]
+    assert obstacle.cure in row["cure"]
+    assert row["role"] == obstacle.role
+    assert row["evidence"] in result.msg
+    assert "\n" not in result.msg
+    assert obstacle.failure_class in ("", result.failure_class)
+    assert result.outcome == "refused"
+    assert not result.changed
+    assert ready.world.migrations == []
+    assert world(ready) == before
+
+
+@pytest.mark.parametrize("check", [True, False], ids=["check mode", "real run"])
+def test_without_obstacles_nothing_is_found_and_the_vm_moves(ready, check):
+    result = go(ready, check=check)
+    assert not result.failed
+    assert rows(result) == rows(result, "warn") == {}
+    assert {row["id"] for row in result.checks} == set(preflight.ORDER)
+    expected = ("machine", "cpu", "memory", "networks", "bridges", "space", "ports", "free_ports", "clocks", "storage")
+    assert set(expected) <= set(rows(result, "pass"))
+    for rest in rows(result, "skipped").values():
+        assert rest[0]["evidence"], "nothing is skipped without a reason"
+    assert ready.where() == ((fake.VIR_DOMAIN_RUNNING, None) if check else (None, fake.VIR_DOMAIN_RUNNING))
+
+
+def test_c1_19_all_obstacles_are_found_at_once(ready):
+    ready.kvm2.networks = {}
+    ready.kvm2.pools.clear()
+    ready.kvm2.lacks_features = {"Skylake-Client": "avx2"}
+    ready.closed_ports = {ADDRESS: range(49152, 49216)}
+    ready.kvm1.guests[UUID].around.block_jobs.add("vda")
+    ready.machines["kvm2"]["interfaces"] = {}
+    result = go(ready, check=True)
+    assert set(rows(result)) == {"networks", "pools", "cpu", "ports", "block_jobs", "bridges"}
+    assert len(rows(result)["bridges"]) == 2
+    assert result.failure_class == "pool_missing"
+    for found in rows(result).values():
+        for row in found:
+            assert row["evidence"] in result.msg
+    assert go(ready).checks == result.checks, "a real run sees what check mode sees"
+    assert ready.world.migrations == []
+
+
+def test_every_disk_is_looked_at(ready):
+    more = disk_xml("vdb", "/other/b.qcow2") + disk_xml("vdc", "/gone/c.qcow2", device="cdrom", image="raw")
+    change("</devices>", more + "</devices>")(ready)
+    ready.kvm1.write("/other/b.qcow2", fake.File())
+    ready.kvm2.write(IMAGE, fake.File(content="foreign"))
+    result = go(ready, check=True)
+    assert set(rows(result)) == {"pools", "dest_images", "media"}
+    assert "/other" in rows(result)["pools"][0]["evidence"]
+
+
+@pytest.mark.parametrize(("preflight_is", "moves"), [("enforce", False), ("warn", True), ("skip", True)])
+def test_what_happens_on_a_finding_can_be_said(ready, preflight_is, moves):
+    ready.kvm2.networks = {}
+    result = go(ready, preflight=preflight_is)
+    assert result.failed != moves
+    assert bool(rows(result)) != moves
+    told = [text for text in result.warnings if "no libvirt network default" in text]
+    assert bool(told) == (preflight_is == "warn") == ("networks" in rows(result, "warn"))
+    assert ready.where()[1] == (fake.VIR_DOMAIN_RUNNING if moves else None)
+
+
+@pytest.mark.parametrize("preflight_is", ["warn", "skip"])
+def test_what_would_put_the_vm_at_risk_is_refused_in_any_case(ready, preflight_is):
+    ready.kvm2.write(IMAGE, fake.File(content="foreign"))
+    result = go(ready, preflight=preflight_is)
+    assert result.failed
+    assert set(rows(result)) == {"dest_images"}
+
+
+def test_what_only_matters_at_its_start_is_a_warning_for_a_vm_that_is_shut_off(ready):
+    ready.kvm1.guests[UUID].state = fake.VIR_DOMAIN_SHUTOFF
+    ready.kvm2.networks = {}
+    ready.kvm2.machines = ["pc-i440fx-6.2"]
+    ready.kvm2.memory_free = 1 << 20
+    result = go(ready, migrate_uri=None)
+    assert not result.failed, result.msg
+    assert set(rows(result, "warn")) == {"networks", "machine"}
+    assert ready.where() == (None, fake.VIR_DOMAIN_SHUTOFF)
+
+
+@pytest.mark.parametrize(
+    ("make", "check", "evidence"),
+    [
+        (there(now=700.0), "clocks", "the clocks of kvm1 and kvm2 differ by about 300 s"),
+        (there(now=1040.0), "clocks", "differ by about 40 s"),
+        (there(interfaces={"br0": 9000, "eth1": 1500}), "bridges", "bridge br0 has MTU 1500 on kvm1 and 9000 on kvm2"),
+        (
+            set_dest(pool_free={"/vm": 1 << 30}),
+            "space",
+            "disk vda of a may grow to 2.0 GiB, and /vm on kvm2 has 1.0 GiB",
+        ),
+        (
+            lambda lab: lab.closed_ports.update({ADDRESS: [49215]}),
+            "ports",
+            "port 49215/tcp of 172.16.1.2 cannot be reached from kvm1: No route to host; the first ones can",
+        ),
+        (
+            lambda lab: setattr(lab.kvm1.guests[UUID], "inactive_xml", rich("<vcpu>2", "<vcpu>4")),
+            "live_definition",
+            "the definition of a is not what runs: 4 vCPUs; 2 vCPUs",
+        ),
+        (
+            there(qemu_conf={"lock_manager": "lockd"}),
+            "settings",
+            "lock_manager in qemu.conf is not set on kvm1 and lockd on",
+        ),
+        (
+            both(change(CPU, "<cpu mode='host-passthrough'/>"), set_dest(cpu="Milan")),
+            "cpu",
+            "a has the CPU of its host as it is, and kvm1 has AMD EPYC, kvm2 AMD Milan",
+        ),
+        (
+            both(
+                with_shared_disk,
+                lambda lab: lab.machines["kvm1"].update(mounts=[EXT4, {**NFS, "type": "fuse.sshfs"}]),
+            ),
+            "mounts",
+            "/nfs/a.qcow2 is on fuse.sshfs, which libvirt does not know to be shared",
+        ),
+    ],
+)
+def test_c2_45_52_61_what_may_be_meant_is_a_warning_and_keeps_nobody_from_moving(ready, make, check, evidence):
+    make(ready)
+    result = go(ready)
+    assert not result.failed, result.msg
+    assert list(rows(result, "warn")) == [check]
+    assert evidence in rows(result, "warn")[check][0]["evidence"]
+    assert ready.where()[1] == fake.VIR_DOMAIN_RUNNING
+
+
+def test_with_the_way_broken_both_hosts_are_judged_all_the_same(ready):
+    """The destination has told of itself through Ansible's own login."""
+    ready.kvm2.networks = {}
+    ready.closed_ports = {ADDRESS: range(49152, 49216)}
+    ready.machines["kvm2"]["swtpm"] = False
+    change("</devices>", TPM + "</devices>")(ready)
+    known = ready.facts("kvm2")
+    result = go(ready, check=True, dest_uri="qemu+ssh://root@elsewhere/system", _dest_facts=known)
+    assert set(rows(result)) == {"dest_connection", "networks", "ports", "swtpm"}
+    assert "elsewhere" in rows(result)["dest_connection"][0]["evidence"]
+    assert "kvm2 has no libvirt network default" in rows(result)["networks"][0]["evidence"]
+    assert result.failure_class == "name_resolution"
+    assert "machine" in rows(result, "pass")
+    assert rows(result, "skipped")["storage"][0]["evidence"] == "it cannot be judged before what has failed is cured"
+    assert ready.world.migrations == []
+
+
+def test_with_the_way_broken_and_nothing_known_the_way_is_what_is_told(lab):
+    lab.add()
+    result = lab.move(dest_uri="qemu+ssh://root@elsewhere/system")
+    assert set(rows(result)) == {"dest_connection"}
+    assert result.outcome == "refused"
+
+
+def test_a_bare_module_judges_what_its_uris_reach_and_says_what_it_cannot(lab):
+    lab.add(xml=rich())
+    lab.kvm2.memory_free = 1 << 20
+    result = lab.move(check=True, migrate_uri=f"tcp://{ADDRESS}")
+    assert set(rows(result)) == {"memory"}
+    assert "networks" in rows(result, "pass")
+    assert rows(result, "skipped")["bridges"][0]["evidence"] == "kvm2 did not tell of its interfaces"
+    assert "clocks" in rows(result, "skipped")
+
+
+def test_a_port_where_somebody_listens_is_not_connected_to(ready):
+    """A QEMU that waits for another guest would take the probe for it."""
+    ready.machines["kvm2"]["listening"] = [49152, 49215]
+    go(ready, check=True)
+    assert ready.probed == [(ADDRESS, 49214)]
+
+
+def test_the_way_is_not_tried_where_the_data_takes_another(ready):
+    go(ready, check=True, tunnelled=True, migrate_uri=None, copy_storage=None)
+    assert ready.probed == []
+
+
+def test_the_engines_own_warnings_are_findings(ready):
+    ready.add("kvm2", xml=domain_xml(), state=fake.VIR_DOMAIN_SHUTOFF, image="")
+    result = go(ready, check=True, tls="auto")
+    assert set(rows(result, "warn")) == {"dest_definition", "tls"}
+    assert all(row["evidence"] in result.warnings for found in rows(result, "warn").values() for row in found)
+
+
+def test_the_checks_have_names_of_their_own():
+    assert len(set(preflight.ORDER)) == len(preflight.CHECKS)
+
+
+def test_a_vm_that_is_there_already_is_not_checked(ready):
+    ready.add("kvm2", name="b", uuid="5ba1ab1e-0000-4000-8000-00000000000b", image="")
+    result = go(ready, name="b")
+    assert not result.failed
+    assert not result.changed
+    assert rows(result) == {}
