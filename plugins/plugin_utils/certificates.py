@@ -1,0 +1,181 @@
+# Copyright: (c) 2026, The kvmops.migration authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# PRIVATE to the collection: it can have breaking changes at any time.
+"""What the certificates of a host are worth: which are of our authorities, and which have to be made anew."""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+import re
+import typing as t
+from datetime import datetime, timedelta, timezone
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.x509.oid import ExtendedKeyUsageOID
+
+USAGES = {"serverAuth": ExtendedKeyUsageOID.SERVER_AUTH, "clientAuth": ExtendedKeyUsageOID.CLIENT_AUTH}
+USERS = "/etc/passwd"
+_HEADING = re.compile(r"^==> (.+) <==$", re.MULTILINE)
+_PEM = re.compile(r"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
+
+
+def split(text: str) -> dict[str, str]:
+    """The files by their path, in what `head --verbose` says of them."""
+    parts = _HEADING.split(text)
+    return dict(zip(parts[1::2], parts[2::2]))
+
+
+def read(text: str) -> list[x509.Certificate]:
+    """The certificates in a file; one that is broken counts as none."""
+    found = []
+    for pem in _PEM.findall(text or ""):
+        try:
+            found.append(x509.load_pem_x509_certificate(pem.encode()))
+        except ValueError:
+            continue
+    return found
+
+
+def fingerprint(certificate: x509.Certificate) -> str:
+    """The SHA-256 of the public key, as community.crypto writes it."""
+    key = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return hashlib.sha256(key).hexdigest()
+
+
+def issued(certificate: x509.Certificate, authority: x509.Certificate) -> bool:
+    """Whether the one is signed by the other."""
+    key, algorithm = authority.public_key(), certificate.signature_hash_algorithm
+    signed = (certificate.signature, certificate.tbs_certificate_bytes)
+    if certificate.issuer != authority.subject:
+        return False
+    try:
+        if isinstance(key, ec.EllipticCurvePublicKey):
+            key.verify(*signed, ec.ECDSA(algorithm))
+        elif isinstance(key, rsa.RSAPublicKey):
+            key.verify(*signed, padding.PKCS1v15(), algorithm)
+        else:
+            key.verify(*signed)
+    except InvalidSignature:
+        return False
+    return True
+
+
+def ends(certificate: x509.Certificate) -> datetime:
+    """When it is no longer valid."""
+    if hasattr(certificate, "not_valid_after_utc"):
+        return certificate.not_valid_after_utc
+    return certificate.not_valid_after.replace(tzinfo=timezone.utc)
+
+
+def alternatives(names: t.Iterable[str]) -> list[str]:
+    """Names and addresses as subjectAltName has them, each once."""
+    found = []
+    for name in names:
+        try:
+            found.append(f"IP:{ipaddress.ip_address(name)}")
+        except ValueError:
+            found.append(f"DNS:{name}")
+    return list(dict.fromkeys(found))
+
+
+def _alternatives_of(certificate: x509.Certificate) -> set[str]:
+    try:
+        extension = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return set()
+    names = {f"DNS:{name}" for name in extension.get_values_for_type(x509.DNSName)}
+    return names | {f"IP:{address}" for address in extension.get_values_for_type(x509.IPAddress)}
+
+
+def _serves(certificate: x509.Certificate, usage: str) -> bool:
+    try:
+        return USAGES[usage] in certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    except x509.ExtensionNotFound:
+        return False
+
+
+def authority_due(text: str, days: int, now: datetime | None = None) -> bool:
+    """Whether an authority has to be made, or made valid for longer."""
+    found = read(text)
+    return not found or ends(found[0]) - timedelta(days=days) < (now or datetime.now(timezone.utc))
+
+
+def reason(
+    text: str | None,
+    authority: str,
+    usage: str,
+    names: t.Sequence[str],
+    days: int,
+    key: str | None = None,
+    now: datetime | None = None,
+) -> str:
+    """Why this certificate has to be made anew; empty if it is good."""
+    found, ours = read(text or ""), read(authority)
+    if not found:
+        return "is no certificate" if text else "is not there"
+    certificate = found[0]
+    if not ours or not issued(certificate, ours[0]):
+        return "is of another authority"
+    end = ends(certificate)
+    if end - timedelta(days=days) < (now or datetime.now(timezone.utc)):
+        return f"ends on {end:%Y-%m-%d}"
+    wanted, present = set(names), _alternatives_of(certificate)
+    if wanted != present:
+        return f"has other names, by {', '.join(sorted(wanted ^ present))}"
+    if not _serves(certificate, usage):
+        return f"is not made for {usage}"
+    if key and key.replace(":", "") != fingerprint(certificate):
+        return "is of another key"
+    return ""
+
+
+def judge(
+    seen: str,
+    certificates: t.Sequence[dict[str, t.Any]],
+    authorities: t.Sequence[dict[str, str]],
+    names: t.Sequence[str],
+    days: int,
+    keys: dict[str, str] | None = None,
+) -> dict[str, t.Any]:
+    """See the documentation of the filter."""
+    files = split(seen)
+    wanted_names = alternatives(names)
+    own = {authority["name"]: authority["content"] for authority in authorities}
+    foreign, absent = [], []
+    for authority in authorities:
+        there, ours = read(files.get(authority["path"], "")), read(authority["content"])
+        if not (ours and fingerprint(ours[0]) in map(fingerprint, there)):
+            absent.append(authority["name"])
+            if files.get(authority["path"]):
+                named = there[0].subject.rfc4514_string() if there else "what is no certificate"
+                foreign.append(f"{authority['path']} ({named})")
+        elif ours[0] not in there:
+            # The same authority, valid for another time.
+            absent.append(authority["name"])
+    due = []
+    for wanted in certificates:
+        text, key = files.get(wanted["path"]), (keys or {}).get(wanted["key"])
+        why = reason(text, own[wanted["authority"]], wanted["usage"], wanted_names, days, key)
+        if why:
+            due.append({**wanted, "why": f"{wanted['path']} {why}"})
+    ours = [
+        wanted
+        for wanted in certificates
+        for authority in read(own[wanted["authority"]])[:1]
+        if any(issued(each, authority) for each in read(files.get(wanted["path"], "")))
+    ]
+    users = [line.split(":")[0] for line in files.get(USERS, "").strip().splitlines()]
+    return {
+        "foreign": foreign,
+        "authorities": absent,
+        "authorities_due": [name for name, content in own.items() if authority_due(content, days)],
+        "due": due,
+        "ours": ours,
+        "names": wanted_names,
+        "users": users,
+    }
