@@ -225,7 +225,7 @@ def test_certificates_are_renewed_before_they_end_and_the_daemon_reads_them(libv
     assert reaches("labkvm1", "labkvm2")
     before, process = state()["labkvm2"], host.check_output("systemctl show -P MainPID libvirtd")
     shown = host.check_output("python3 -c %s", SERIAL)
-    run = libvirt_tls(libvirt_tls_renew_days=364, libvirt_tls_days=366)
+    run = libvirt_tls(libvirt_tls_renew_days=370, libvirt_tls_days=400)
     assert run.rc == 0, run.out
     after = state()["labkvm2"]
     assert before != after
