@@ -76,6 +76,8 @@ TEST = (
     Check("unit", "make --no-print-directory unit"),
     Check("unit-core219", "make --no-print-directory unit-core219"),
     Check("sanity", "make --no-print-directory sanity", slow=True),
+    # Of all roles, one after the other on one lab.
+    Check("roles", "make --no-print-directory molecule S=roles", slow=True),
     Check("molecule", "make --no-print-directory molecule S=default", slow=True),
     Check("domblk", "make --no-print-directory molecule S=domblk", slow=True),
     Check("engine", "make --no-print-directory molecule S=engine", slow=True),

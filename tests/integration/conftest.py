@@ -97,6 +97,17 @@ def migrate():
 
 
 @pytest.fixture(scope="session")
+def role():
+    """The playbook with which a role's scenario converges, with these arguments."""
+
+    def run(name: str, *arguments: str, **environment: str) -> Run:
+        playbook = REPOSITORY / "extensions" / "molecule" / name / "converge.yml"
+        return ansible("ansible-playbook", str(playbook), *arguments, **environment)
+
+    return run
+
+
+@pytest.fixture(scope="session")
 def inventory() -> dict:
     done = subprocess.run(
         ["ansible-inventory", "--list"],

@@ -1,0 +1,111 @@
+# Copyright: (c) 2026, The kvmops.migration authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+name: hosts_file
+short_description: Give the text of /etc/hosts the names of all hosts on all networks
+version_added: 0.1.0
+author: The kvmops.migration authors (@kvmops)
+description:
+  - Takes the content of C(/etc/hosts) and answers what it shall be, as role C(name_resolution) writes it.
+  - One marked block has the names; the host's own names are taken off loopback. All other lines stay to the byte.
+options:
+  _input:
+    description: The content as M(ansible.builtin.slurp) returns it, in base64.
+    type: str
+    required: true
+  own:
+    description: Inventory name of the host whose file it is.
+    type: str
+    required: true
+  hosts:
+    description: Inventory names of the hosts that get names.
+    type: list
+    elements: str
+    required: true
+  hostvars:
+    description:
+      - The variables of the hosts, C(hostvars). Of their facts C(nodename), C(default_ipv4), C(default_ipv6) are used,
+        and the content of their own files where the variable O(registered) has it.
+    type: dict
+    required: true
+  networks:
+    description: The networks, each with C(suffix) and C(variable), as C(name_resolution_networks).
+    type: list
+    elements: dict
+    required: true
+  domain:
+    description: The domain of the hosts whose names have none.
+    type: str
+    default: ""
+  registered:
+    description: Name of the variable in which the result of M(ansible.builtin.slurp) was registered.
+    type: str
+    default: __name_resolution_file
+  state:
+    description: Whether the names are there, or the content is as it was before them.
+    type: str
+    choices: [present, absent]
+    default: present
+"""
+
+EXAMPLES = r"""
+---
+- name: Show what would be in the file
+  ansible.builtin.debug:
+    msg: "{{ (slurped.content | kvmops.migration.hosts_file(inventory_hostname, hosts, hostvars, networks)).text }}"
+  vars:
+    hosts: "{{ groups['all'] }}"
+    networks:
+      - suffix: ""
+        variable: ansible_host
+"""
+
+RETURN = r"""
+_value:
+  description: >-
+    A mapping with C(text), the content, and C(errors), a list of lines; with any error the text is as it was.
+  type: dict
+"""
+
+import base64
+
+from ansible_collections.kvmops.migration.plugins.module_utils._pure.names import Host, Network, plan
+
+
+def decoded(content):
+    # Whatever bytes others have written come back as they were.
+    return base64.b64decode(content).decode("utf-8", "surrogateescape")
+
+
+def host_of(name, facts, variables, registered):
+    told = facts.get("ansible_facts") or {}
+    return Host(
+        name,
+        {variable: facts.get(variable) for variable in variables},
+        told.get("nodename"),
+        decoded((facts.get(registered) or {}).get("content", "")),
+        [(told.get(key) or {}).get("address", "") for key in ("default_ipv4", "default_ipv6")],
+    )
+
+
+def hosts_file(
+    content, own, hosts, hostvars, networks, domain="", state="present", registered="__name_resolution_file"
+):
+    text = decoded(content)
+    strangers = [name for name in hosts if name not in hostvars]
+    if strangers:
+        return {"text": text, "errors": ["name_resolution_hosts: not in the inventory: %s" % ", ".join(strangers)]}
+    known = [Network(network["suffix"], network["variable"]) for network in networks]
+    variables = [network.variable for network in known]
+    everybody = [host_of(name, hostvars[name], variables, registered) for name in hosts]
+    return plan(text, own, everybody, known, domain, state)
+
+
+class FilterModule:
+    """The filter P(kvmops.migration.hosts_file#filter)."""
+
+    def filters(self):
+        return {"hosts_file": hosts_file}
