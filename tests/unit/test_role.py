@@ -89,6 +89,18 @@ def test_recover_says_what_it_has_settled_and_not_that_nothing_was_there(play):
     assert "nothing is left to settle" not in done.stdout
 
 
+def test_recover_says_which_runs_go_on_and_leaves_them_alone(play):
+    going = {"name": "a", "run": "r2", "line": "a: kvm1 -> kvm2: 43 %"}
+    done = play("recover", known(unfinished=[LEFT], runs=[going]), known(2, ()))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "not settled, because it goes on:" in done.stdout, done.stdout
+    assert "a: kvm1 -> kvm2: 43 % (run r2)" in done.stdout
+    assert "it has moved" not in done.stdout
+    other = play("recover", known(2, (), unfinished=[{**LEFT, "name": "b"}], runs=[going]), vm="b")
+    assert "goes on" not in other.stdout, other.stdout
+    assert "b: it has moved" in other.stdout
+
+
 @pytest.mark.parametrize(("bandwidth", "hooked"), [(-1, False), (5, True)])
 def test_no_hook_runs_before_a_bad_value_is_refused(play, tmp_path, bandwidth, hooked):
     hook = tmp_path / "hook.yml"
