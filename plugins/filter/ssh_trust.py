@@ -73,9 +73,9 @@ def host_keys(told):
 
 def peer_of(name, facts, variables):
     told = facts.get("ansible_facts") or {}
-    made = facts.get("__ssh_trust_key")
+    read, made = facts.get("__ssh_trust_key"), facts.get("__ssh_trust_made") or {}
     # `type key`, whatever comment comes after them.
-    key = (made or {}).get("stdout") or ""
+    key = (read or {}).get("stdout") or made.get("ssh_public_key") or ""
     return Peer(
         name,
         {variable: facts.get(variable) for variable in variables},
@@ -83,7 +83,7 @@ def peer_of(name, facts, variables):
         told.get("nodename") or "",
         [*(told.get("all_ipv4_addresses") or []), *(told.get("all_ipv6_addresses") or [])],
         list(host_keys(told)),
-        made is not None and (made.get("unreachable") is not True),
+        read is not None and read.get("unreachable") is not True,
         " ".join(key.split(" ")[:2]),
     )
 

@@ -66,6 +66,9 @@ class Run:
     def message(self) -> str:
         """The text of the first failure, as a person reads it."""
         found = re.search(r'(?:fatal: .*?"msg": |\[ERROR\]: )"?(.*)', self.out)
+        if found and found.group(1).endswith("Validation of arguments failed:"):
+            # Which one is on the lines below.
+            return self.out[found.start(1) :].split("\nOrigin: ")[0].replace("\n", " ")
         return found.group(1) if found else ""
 
 
