@@ -39,6 +39,12 @@ options:
       Options of M(kvmops.migration.virt_migrate) that every VM gets; an unknown name and a bad value are errors.
     type: dict
     default: {}
+  every:
+    description: >-
+      Whether to plan a step to every host that is wished for, or that a VM without a wish could go to, and not only to
+      the first that fits. It is there to judge all of them, as C(preflight.yml) does.
+    type: bool
+    default: false
   at_once:
     description: Whether whoever moves them keeps the limits, so that one group has them all.
     type: bool

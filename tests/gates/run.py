@@ -66,6 +66,7 @@ LINT = (
     ),
     Check("argument-specs", "python tests/gates/argument_specs.py"),
     Check("behaviours", "python tests/gates/behaviours.py --check"),
+    Check("preflight", "python tests/gates/preflight.py --check"),
     # Of what runs on hosts; the documented minimum is in tests/config.yml too.
     Check("python-3.8", "vermin --target=3.8- --no-tips --violations plugins/modules plugins/module_utils"),
     Check("ruff-check", "ruff check ."),

@@ -290,3 +290,40 @@ def test_a_postcopy_that_has_failed_can_be_gone_on_with(knows):
 def test_one_error_for_all_vms_is_said_once():
     facts = {"kvm1": host(1, a="running", b=("running", OTHER)), "kvm2": host(2)}
     assert len(plan(facts, vm="a,b", dest="kvm9")["errors"]) == 1
+
+
+def ways(result) -> list[tuple[str, str, str]]:
+    return [(step["name"], step["source"], step["dest"]) for step in result["moves"]]
+
+
+FLEET = {
+    "kvm1": host(1, a="running", b=("shut_off", OTHER)),
+    "kvm2": host(2, a="shut_off"),
+    "kvm3": host(3),
+}
+
+
+def test_every_host_that_is_wished_for_is_planned_where_all_are_to_be_judged():
+    result = plan(FLEET, vm="a", dest="kvm2,kvm3,kvm1", every=True)
+    assert ways(result) == [("a", "kvm1", "kvm2"), ("a", "kvm1", "kvm3")]
+    assert [step["note"] for step in result["settled"]] == ["already lives on kvm1"]
+    assert ways(plan(FLEET, vm="a", declared={"a": {"host": ["kvm3", "kvm2"]}}, every=True)) == [
+        ("a", "kvm1", "kvm3"),
+        ("a", "kvm1", "kvm2"),
+    ]
+
+
+def test_without_a_wish_every_vm_is_planned_to_every_other_host():
+    result = plan(FLEET, every=True)
+    assert result["errors"] == []
+    assert ways(result) == [(name, "kvm1", dest) for name in ("a", "b") for dest in ("kvm2", "kvm3")]
+
+
+def test_a_silent_host_keeps_no_other_one_from_being_judged():
+    result = plan({**FLEET, "kvm3": SILENT}, vm="a", every=True)
+    assert ways(result) == [("a", "kvm1", "kvm2")]
+    assert "kvm3 does not answer" in result["errors"][0]
+
+
+def test_an_unknown_vm_is_an_error_where_all_are_to_be_judged():
+    assert "unknown VM 'c'" in plan(FLEET, vm="c", every=True)["errors"][0]

@@ -18,9 +18,12 @@ MODULE = """#!/usr/bin/python
 import json
 import os
 from ansible.module_utils.basic import AnsibleModule
-module = AnsibleModule(argument_spec={"name": {"type": "raw"}, "cleanup": {"type": "bool"}}, supports_check_mode=True)
+names = ("name", "cleanup", "moves", "options", "limits")
+module = AnsibleModule(argument_spec={name: {"type": "raw"} for name in names}, supports_check_mode=True)
 with open(TOLD) as stream:
-    module.exit_json(**json.load(stream)[os.environ["TEST_HOST"]][NAME])
+    said = json.load(stream)[os.environ["TEST_HOST"]][NAME]
+    said["moves"], said["check"] = module.params["moves"], module.check_mode
+    (module.fail_json if said.get("failed") else module.exit_json)(**said)
 """
 INFO = {"changed": False, "domains": [], "unfinished": [], "runs": [], "journal": []}
 LEFT = {"run": "r1", "name": "a", "uuid": "u", "dest": "kvm2"}
@@ -45,9 +48,9 @@ def play(tmp_path):
         python.chmod(0o755)
         return {"ansible_connection": "local", "ansible_python_interpreter": str(python)}
 
-    def play(playbook, *infos, **variables):
+    def play(playbook, *infos, queue=None, **variables):
         hosts = {f"kvm{number}": info for number, info in enumerate(infos, 1)}
-        moved = {"virt_migrate": {"outcome": "migrated"}}
+        moved = {"virt_migrate": {"outcome": "migrated"}, "virt_migrate_queue": queue or {"results": []}}
         told.write_text(json.dumps({host: {"virt_migrate_info": info, **moved} for host, info in hosts.items()}))
         inventory = tmp_path / "hosts.json"
         inventory.write_text(json.dumps({"hypervisors": {"hosts": {host: place(host) for host in hosts}}}))
@@ -109,3 +112,56 @@ def test_no_hook_runs_before_a_bad_value_is_refused(play, tmp_path, bandwidth, h
     done = play("migrate", known(), known(2, ()), vm="a", dest="kvm2", **options)
     assert ("migrate_options: " in done.stdout) != hooked, done.stdout
     assert (tmp_path / "hooked").exists() == hooked, done.stdout
+
+
+TLS = {"id": "tls", "status": "warn", "evidence": "it travels unencrypted", "cure": "", "role": None}
+PORTS = {"id": "ports", "status": "fail", "evidence": "port 49152 is closed", "cure": "open it", "role": "firewall"}
+GUEST = {"id": "guest", "status": "pass", "evidence": "", "cure": "", "role": None}
+TPM = {"id": "tpm", "status": "skipped", "evidence": "nothing depends on it", "cure": "", "role": None}
+GOOD = {"name": "a", "changed": True, "mode": "live", "storage": "copy", "checks": [GUEST, TLS, TPM]}
+BAD = {"name": "a", "failed": True, "changed": False, "outcome": "refused", "msg": "x", "checks": [GUEST, TLS, PORTS]}
+REFUSED = {"failed": True, "msg": "a: port 49152 is closed", "results": [GOOD, BAD]}
+
+
+def test_preflight_tells_what_is_in_the_way_first_with_its_cure_and_fails(play):
+    done = play("preflight", known(), known(2, ()), known(3, ()), queue=REFUSED, vm="a")
+    assert done.returncode != 0
+    assert "obstacles before 1 of 2 moves" in done.stdout, done.stdout
+    lines = [line.strip(' ",') for line in done.stdout.splitlines()]
+    told = [
+        "a: cannot move, kvm1 -> kvm3",
+        "FAIL ports: port 49152 is closed",
+        "cure: open it (role kvmops.migration.firewall)",
+        "WARN tls: it travels unencrypted",
+        "pass: guest",
+        "a: can move live, kvm1 -> kvm2, storage copy",
+        "WARN tls: it travels unencrypted",
+        "pass: guest",
+        "skipped: tpm",
+    ]
+    first = lines.index(told[0])
+    assert lines[first : first + len(told)] == told
+
+
+def test_preflight_passes_where_nothing_is_in_the_way(play):
+    done = play("preflight", known(), known(2, ()), queue={"results": [GOOD]}, vm="a")
+    assert done.returncode == 0, done.stdout
+    assert "a: can move live, kvm1 -> kvm2, storage copy" in done.stdout
+    assert "FAIL" not in done.stdout
+    assert "changed=0" in done.stdout
+
+
+def test_preflight_judges_what_it_can_while_a_host_is_silent(play):
+    silent = {"failed": True, "msg": "no libvirt"}
+    done = play("preflight", known(), known(2, ()), silent, queue={"results": [GOOD]}, vm="a")
+    assert done.returncode != 0
+    assert "FAIL VM a cannot move: kvm3 does not answer (no libvirt)" in done.stdout, done.stdout
+    assert "a: can move live, kvm1 -> kvm2" in done.stdout
+
+
+def test_migrate_tells_every_finding(play):
+    refused = {**REFUSED, "results": [BAD]}
+    done = play("migrate", known(), known(2, ()), queue=refused, vm="a", dest="kvm2")
+    assert done.returncode != 0
+    for told in ("FAIL ports: port 49152 is closed", "cure: open it (role", "WARN tls: it travels", "pass: guest"):
+        assert told in done.stdout, done.stdout

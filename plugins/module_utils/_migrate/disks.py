@@ -82,8 +82,11 @@ class Disks:
             if storage.writable(disk):
                 with findings.of("images"):
                     self._check_image(disk)
-            with findings.of("storage"):
-                evidence[disk.target] = self._evidence(disk)
+            with findings.of("definition"):
+                self._there(disk.target)
+                # A pool that is not started keeps its directory from the check as well.
+                with findings.of("pools"):
+                    evidence[disk.target] = self._evidence(disk)
         plans = tuple(
             replace(plan, dest=self._there(plan.target).source)
             for plan in storage.plan(self._definition, evidence, wish, offline, lambda: findings.of("storage"))

@@ -105,6 +105,7 @@ def plan(
     inventory: Iterable[str] = (),
     limits: Mapping[str, Any] | None = None,
     at_once: bool = True,
+    every: bool = False,
     options: Mapping[str, Any] | None = None,
     judge: Callable[[Mapping[str, Any]], str] = lambda args: "",
 ) -> dict[str, list[Any]]:
@@ -112,8 +113,9 @@ def plan(
 
     Returns C(moves) and C(settled) (lists of steps as mappings), C(waves) (the moves in groups) and C(errors) (one line
     each). With any error nothing may be moved: a list of VMs is done whole or not begun. The groups are such that each
-    keeps the limits, or one group of all C(at_once) where whoever moves them keeps the limits. C(judge) says in one
-    line what virt_migrate would refuse of its arguments, or nothing.
+    keeps the limits, or one group of all C(at_once) where whoever moves them keeps the limits. With C(every) there is a
+    step for each host that is wished for, or that a VM without a wish could go to: to be judged, not to be done.
+    C(judge) says in one line what virt_migrate would refuse of its arguments, or nothing.
     """
     hosts = read_facts(facts)
     declared = declared or {}
@@ -123,10 +125,12 @@ def plan(
     settled: list[dict[str, Any]] = []
     if not errors:
         names = split_names(vm) or sorted(declared)
+        if not names and every:
+            names = sorted({known for host in hosts.values() for known in host.domains})
         if not names:
             errors = ["no vm is given and no placement is declared: say -e vm=NAME, or declare migration_vms"]
-        for name in names:
-            step = _plan_one(name, split_names(dest), declared, hosts, set(inventory))
+        for name, wanted in _wishes(names, split_names(dest), declared, hosts, every):
+            step = _plan_one(name, wanted, declared, hosts, set(inventory))
             if isinstance(step, str):
                 errors.append(step)
                 continue
@@ -144,6 +148,25 @@ def plan(
         errors = [*errors, refusal.message]
     # What is wrong with the destination is wrong with it for every VM.
     return {"moves": moves, "settled": settled, "errors": list(dict.fromkeys(errors)), "waves": waves}
+
+
+def _wishes(
+    names: Iterable[str],
+    dest: list[str],
+    declared: Mapping[str, Mapping[str, Any]],
+    hosts: Mapping[str, Seen],
+    every: bool,
+) -> Iterable[tuple[str, list[str]]]:
+    """Each VM with the hosts of which any will do; with every of them by itself."""
+    for name in names:
+        homes = _homes(name, hosts)
+        if not every or not homes:
+            yield name, dest
+            continue
+        lives = [home for home in homes if home.domains[name]["state"] in ACTIVE_STATES] or homes
+        elsewhere = [host.name for host in hosts.values() if host.identity not in [home.identity for home in lives]]
+        for one in dest or split_names(declared.get(name, {}).get("host")) or elsewhere:
+            yield name, [one]
 
 
 def split_names(value: Any) -> list[str]:

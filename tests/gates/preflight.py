@@ -1,0 +1,77 @@
+# Copyright: (c) 2026, The kvmops.migration authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Write docs/preflight.md: every check before a move, by the table of checks and the obstacles of the tests.
+
+The table is read and not imported, so that this runs without the collection's dependencies.
+
+Usage: python tests/gates/preflight.py           write the page
+       python tests/gates/preflight.py --check   fail where it is not up to date
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+TOP = Path(__file__).resolve().parents[2]
+TABLE = TOP / "plugins" / "module_utils" / "_pure" / "preflight.py"
+LAB = TOP / "tests" / "integration" / "test_preflight.py"
+PAGE = TOP / "docs" / "preflight.md"
+FIELDS = ("id", "title", "judge", "failure_class", "role")
+HEAD = """<!-- Made by tests/gates/preflight.py of plugins/module_utils/_pure/preflight.py: do not edit. -->
+# What is checked before a move
+
+`virt_migrate` makes all of these checks before it changes anything, in check mode as before a real run, and
+`preflight.yml` shows what they find. *Judged* ones compare what both hosts say of themselves and the way between them;
+`preflight: warn` makes warnings of them. The others are refusals of the engine, which nothing turns off.
+Every check has an obstacle on the fake (`tests/unit/test_module_preflight.py`); those of the last column were made on
+real hosts, too, found and cured (`tests/integration/test_preflight.py`).
+
+| check | what must hold | judged | cured by role | in the lab |
+|---|---|---|---|---|
+"""
+
+
+def calls(path: Path, name: str) -> Iterator[dict[str, ast.expr]]:
+    """The arguments of every call of that name in a file."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == name:
+            yield {**dict(zip(FIELDS, node.args)), **{word.arg: word.value for word in node.keywords if word.arg}}
+
+
+def text(node: ast.expr | None) -> str:
+    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
+
+
+def page() -> str:
+    seen = {text(call["id"]) for call in calls(LAB, "Obstacle")}
+    rows = []
+    for check in calls(TABLE, "Check"):
+        name = text(check["id"])
+        columns = (
+            f"`{name}`",
+            text(check["title"]),
+            "yes" if "judge" in check else "",
+            text(check.get("role")),
+            "yes" if name in seen else "",
+        )
+        rows.append(f"| {' | '.join(columns)} |\n")
+    return HEAD + "".join(rows)
+
+
+def main(arguments: list[str]) -> int:
+    wanted = page()
+    if arguments == ["--check"]:
+        if not PAGE.exists() or PAGE.read_text(encoding="utf-8") != wanted:
+            print(f"{PAGE.relative_to(TOP)} is not up to date: run python tests/gates/preflight.py")
+            return 1
+    else:
+        PAGE.write_text(wanted, encoding="utf-8")
+    print(f"{wanted.count(chr(10) + '| `')} checks")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
