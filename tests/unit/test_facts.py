@@ -19,6 +19,8 @@ MOUNTS = r"""sysfs /sys sysfs rw,nosuid 0 0
 10.0.1.235:/vm /vm\040data nfs4 ro,relatime 0 0
 /dev/vdb /vm ext4 rw 0 0
 10.0.1.235:/vm /vm nfs rw,vers=3 0 0
+10.0.1.235:/l /labelled nfs4 rw,seclabel,vers=4.2 0 0
+10.0.1.235:/o /one\040label nfs4 rw,context=system_u:object_r:virt_image_t:s0 0 0
 """
 SOCKETS = """  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid
    0: 00000000:C000 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0
@@ -56,7 +58,10 @@ def test_mounts_are_those_of_storage_and_the_last_one_at_a_place(machine):
         "/": ("ext4", False),
         "/vm data": ("nfs4", True),
         "/vm": ("nfs", False),
+        "/labelled": ("nfs4", False),
+        "/one label": ("nfs4", False),
     }
+    assert [mount["path"] for mount in mounts if mount["labelled"]] == ["/labelled", "/one label"]
     assert mount_of("/vm/a.qcow2", mounts)["type"] == "nfs"
     assert mount_of("/vm data/a.qcow2", mounts)["type"] == "nfs4"
     assert mount_of("/vmx/a.qcow2", mounts)["path"] == "/"
@@ -80,6 +85,14 @@ def test_networks_memory_and_listeners(machine):
     assert said["swap_free"] == 2048 << 10
     assert said["listening"] == [22, 49152]
     assert said["userfaultfd"] == "0"
+    assert not said["userfaultfd_device"]
+
+
+@pytest.mark.parametrize(("mode", "free"), [(0o600, False), (0o660, True), (0o666, True)])
+def test_a_device_for_userfaultfd(machine, tmp_path, mode, free):
+    machine({"dev/userfaultfd": ""})
+    (tmp_path / "dev" / "userfaultfd").chmod(mode)
+    assert machine({})["userfaultfd_device"] == free
 
 
 @pytest.mark.parametrize("enforce", ["0", "1"])

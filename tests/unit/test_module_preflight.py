@@ -126,6 +126,23 @@ def with_tpm_state(lab) -> None:
     lab.kvm2.directories["/var/lib/libvirt/swtpm"] = {}
 
 
+def with_tls(lab) -> None:
+    """Both hosts have certificates, in order and valid for a month."""
+    names = ("ca-cert.pem", "server-cert.pem", "server-key.pem", "client-cert.pem", "client-key.pem")
+    for host in ("kvm1", "kvm2"):
+        lab.certificates[host] = {"directory": "/pki", "files": list(names), "verify": True}
+        one = {"not_before": 0, "not_after": 1000 + 30 * 86400, "fingerprint": "AA", "trouble": ""}
+        lab.certificate_facts[host] = {
+            name: {**one, "path": f"/pki/{name}", "names": [f"{host}.example", "172.16.1.2"]}
+            for name in names
+            if "key" not in name
+        }
+
+
+def certificate(host: str, name: str, **changes):
+    return lambda lab: lab.certificate_facts[host][name].update(changes)
+
+
 # Without an address: the fake's hosts have names only.
 FILES: dict[str, Any] = {"migrate_uri": None}
 BASE = "<backingStore type='file'><format type='qcow2'/><source file='/vm/base.qcow2'/></backingStore>"
@@ -344,6 +361,49 @@ OBSTACLES = [
         "force: true",
     ),
     Obstacle("images", lambda lab: lab.kvm1.remove(IMAGE), f"{IMAGE} does not exist on kvm1", "restore it"),
+    *(
+        Obstacle(
+            "certificates",
+            both(with_tls, change_one),
+            evidence,
+            cure,
+            "libvirt_tls",
+            {"tls": "true", **options},
+            "tls_certificate",
+        )
+        for change_one, evidence, cure, options in (
+            (
+                certificate("kvm2", "server-cert.pem", not_after=900),
+                "/pki/server-cert.pem on kvm2 is of no use: it has expired on 1970-01-01",
+                "issue a new one",
+                {},
+            ),
+            (
+                certificate("kvm1", "client-cert.pem", not_before=90000),
+                "/pki/client-cert.pem on kvm1 is of no use: it is not valid before 1970-01-02",
+                "issue a new one",
+                {},
+            ),
+            (
+                certificate("kvm1", "client-cert.pem", trouble="it is not of /pki/ca-cert.pem: unable to get issuer"),
+                "is of no use: it is not of /pki/ca-cert.pem",
+                "issue a new one",
+                {},
+            ),
+            (
+                certificate("kvm2", "ca-cert.pem", fingerprint="BB"),
+                "kvm1 and kvm2 trust different authorities",
+                "of the same authority on both hosts",
+                {},
+            ),
+            (
+                nothing,
+                "/pki/server-cert.pem on kvm2 is for kvm2.example, 172.16.1.2, and the data goes to kvm2.other",
+                "say tls_destination",
+                {"tls_destination": "kvm2.other"},
+            ),
+        )
+    ),
     # What the engine finds by itself; more of each is in the tests of what it refuses.
     Obstacle(
         "source_connection",
@@ -564,6 +624,23 @@ def test_c1_19_all_obstacles_are_found_at_once(ready):
     assert ready.world.migrations == []
 
 
+@pytest.mark.parametrize("name", [None, "kvm2.example"])
+def test_certificates_that_are_in_order_are_used(ready, name):
+    with_tls(ready)
+    result = go(ready, tls="auto", tls_destination=name)
+    assert not result.failed, result.msg
+    assert "TLS" in ready.flags()
+    assert len(rows(result, "warn")) == 0
+    assert "certificates" in rows(result, "pass")
+
+
+def test_a_certificate_that_ends_soon_is_a_warning(ready):
+    both(with_tls, certificate("kvm2", "server-cert.pem", not_after=1000 + 86400))(ready)
+    result = go(ready, tls="true")
+    assert not result.failed, result.msg
+    assert "/pki/server-cert.pem on kvm2 expires on 1970-01-02" in rows(result, "warn")["certificates"][0]["evidence"]
+
+
 def test_every_disk_is_looked_at(ready):
     more = disk_xml("vdb", "/other/b.qcow2") + disk_xml("vdc", "/gone/c.qcow2", device="cdrom", image="raw")
     change("</devices>", more + "</devices>")(ready)
@@ -686,6 +763,38 @@ def test_a_bare_module_judges_what_its_uris_reach_and_says_what_it_cannot(lab):
     assert "networks" in rows(result, "pass")
     assert rows(result, "skipped")["bridges"][0]["evidence"] == "kvm2 did not tell of its interfaces"
     assert "clocks" in rows(result, "skipped")
+    assert "one where somebody listens must not be tried" in rows(result, "skipped")["ports"][0]["evidence"]
+    assert lab.probed == []
+
+
+@pytest.mark.parametrize(
+    ("make", "options"),
+    [
+        (lambda lab: lab.names.update(kvm2=["::1", "192.0.2.2"]), {"migrate_uri": None}),
+        (
+            lambda lab: lab.machines["kvm2"].update(qemu_conf={"migrate_tls_force": "1"}),
+            {"tunnelled": True, "migrate_uri": None},
+        ),
+        (there(userfaultfd="0", userfaultfd_device=True), {"postcopy": True}),
+        (there(userfaultfd="0", qemu_user={"name": "root", "uid": 0, "gid": 0}), {"postcopy": True}),
+        (there(selinux={"enforcing": True, "on": []}, mounts=[EXT4, {**NFS, "labelled": True}]), {}),
+        (there(selinux={"enforcing": True, "on": ["virt_use_nfs"]}), {}),
+        (there(selinux={"enforcing": False, "on": []}), {}),
+        (lambda lab: lab.closed_ports.update({ADDRESS: range(49152, 49216)}), {"migrate_uri": f"rdma://{ADDRESS}"}),
+        (there(huge_pages={"1073741824": 1}), {}),
+        (there(swap_free=4 << 30), {"_memory": 512 << 20}),
+    ],
+)
+def test_nothing_is_found_where_nothing_is_in_the_way(ready, make, options):
+    with_shared_disk(ready)
+    ready.kvm1.guests[UUID].xml = ready.kvm1.guests[UUID].xml.replace(
+        "<os>", "<memtune><hard_limit unit='GiB'>3</hard_limit></memtune><os>"
+    )
+    ready.kvm2.memory_free = options.pop("_memory", ready.kvm2.memory_free)
+    make(ready)
+    result = go(ready, check=True, **options)
+    assert not result.failed, result.msg
+    assert [one for one in rows(result, "warn") if one not in ("qemu_users",)] == []
 
 
 def test_a_port_where_somebody_listens_is_not_connected_to(ready):

@@ -73,6 +73,7 @@ def of_machine() -> Dict[str, Any]:
         "huge_pages": _huge_pages(),
         "swap_free": _swap_free(),
         "userfaultfd": _text("proc/sys/vm/unprivileged_userfaultfd").strip(),
+        "userfaultfd_device": _is_for_others("dev/userfaultfd"),
         "swtpm": shutil.which("swtpm") is not None,
     }
 
@@ -162,6 +163,14 @@ def _names(name: str) -> List[str]:
         return []
 
 
+def _is_for_others(name: str) -> bool:
+    """Whether somebody but root may use a device."""
+    try:
+        return bool(os.stat(_path(name)).st_mode & 0o066)
+    except OSError:
+        return False
+
+
 def _interfaces() -> Dict[str, int]:
     """By network device, bridges among them, its MTU."""
     found = {name: _text(f"sys/class/net/{name}/mtu").strip() for name in _names("sys/class/net")}
@@ -176,7 +185,14 @@ def _mounts() -> List[Dict[str, Any]]:
         if len(words) < 4 or words[2] in _NO_STORAGE:
             continue
         path = _OCTAL.sub(lambda match: chr(int(match[1], 8)), words[1])
-        found[path] = {"path": path, "type": words[2], "read_only": "ro" in words[3].split(",")}
+        options = words[3].split(",")
+        found[path] = {
+            "path": path,
+            "type": words[2],
+            "read_only": "ro" in options,
+            # Whether files have labels there, of their own or one for all of them.
+            "labelled": any(option == "seclabel" or option.startswith("context=") for option in options),
+        }
     return list(found.values())
 
 

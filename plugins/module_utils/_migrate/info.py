@@ -29,7 +29,7 @@ def gather(uri: str, names: Sequence[str], timeout: float, local: Local, detaile
             "host": {
                 **_host(host),
                 "certificates": local.certificates() if parsed.is_local else None,
-                **({"facts": _facts(host, parsed.is_local)} if detailed else {}),
+                **({"facts": _facts(host, local if parsed.is_local else None)} if detailed else {}),
             },
             "domains": [_domain(host, domain) for domain in host.domains() if not names or domain.name in names],
             "pools": [{"name": pool.name, "path": pool.path, "active": pool.active} for pool in host.pools()],
@@ -42,9 +42,12 @@ def gather(uri: str, names: Sequence[str], timeout: float, local: Local, detaile
         host.close()
 
 
-def _facts(host: Host, here: bool) -> Dict[str, Any]:
+def _facts(host: Host, local: Local | None) -> Dict[str, Any]:
     found = facts.of_host(host)
-    return {**found, **facts.of_machine(), "addresses": facts.own_addresses()} if here else found
+    if local is None:
+        return found
+    own = {"addresses": facts.own_addresses(), "certificates": local.certificate_facts()}
+    return {**found, **facts.of_machine(), **own}
 
 
 def _runs(local: Local, names: Sequence[str]) -> Dict[str, Any]:

@@ -131,6 +131,30 @@ class Local:
             "verify": certificates.verifies(conf),
         }
 
+    def certificate_facts(self) -> Dict[str, Any]:
+        """By name, what is known of those certificates; nothing without openssl."""
+        known = self.certificates()
+        found: Dict[str, Any] = {}
+        for name in (certificates.AUTHORITY, certificates.SERVER[0], certificates.CLIENT[0]):
+            if name not in known["files"] or shutil.which(certificates.DESCRIBE[0]) is None:
+                continue
+            path = os.path.join(known["directory"], name)
+            status, output, errors = self._run_command([*certificates.DESCRIBE, path])
+            found[name] = {**certificates.described(output), "path": path}
+            if status:
+                found[name]["trouble"] = f"openssl cannot read it: {_last(errors)}"
+            elif name != certificates.AUTHORITY:
+                found[name]["trouble"] = self._chain_trouble(
+                    path, os.path.join(known["directory"], certificates.AUTHORITY)
+                )
+        return found
+
+    def _chain_trouble(self, path: str, authority: str) -> str:
+        """Why a certificate is none of that authority; its dates are judged by the clock of the one who judges."""
+        command = ["openssl", "verify", "-no_check_time", "-CAfile", authority, path]
+        status, output, errors = self._run_command(command)
+        return f"it is not of {authority}: {_last(errors or output)}" if status else ""
+
     # The journal
 
     def journal(self) -> List[Dict[str, Any]]:
@@ -218,6 +242,11 @@ def _compare(image: Mapping[str, Any], identity: Mapping[str, int]) -> str:
         return "unchanged"
     same_file = "inode" in image and all(image.get(key) == identity.get(key) for key in ("inode", "device"))
     return "unsettled" if same_file and image.get("phase") == "moving" else "changed"
+
+
+def _last(text: str) -> str:
+    lines = text.strip().splitlines()
+    return lines[-1].strip() if lines else "no reason given"
 
 
 def _text(path: str) -> str:

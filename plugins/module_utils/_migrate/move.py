@@ -298,7 +298,7 @@ class Move:
             self._dest,
             self._dest_pools,
             (self._facts or {}).get("host", {}).get("facts"),
-            self._local is not None,
+            self._local,
         )
         images = {plan.source: self._volume(plan.source) for plan in layout.copied} if mode in table.ACTIVE else {}
         case = look.case(self._text, defined, layout, self._definition, images)

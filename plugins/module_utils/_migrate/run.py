@@ -106,7 +106,7 @@ def _unreached(request: Request, report: Report, source: Host) -> Refusal:
         return report.findings.refusal
     mode = "live" if domain.active else "offline"
     text = source.xml(domain.uuid)
-    local = uris.parse(options["uri"]).is_local
+    local = request.local if uris.parse(options["uri"]).is_local else None
     look = Survey(domain.name, mode, options, source, None, None, said["facts"], local, said["hostname"])
     note(look.case(text, "", Layout(), domain_xml.parse(text), {}), report, options["preflight"])
     return report.findings.refusal

@@ -22,6 +22,7 @@ from .._pure.preflight import Case
 from .._pure.refusal import Refusal
 from . import facts
 from .disks import Layout
+from .local import Local
 from .probe import Storage
 from .report import Report
 
@@ -41,7 +42,7 @@ class Survey:
         dest: Host | None,
         pools: Storage | None,
         there: Mapping[str, Any] | None,
-        local: bool,
+        local: Local | None,
         dest_name: str = "",
     ):
         self._name = name
@@ -65,8 +66,10 @@ class Survey:
         """Everything that is known; `text` is the guest's XML, and `defined` its definition where it runs."""
         needs = parts.of(self._options.get("dest_xml") or text)
         here: Mapping[str, Any] = {"cpu": parts.offers(self._source.capabilities).cpu}
-        if self._local:
+        if self._local is not None:
             here = {**here, **facts.of_machine()}
+            if self._options["tls"] == "true":
+                here["certificates"] = self._local.certificate_facts()
         there = self._facts_there(needs)
         hosts = [self._source] + ([self._dest] if self._dest is not None else [])
         return Case(
@@ -142,15 +145,22 @@ class Survey:
         )
         found: Dict[str, Any] = {"range": (low, high)}
         migrate_uri = options["migrate_uri"] or ""
-        if not (self._runs and self._local) or options["tunnelled"] or migrate_uri.startswith("unix:"):
+        other_ways = ("unix:", "rdma:")
+        if not self._runs or self._local is None or options["tunnelled"] or migrate_uri.startswith(other_ways):
+            return found
+        if uris.parse(self._source.uri).driver != "qemu":
             return found
         address = uris.parse_data(migrate_uri) if migrate_uri else ""
+        # What QEMU compares the destination's certificate with.
+        found["tls_name"] = options["tls_destination"] or address or (self._dest.hostname if self._dest else "")
         if not address:
             name = conf.get("migration_host") or (self._dest.hostname if self._dest is not None else "")
             if not name:
                 return found
             found.update(name=name, name_here=facts.addresses(name))
             address = next(iter(found["name_here"]), "")
+        if there.get("listening") is None:
+            return {**found, "unknown": True}
         return {**found, **self._ports(found["range"], address, there, layout)}
 
     def _ports(self, span: Tuple[int, int], address: str, there: Mapping[str, Any], layout: Layout) -> Dict[str, Any]:

@@ -15,8 +15,8 @@ import posixpath
 from dataclasses import dataclass, field
 from typing import Any, Callable, Dict, Iterator, List, Mapping, Sequence, Tuple
 
+from . import certificates, storage
 from . import options as table
-from . import storage
 from .findings import FAIL, PASS, SKIPPED, WARN
 from .needs import Needs
 from .storage import DiskPlan
@@ -101,7 +101,8 @@ class Case:
         missing = [fact for fact in facts if self.there.get(fact) is None]
         if not missing:
             return []
-        return [Found(SKIPPED, f"{self.dest} did not tell of its {missing[0].replace('_', ' ')}")]
+        what = {"listening": "ports, and one where somebody listens must not be tried"}.get(missing[0], missing[0])
+        return [Found(SKIPPED, f"{self.dest} did not tell of its {what.replace('_', ' ')}")]
 
 
 Judge = Callable[[Case], Iterator[Found]]
@@ -232,7 +233,7 @@ def _memory(case: Case) -> Iterator[Found]:
         yield Found(
             FAIL,
             f"{case.name} has {_amount(need)} of memory, and {case.dest} can give {_amount(free)}",
-            f"free memory on {case.dest}, or choose another host",
+            f"free memory on {case.dest}, or choose another host; preflight: warn where that is meant to be so",
         )
     else:
         yield Found(PASS, f"{case.dest} can give {_amount(free)}, and {_amount(need)} are needed")
@@ -302,6 +303,8 @@ def _secrets(case: Case) -> Iterator[Found]:
 
 
 def _ports(case: Case) -> Iterator[Found]:
+    if case.between.get("unknown"):
+        yield from case.lacks("listening")
     tried: Mapping[str, Mapping[int, str]] = case.between.get("ports") or {}
     for address, answers in tried.items():
         closed = {port: why for port, why in answers.items() if why}
@@ -362,13 +365,13 @@ def _dest_name(case: Case) -> Iterator[Found]:
             f"{case.source} cannot resolve {name}, as {case.dest} calls itself, and libvirt would send the data there",
             f"let {case.source} resolve {name}, or set migration_address",
         )
-    elif any(map(_is_loopback, resolved)):
+    elif all(map(_is_loopback, resolved)):
         yield Found(
             FAIL,
             f"on {case.source} the name {name} of {case.dest} leads to {resolved[0]}, which is {case.source} itself",
             f"correct the entry of {name} in /etc/hosts on {case.source}, or set migration_address",
         )
-    elif any(map(_is_loopback, case.there.get("addresses") or ())):
+    elif case.there.get("addresses") and all(map(_is_loopback, case.there["addresses"])):
         yield Found(
             WARN,
             f"on {case.dest} its own name {name} leads to {case.there['addresses'][0]}",
@@ -379,7 +382,8 @@ def _dest_name(case: Case) -> Iterator[Found]:
 
 
 def _tls_force(case: Case) -> Iterator[Found]:
-    if not case.runs or case.options["tls"] == "true":
+    # Where libvirt's own connection carries the data, it lets that pass.
+    if not case.runs or case.options["tls"] == "true" or case.options["tunnelled"]:
         return
     for host, facts in ((case.source, case.here), (case.dest, case.there)):
         if (facts.get("qemu_conf") or {}).get("migrate_tls_force", "0") != "0":
@@ -388,6 +392,42 @@ def _tls_force(case: Case) -> Iterator[Found]:
                 f"{host} lets nothing travel unencrypted (migrate_tls_force in its qemu.conf), and TLS is not used",
                 "say tls: true",
             )
+
+
+def _certificates(case: Case) -> Iterator[Found]:
+    """Those that QEMU shows and asks for; whether they are there at all is known before."""
+    here, there = case.here.get("certificates"), case.there.get("certificates")
+    if not case.runs or case.options["tls"] != "true" or not (here and there):
+        return
+    sides = [
+        (case.source, here, case.here.get("now"), name) for name in (certificates.AUTHORITY, certificates.CLIENT[0])
+    ]
+    sides += [
+        (case.dest, there, case.there.get("now"), name) for name in (certificates.AUTHORITY, certificates.SERVER[0])
+    ]
+    cure = "issue a new one, of the same authority on both hosts"
+    for host, known, now, name in sides:
+        one = known.get(name)
+        if one is None or now is None:
+            continue
+        trouble, soon = certificates.trouble(one, now), certificates.ends_soon(one, now)
+        if trouble:
+            yield Found(FAIL, f"{one['path']} on {host} is of no use: {trouble}", cure)
+        elif soon:
+            yield Found(WARN, f"{one['path']} on {host} expires on {soon}", cure)
+        else:
+            yield Found(PASS, f"{one['path']} on {host} is valid")
+    prints = [known.get(certificates.AUTHORITY, {}).get("fingerprint", "") for known in (here, there)]
+    if all(prints) and prints[0] != prints[1]:
+        yield Found(FAIL, f"{case.source} and {case.dest} trust different authorities for TLS", cure)
+    wanted, server = case.between.get("tls_name"), there.get(certificates.SERVER[0])
+    if wanted and server and not certificates.is_for(server, wanted):
+        has = ", ".join(server["names"]) or "nobody"
+        yield Found(
+            FAIL,
+            f"{server['path']} on {case.dest} is for {has}, and the data goes to {wanted}",
+            "say tls_destination with one of these names, or issue one for the name that is used",
+        )
 
 
 def _clocks(case: Case) -> Iterator[Found]:
@@ -411,7 +451,8 @@ def _on_demand(case: Case) -> Iterator[Found]:
     if not (case.runs and case.options["postcopy"]):
         return
     user = case.there.get("qemu_user") or {}
-    if case.there.get("userfaultfd") == "0" and user and user["uid"] != 0:
+    barred = case.there.get("userfaultfd") == "0" and not case.there.get("userfaultfd_device")
+    if barred and user and user["uid"] != 0:
         yield Found(
             FAIL,
             f"post-copy is not possible to {case.dest}: QEMU runs as {user['name']} there, who may not use userfaultfd",
@@ -427,7 +468,8 @@ def _qemu_users(case: Case) -> Iterator[Found]:
     for plan in case.used if numbers[0] != numbers[1] else ():
         kind = mount_of(plan.source, case.here.get("mounts") or ()).get("type", "")
         yield Found(
-            FAIL if kind in NFS_TYPES else WARN,
+            # A root that is not squashed may use them all the same.
+            FAIL if kind in NFS_TYPES and here["uid"] and there["uid"] else WARN,
             f"QEMU uses {plan.source} as {here['name']} ({_numbers(here)}) on {case.source}, and as {there['name']}"
             f" ({_numbers(there)}) on {case.dest}",
             "give that user and its group the same numbers on all hosts, and the images to them",
@@ -442,7 +484,9 @@ def _selinux(case: Case) -> Iterator[Found]:
     ):
         selinux = facts.get("selinux") or {}
         for path in paths if selinux.get("enforcing") else ():
-            kind = mount_of(path, facts.get("mounts") or ()).get("type", "")
+            mount = mount_of(path, facts.get("mounts") or ())
+            # A share that has labels, or one label for all of it, needs no switch.
+            kind = "" if mount.get("labelled") else mount.get("type", "")
             switch = needed.get(kind, "virt_use_fusefs" if kind.startswith("fuse") else "")
             if switch and switch not in selinux["on"]:
                 yield Found(
@@ -631,6 +675,13 @@ CHECKS = (
     ),
     Check("ports", "The firewall lets the ports for memory and disks through.", _ports, "port_closed", "firewall"),
     Check("free_ports", "Enough of these ports are free.", _free_ports, "port_busy"),
+    Check(
+        "certificates",
+        "Certificates for TLS are valid, of one authority, and for the name that is used.",
+        _certificates,
+        "tls_certificate",
+        "libvirt_tls",
+    ),
     Check("tls_force", "No host insists on TLS where it is not used.", _tls_force, "tls_required", "libvirt_tls"),
     Check("userfaultfd", "QEMU may fetch pages on demand, for post-copy.", _on_demand, "no_postcopy"),
     Check("clocks", "Both hosts have the same time.", _clocks),

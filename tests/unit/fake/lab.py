@@ -61,6 +61,10 @@ class Lab:
         monkeypatch.setattr(local.Local, "daemon_errors", lambda _, since: list(self.daemon_errors))
         monkeypatch.setattr(AnsibleModule, "warn", lambda _, text, **more: self.warnings.append(text))
         monkeypatch.setattr(local.Local, "certificates", lambda _: self.certificates.get(self.world.local, NO_TLS))
+        self.certificate_facts = {}
+        monkeypatch.setattr(
+            local.Local, "certificate_facts", lambda _: self.certificate_facts.get(self.world.local, {})
+        )
         fake_carry.use(self.world, monkeypatch)
         # By host, what its own files tell; by address, ports that a firewall closes; and names that are known.
         self.machines = {}
