@@ -64,7 +64,8 @@ host:
   type: dict
 domains:
   description:
-    - The VMs, each with C(name), C(uuid), C(state), C(persistent), C(autostart) and C(disks).
+    - The VMs, each with C(name), C(uuid), C(state), C(persistent), C(autostart) and C(disks), and with O(facts)
+      with what it C(needs) of its host.
     - States are V(running), V(paused), V(postcopy_failed), V(incoming), V(shut_off), V(crashed) and
       V(unknown).
   returned: success

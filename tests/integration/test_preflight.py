@@ -21,7 +21,8 @@ CONF = "/etc/libvirt/qemu.conf"
 # As the role has it.
 RULE = 'rule family="ipv4" source address="172.16.1.231" port port="49152-49215" protocol="tcp" accept'
 KEYS = "/root/.ssh/authorized_keys"
-NETWORK = "<network><name>blue</name><bridge name='virblue0'/></network>"
+# One that needs nothing to be made for it.
+NETWORK = "<network><name>blue</name><forward mode='bridge'/><bridge name='br-lan'/></network>"
 MAC = "52:54:00:00:77:01"
 
 pytestmark = pytest.mark.usefixtures("mended")

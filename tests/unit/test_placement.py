@@ -327,3 +327,34 @@ def test_a_silent_host_keeps_no_other_one_from_being_judged():
 
 def test_an_unknown_vm_is_an_error_where_all_are_to_be_judged():
     assert "unknown VM 'c'" in plan(FLEET, vm="c", every=True)["errors"][0]
+
+
+NEEDS = {"memory": 2 << 30, "networks": ["blue"]}
+
+
+def told(number: int, networks: tuple[str, ...] = ("blue",), available: int = 8 << 30, **domains: str) -> dict:
+    """The same with facts, and VMs that need a network and memory."""
+    said = host(number, **domains)
+    said["host"]["facts"] = {
+        "networks": [{"name": name, "active": True} for name in networks],
+        "memory": {"total": 16 << 30, "available": available},
+    }
+    said["domains"] = [{**domain, "needs": NEEDS} for domain in said["domains"]]
+    return said
+
+
+def test_the_first_host_that_fits_is_taken():
+    facts = {"kvm1": told(1, a="running"), "kvm2": told(2, ()), "kvm3": told(3, available=1 << 30), "kvm4": told(4)}
+    for dest, chosen in (("kvm2,kvm3,kvm4", "kvm4"), ("kvm4,kvm2", "kvm4"), ("kvm3,kvm2", "kvm3")):
+        assert ways(plan(facts, vm="a", dest=dest)) == [("a", "kvm1", chosen)]
+
+
+def test_a_host_is_no_worse_for_a_vm_that_is_shut_off():
+    facts = {"kvm1": told(1, a="shut_off"), "kvm2": told(2, (), 0), "kvm3": told(3)}
+    assert ways(plan(facts, vm="a", dest="kvm2,kvm3")) == [("a", "kvm1", "kvm2")]
+
+
+def test_without_a_wish_it_is_told_where_a_vm_could_go_and_why_not_elsewhere():
+    facts = {"kvm1": told(1, a="running"), "kvm2": told(2, ()), "kvm3": told(3)}
+    (error,) = plan(facts, vm="a")["errors"]
+    assert error.endswith("could go to: kvm3; not to kvm2: kvm2 has no libvirt network blue, which a is in")

@@ -18,7 +18,7 @@ MODULE = """#!/usr/bin/python
 import json
 import os
 from ansible.module_utils.basic import AnsibleModule
-names = ("name", "cleanup", "moves", "options", "limits")
+names = ("name", "cleanup", "moves", "options", "limits", "facts")
 module = AnsibleModule(argument_spec={name: {"type": "raw"} for name in names}, supports_check_mode=True)
 with open(TOLD) as stream:
     said = json.load(stream)[os.environ["TEST_HOST"]][NAME]

@@ -7,10 +7,11 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import asdict
 from typing import Any, Dict, List, Sequence
 
 from .._libvirt import MIGRATION_OUT, Domain, Host, LibvirtFailure, NotFound
-from .._pure import domain_xml
+from .._pure import domain_xml, needs
 from .._pure import uri as uris
 from .._pure.refusal import Refusal
 from . import facts
@@ -31,7 +32,9 @@ def gather(uri: str, names: Sequence[str], timeout: float, local: Local, detaile
                 "certificates": local.certificates() if parsed.is_local else None,
                 **({"facts": _facts(host, local if parsed.is_local else None)} if detailed else {}),
             },
-            "domains": [_domain(host, domain) for domain in host.domains() if not names or domain.name in names],
+            "domains": [
+                _domain(host, domain, detailed) for domain in host.domains() if not names or domain.name in names
+            ],
             "pools": [{"name": pool.name, "path": pool.path, "active": pool.active} for pool in host.pools()],
             "journal": local.journal() if parsed.is_local else [],
             **(_runs(local, names) if parsed.is_local else {"runs": [], "unfinished": []}),
@@ -95,10 +98,12 @@ def state_at(host: Host, domain: Domain) -> str:
     return state_of(domain, arriving=not _leaving(host, domain))
 
 
-def _domain(host: Host, domain: Domain) -> Dict[str, Any]:
+def _domain(host: Host, domain: Domain, detailed: bool) -> Dict[str, Any]:
     disks: List[Dict[str, Any]] = []
+    more: Dict[str, Any] = {}
     # A domain can go away while the host is being looked at.
     with suppress(NotFound, Refusal):
+        text = host.xml(domain.uuid)
         disks = [
             {
                 "target": disk.target,
@@ -107,8 +112,9 @@ def _domain(host: Host, domain: Domain) -> Dict[str, Any]:
                 "path": disk.source,
                 "format": disk.format,
             }
-            for disk in domain_xml.parse(host.xml(domain.uuid)).disks
+            for disk in domain_xml.parse(text).disks
         ]
+        more = {"needs": asdict(needs.of(text))} if detailed else {}
     return {
         "name": domain.name,
         "uuid": domain.uuid,
@@ -116,4 +122,5 @@ def _domain(host: Host, domain: Domain) -> Dict[str, Any]:
         "persistent": domain.persistent,
         "autostart": domain.autostart,
         "disks": disks,
+        **more,
     }

@@ -7,8 +7,8 @@
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
-from dataclasses import dataclass
-from typing import Dict, Iterator, List, Mapping, Tuple
+from dataclasses import dataclass, fields
+from typing import Any, Dict, Iterator, List, Mapping, Tuple
 
 from .domain_xml import size
 
@@ -40,6 +40,13 @@ class Needs:
     emulated_tpm: bool = False
     # What it would have after its next start, in words that can be compared.
     parts: Tuple[str, ...] = ()
+
+
+def read(plain: Mapping[str, Any]) -> Needs:
+    """Needs that were told as plain data."""
+    known: Dict[str, Any] = {field.name: plain[field.name] for field in fields(Needs) if field.name in plain}
+    lists = {name: tuple(value) for name, value in known.items() if isinstance(value, list)}
+    return Needs(**{**known, **lists})
 
 
 def of(text: str) -> Needs:

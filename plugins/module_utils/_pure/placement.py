@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from . import needs, preflight, queue
 from . import options as table
-from . import queue
 from .refusal import Refusal
 
 MODES = ("auto", "live", "offline")
@@ -42,6 +42,8 @@ class Seen:
     name: str
     error: str = ""
     identity: tuple[str, str] = ("", "")
+    # What VMs can have there, where it was asked for that.
+    facts: Mapping[str, Any] = field(default_factory=dict)
     domains: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     # What goes on there by the VM's name, and what was killed there by its UUID.
     runs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -83,6 +85,7 @@ def read_facts(facts: Mapping[str, Mapping[str, Any]]) -> dict[str, Seen]:
             hosts[name] = Seen(
                 name,
                 identity=(host.get("uuid", ""), host.get("hostname", "")),
+                facts=host.get("facts") or {},
                 domains={domain["name"]: domain for domain in result["domains"]},
                 runs={run["name"]: run for run in result.get("runs", [])},
                 unfinished={run["uuid"]: run for run in result.get("unfinished", [])},
@@ -269,9 +272,11 @@ def _plan_one(
 
     wanted = dest or split_names(declared.get(name, {}).get("host"))
     if not wanted:
-        candidates = [host.name for host in hosts.values() if host.answers and host not in homes]
+        others = {host.name: obstacle(name, homes[0], host) for host in hosts.values() if host.answers}
+        others = {host: why for host, why in others.items() if host not in [home.name for home in homes]}
+        no = "".join(f"; not to {host}: {why}" for host, why in others.items() if why)
         return f"VM {name} has no declared host and no dest is given; it is on {homes[0].name} and could go to: " + (
-            ", ".join(candidates) or "no other host"
+            (", ".join(host for host, why in others.items() if not why) or "no other host") + no
         )
     unknown = [host for host in wanted if host not in hosts]
     if unknown:
@@ -308,7 +313,9 @@ def _plan_one(
     alias = next((host for host in wanted if hosts[host].answers and hosts[host].identity == home.identity), None)
     if alias:
         return f"source {home.name} and destination {alias} are one host under two names (UUID {home.identity[0]})"
-    fit = next((host for host in wanted if hosts[host].answers), None)
+    answering = [host for host in wanted if hosts[host].answers]
+    # Where none fits the first one is told of, with all that is in the way.
+    fit = next((host for host in answering if not obstacle(name, home, hosts[host])), next(iter(answering), None))
     if torn:
         fit = next((home.name for home in running if home.name in wanted), fit)
     if arriving:
@@ -318,6 +325,24 @@ def _plan_one(
         return f"VM {name} cannot move: {_say_silent([hosts[host] for host in wanted])}"
     step.source, step.dest = home.name, fit
     return step
+
+
+def obstacle(name: str, home: Seen, there: Seen) -> str:
+    """What keeps a VM from a host, by what all of them have told; nothing where they have not."""
+    domain = home.domains[name]
+    if not (domain.get("needs") and there.facts):
+        return ""
+    case = preflight.Case(
+        name=name,
+        mode="live" if domain["state"] in ACTIVE_STATES else "offline",
+        needs=needs.read(domain["needs"]),
+        options={option.name: option.default for option in table.OPTIONS},
+        source=home.name,
+        dest=there.name,
+        here=home.facts,
+        there=there.facts,
+    )
+    return "; ".join(preflight.obstacles(case))
 
 
 def _homes(name: str, hosts: Mapping[str, Seen]) -> list[Seen]:

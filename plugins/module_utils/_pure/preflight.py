@@ -614,6 +614,8 @@ class Check:
     # What a move is refused with, where that is not the id, and the role of this collection that cures it.
     failure_class: str = ""
     role: str | None = None
+    # Whether what the hosts and the guest say of themselves is enough for it, whoever asks.
+    anywhere: bool = False
 
 
 CHECKS = (
@@ -652,14 +654,26 @@ CHECKS = (
     Check("tls", "Both hosts have certificates, where the data shall be encrypted."),
     Check("versions", "Both hosts know the options that were asked for."),
     # What only facts are needed for.
-    Check("machine", "The destination's QEMU knows its machine type.", _machine),
-    Check("emulator", "The destination has its emulator, and runs guests of its type.", _emulator),
+    Check("machine", "The destination's QEMU knows its machine type.", _machine, anywhere=True),
+    Check("emulator", "The destination has its emulator, and runs guests of its type.", _emulator, anywhere=True),
     Check("cpu", "The destination has the features of its CPU.", _cpu),
-    Check("memory", "The destination has memory, or huge pages, for it.", _memory, "no_memory"),
-    Check("networks", "libvirt's networks that it is in are active at the destination.", _networks, "network_missing"),
-    Check("bridges", "Bridges and network devices are there, with the same MTU.", _bridges, "bridge_missing"),
-    Check("secrets", "Secrets that it needs are at the destination.", _secrets, "secret_missing"),
-    Check("swtpm", "What emulates its TPM is there.", _swtpm),
+    Check("memory", "The destination has memory, or huge pages, for it.", _memory, "no_memory", anywhere=True),
+    Check(
+        "networks",
+        "libvirt's networks that it is in are active at the destination.",
+        _networks,
+        "network_missing",
+        anywhere=True,
+    ),
+    Check(
+        "bridges",
+        "Bridges and network devices are there, with the same MTU.",
+        _bridges,
+        "bridge_missing",
+        anywhere=True,
+    ),
+    Check("secrets", "Secrets that it needs are at the destination.", _secrets, "secret_missing", anywhere=True),
+    Check("swtpm", "What emulates its TPM is there.", _swtpm, anywhere=True),
     Check("live_definition", "What runs is what its definition says.", _live_definition),
     Check("space", "There is room for the disks that are copied.", _space, "no_space"),
     Check("mounts", "Shared disks are on file systems that both hosts may write to.", _mounts, "read_only"),
@@ -695,3 +709,9 @@ def judge(case: Case) -> Iterator[Tuple[Check, Found]]:
     for check in CHECKS:
         for found in check.judge(case) if check.judge is not None else ():
             yield check, found
+
+
+def obstacles(case: Case) -> List[str]:
+    """What keeps a guest from a host, by what both and the guest say of themselves; the way there is not looked at."""
+    judges = [check.judge for check in CHECKS if check.anywhere and check.judge is not None]
+    return [found.evidence for judge in judges for found in judge(case) if found.status == FAIL]
