@@ -46,7 +46,7 @@ class Obstacle:
 def attached(kind: str, source: str) -> tuple[str, str]:
     """Commands that give the guest another network card, and take it away."""
     attach = f"virsh attach-interface {VM} {kind} {source} --mac {MAC} --model virtio --live"
-    return attach, f"virsh detach-interface {VM} {kind} --mac {MAC} --live; sleep 3"
+    return attach, f"for one in {kind} bridge; do virsh detach-interface {VM} $one --mac {MAC} --live; done; sleep 3"
 
 
 def conf(line: str) -> dict[str, str]:

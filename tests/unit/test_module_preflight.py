@@ -196,6 +196,13 @@ OBSTACLES = [
         "virsh net-start default on kvm2",
     ),
     Obstacle(
+        "networks",
+        # As it is in a guest that runs, where the network is a bridge of its host.
+        change("<source bridge='br0'/>", "<source network='blue' portid='x' bridge='br-blue'/>"),
+        "kvm2 has no libvirt network blue, which a is in",
+        "virsh net-define on kvm2",
+    ),
+    Obstacle(
         "bridges",
         there(interfaces={"eth1": 1500}),
         "kvm2 has no bridge br0, which a is attached to",

@@ -78,8 +78,19 @@ def _named_cpu(cpu: ET.Element | None) -> str:
 
 
 def _sources(interfaces: List[ET.Element], kind: str, attribute: str) -> Tuple[str, ...]:
-    found = [node.find("source") for node in interfaces if node.get("type") == kind]
-    names = [node.get(attribute, "") for node in found if node is not None]
+    """What interfaces of that kind are attached to.
+
+    One of a network that is a bridge of the host is of that kind in a guest that runs, and names the network still: at
+    the destination the network counts, and may have another bridge.
+    """
+    names = []
+    for node in interfaces:
+        source = node.find("source")
+        if source is None:
+            continue
+        is_kind = "network" if source.get("network") is not None else node.get("type")
+        if is_kind == kind:
+            names.append(source.get(attribute, ""))
     return tuple(dict.fromkeys(filter(None, names)))
 
 
@@ -120,6 +131,7 @@ def _parts(root: ET.Element) -> Iterator[str]:
             yield f"disk {'' if target is None else target.get('dev', '')} {where}".strip()
     for node in root.findall("devices/interface"):
         mac, source = node.find("mac"), node.find("source")
+        # A network is named on both, and its bridge only while the guest runs.
         where = _first(source, "network", "bridge", "dev")
         yield f"interface {'' if mac is None else mac.get('address', '')} {where}".strip()
     yield from (f"hostdev {node.get('type', '')}" for node in root.findall("devices/hostdev"))
