@@ -23,7 +23,7 @@ RULE = 'rule family="ipv4" source address="172.16.1.231" port port="49152-49215"
 KEYS = "/root/.ssh/authorized_keys"
 # One that needs nothing to be made for it.
 NETWORK = "<network><name>blue</name><forward mode='bridge'/><bridge name='br-lan'/></network>"
-MAC = "52:54:00:00:77:01"
+MAC, ALIAS = "52:54:00:00:77:01", "ua-more"
 
 pytestmark = pytest.mark.usefixtures("mended")
 
@@ -45,8 +45,8 @@ class Obstacle:
 
 def attached(kind: str, source: str) -> tuple[str, str]:
     """Commands that give the guest another network card, and take it away."""
-    attach = f"virsh attach-interface {VM} {kind} {source} --mac {MAC} --model virtio --live"
-    return attach, f"for one in {kind} bridge; do virsh detach-interface {VM} $one --mac {MAC} --live; done; sleep 3"
+    attach = f"virsh attach-interface {VM} {kind} {source} --mac {MAC} --model virtio --alias {ALIAS} --live"
+    return attach, f"virsh detach-device-alias {VM} {ALIAS} --live; sleep 3"
 
 
 def conf(line: str) -> dict[str, str]:
