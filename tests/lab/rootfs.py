@@ -59,6 +59,7 @@ PACKAGES = [
     # SELinux, which the hosts that have a kernel of their own switch on
     "selinux-policy-default",
     "policycoreutils",
+    "policycoreutils-python-utils",
     "selinux-utils",
     "python3-selinux",
     "python3-semanage",
