@@ -207,7 +207,7 @@ def test_check_mode_announces_and_changes_nothing(hosts):
     run = play("--limit", "labkvm1", "--check", "--diff", firewall_open_to="all")
     assert run.rc == 0, run.out
     assert run.changed > 0
-    assert "enabled in public: rule port port=" in run.out
+    assert 'rule port port=\\"49152-49215\\" protocol=\\"tcp\\" accept' in run.out, run.out
     assert hosts["labkvm1"].check_output(STATE) == before
 
 

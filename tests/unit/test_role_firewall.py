@@ -120,6 +120,24 @@ def test_each_address_of_a_peer_is_let_in_where_its_packets_arrive():
     assert answer["record"]["rules"] == [entry("internal", OVER_PRIVATE), entry("public", OVER_LAN)]
 
 
+def test_all_rules_of_a_zone_are_one_call_for_now_and_one_for_good():
+    host = Host(runtime=[OVER_LAN, FOREIGN], permanent=[FOREIGN], files=recorded([entry("public", FOREIGN)]))
+    for_good, now = ["firewall-cmd", "--permanent", "--zone=public"], ["firewall-cmd", "--zone=public"]
+    add, remove = "--add-rich-rule=", "--remove-rich-rule="
+    assert plan.plan(wish(zone="public"), host)["commands"] == [
+        [*for_good, add + OVER_PRIVATE, add + OVER_LAN],
+        [*now, add + OVER_PRIVATE],
+        [*for_good, remove + FOREIGN],
+        [*now, remove + FOREIGN],
+    ]
+    # Where firewalld does not run there is nothing but what is for good.
+    host = Host(
+        active=(), permanent=[FOREIGN], runtime=[FOREIGN], files=recorded([entry("public", FOREIGN)], active=False)
+    )
+    said = plan.plan(wish(state="absent"), host)["commands"]
+    assert said == [["firewall-offline-cmd", "--zone=public", "--remove-rich-rule=" + FOREIGN]]
+
+
 def test_the_source_decides_the_zone_before_the_interface_does():
     answer = plan.plan(wish(ports=[], services=["nfs"]), Host(files={"/usr/lib/firewalld/services/nfs.xml": ""}))
     rule = 'rule family="ipv4" source address="10.0.1.232" service name="nfs" accept'

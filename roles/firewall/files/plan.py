@@ -221,6 +221,21 @@ def wanted_rules(wish, firewalld, for_ports, for_services):
     return list(dict.fromkeys(wanted))
 
 
+def commands(changes, active):
+    """All changes in few calls: a site has hundreds of rules, and each call takes its time."""
+    calls = {}
+    for change in changes:
+        for scope in ("permanent", "immediate"):
+            if change[scope] and (active or scope == "permanent"):
+                option = "--add-rich-rule=" if change["state"] == "enabled" else "--remove-rich-rule="
+                calls.setdefault((scope, change["zone"], option), []).append(option + change["rule"])
+    program = "firewall-cmd" if active else "firewall-offline-cmd"
+    return [
+        [program, *(["--permanent"] if active and scope == "permanent" else []), "--zone=" + zone, *options]
+        for (scope, zone, _option), options in calls.items()
+    ]
+
+
 def way_in(host, wish, firewalld):
     """Where firewalld, once started, would close the port that Ansible has come in through."""
     port, interface = wish["login_port"], ""
@@ -304,6 +319,7 @@ def plan_firewalld(wish, host, answer, record):
             if not same:
                 ours.append(entry)
 
+    answer["commands"] = commands(answer["changes"], answer["active"])
     if wish["state"] == "present":
         kept = {"service": (record or {}).get("service", service), "login": login}
         answer["record"] = dict(kept, rules=in_order(ours + gone))
@@ -402,6 +418,7 @@ def plan(wish, host):
         "enabled": False,
         "login": [],
         "changes": [],
+        "commands": [],
         "service": {"stop": False, "disable": False},
         "tables": {"4": [], "6": []},
         "repair": False,
