@@ -21,8 +21,9 @@ KVM1, KVM2, STORAGE = (
     ["192.168.1.235", "10.0.1.235"],
 )
 FIRST, LAST, BEYOND, DAEMON, NFS = 49152, 49215, 49216, 16509, 2049
-STATE = "firewall-cmd --list-all-zones; firewall-cmd --permanent --list-all-zones; systemctl is-active firewalld; \
-systemctl is-enabled firewalld"
+# Its order is that in which rules were added.
+STATE = """(firewall-cmd --list-all-zones; firewall-cmd --permanent --list-all-zones; systemctl is-active firewalld;
+systemctl is-enabled firewalld) | sort"""
 LISTEN = """
 import socket, sys, threading
 def serve(port):
