@@ -80,6 +80,7 @@ TEST = (
     # Of all roles, one after the other on one lab.
     Check("roles", "make --no-print-directory molecule S=roles", slow=True),
     Check("molecule", "make --no-print-directory molecule S=default", slow=True),
+    Check("preflight-lab", "make --no-print-directory molecule S=preflight", slow=True),
     Check("domblk", "make --no-print-directory molecule S=domblk", slow=True),
     Check("engine", "make --no-print-directory molecule S=engine", slow=True),
 )

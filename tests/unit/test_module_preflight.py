@@ -823,6 +823,52 @@ def test_the_engines_own_warnings_are_findings(ready):
     assert all(row["evidence"] in result.warnings for found in rows(result, "warn").values() for row in found)
 
 
+def fails_on_the_way(lab, message: str, make):
+    def fail(phase, _source, _dest, _guest):
+        if phase == "perform":
+            make(lab)
+            raise fake.libvirtError(message)
+
+    lab.world.script = fail
+
+
+def test_a_failure_on_the_way_tells_what_is_in_the_way_now(ready):
+    def closed(lab):
+        lab.closed_ports[ADDRESS] = range(49152, 49216)
+
+    fails_on_the_way(ready, "internal error: something broke", closed)
+    result = go(ready)
+    assert (result.outcome, result.failure_class, result.role) == ("failed", "port_closed", "firewall")
+    assert "something broke" in result.msg
+    assert f"found now: port 49152, 49153, 49215/tcp of {ADDRESS} cannot be reached" in result.msg
+    assert "open ports 49152-49215/tcp on kvm2" in result.cure
+    assert list(rows(result)) == ["ports"]
+    assert ready.where() == (fake.VIR_DOMAIN_RUNNING, None)
+
+
+def test_what_libvirt_says_of_a_cause_counts_before_what_is_found_beside_it(ready):
+    fails_on_the_way(ready, "Certificate does not match the hostname x", set_dest(networks={}))
+    result = go(ready)
+    assert result.failure_class == "tls_name"
+    assert "found now: kvm2 has no libvirt network default" in result.msg
+
+
+def test_a_failure_with_nothing_in_the_way_is_told_as_it_is(ready):
+    fails_on_the_way(ready, "internal error: something broke", nothing)
+    result = go(ready)
+    assert result.failure_class == "libvirt"
+    assert "found now" not in result.msg
+    assert rows(result) == {}
+
+
+def test_a_destination_that_is_gone_is_not_looked_at(ready):
+    def gone(lab):
+        lab.world.faults[("kvm2", "listAllStoragePools")] = fake.libvirtError("gone")
+
+    fails_on_the_way(ready, "internal error: something broke", gone)
+    assert go(ready).failure_class == "libvirt"
+
+
 def test_every_check_has_an_obstacle_here():
     assert set(preflight.ORDER) == {one.check for one in OBSTACLES} | {check for _make, check, _evidence in WARNINGS}
 

@@ -21,9 +21,10 @@ from .._pure import status as statuses
 from .._pure import uri as uris
 from .._pure.domain_xml import Definition
 from .._pure.domblk import File, Wish
+from .._pure.preflight import Case
 from .._pure.refusal import Refusal
 from .._pure.schedule import Size, Step
-from . import moments, probe, survey
+from . import facts, moments, probe, survey
 from . import place as places
 from .disks import Disks, Layout, image_users, remove_images
 from .ending import Ending, tried
@@ -287,8 +288,14 @@ class Move:
 
     def _judge(self, mode: str, layout: Layout, values: Mapping[str, Any]) -> None:
         """Look at what both hosts say of themselves, and at the way between them."""
-        if self._options["preflight"] == "skip":
-            return
+        if self._options["preflight"] != "skip":
+            told = (self._facts or {}).get("host", {}).get("facts")
+            case = self._case(mode, layout, values, self._dest_pools, told)
+            survey.note(case, self._report, self._options["preflight"])
+
+    def _case(
+        self, mode: str, layout: Layout, values: Mapping[str, Any], pools: Storage, told: Mapping[str, Any] | None
+    ) -> Case:
         defined = self._before if mode in table.ACTIVE and self._is_persistent else ""
         look = survey.Survey(
             self._place.name,
@@ -296,13 +303,22 @@ class Move:
             {**values, "unsafe": self._options["unsafe"]},
             self._source,
             self._dest,
-            self._dest_pools,
-            (self._facts or {}).get("host", {}).get("facts"),
+            pools,
+            told,
             self._local,
         )
         images = {plan.source: self._volume(plan.source) for plan in layout.copied} if mode in table.ACTIVE else {}
-        case = look.case(self._text, defined, layout, self._definition, images)
-        survey.note(case, self._report, self._options["preflight"])
+        return look.case(self._text, defined, layout, self._definition, images)
+
+    def _explained(self, refusal: Refusal, mode: str, layout: Layout, values: Mapping[str, Any]) -> Refusal:
+        """A failure on the way, with what is in the way now: it may have come since the checks."""
+        told = (self._facts or {}).get("host", {}).get("facts") or {}
+        try:
+            pools = Storage(self._dest, self._request.run_id, self._request.now)
+            case = self._case(mode, layout, values, pools, {**told, **facts.of_host(self._dest)})
+        except LibvirtFailure:
+            return refusal
+        return survey.explained(refusal, case, self._report)
 
     @property
     def _is_persistent(self) -> bool:
@@ -563,7 +579,10 @@ class Move:
         end = ending.settle(job)
         self._source, self._dest = ending.hosts
         if end.row.outcome != outcome.MIGRATED:
-            raise ending.fail(job, end)
+            refusal = ending.fail(job, end)
+            if end.row.outcome == outcome.FAILED and job.given_up is None:
+                refusal = self._explained(refusal, ledger.mode, layout, values)
+            raise refusal
         ending.succeed(job, end)
 
     # Files of a guest that is shut off

@@ -212,5 +212,25 @@ def note(case: Case, report: Report, preflight_is: str) -> None:
         report.findings.add(Finding(check.id, status, found.evidence, found.cure, role))
 
 
+# Failures of which libvirt tells only that they were.
+UNEXPLAINED = ("libvirt", "connection_lost", "connection_reset", "unreachable", "guest_died", "stream", "job_failed")
+
+
+def explained(refusal: Refusal, case: Case, report: Report) -> Refusal:
+    """A failure together with what the judges find now, which is its cause where libvirt knows none."""
+    found = [(check, one) for check, one in preflight.judge(case) if one.status == FAIL]
+    for check, one in found:
+        report.findings.add(Finding(check.id, FAIL, one.evidence, one.cure, check.role))
+    if not found:
+        return refusal
+    problem = f"{refusal.problem}; found now: {'; '.join(one.evidence for _check, one in found)}"
+    check, one = found[0]
+    if refusal.failure_class in UNEXPLAINED:
+        failure_class = check.failure_class or check.id
+        report.add(failure_class=failure_class)
+        return Refusal(problem, failure_class, one.cure, check.role, **refusal.details)
+    return Refusal(problem, refusal.failure_class, refusal.cure, refusal.role, **refusal.details)
+
+
 def _sizes(volumes: Mapping[str, Volume | None]) -> Dict[str, Tuple[int, int]]:
     return {path: (one.capacity, one.allocation) for path, one in volumes.items() if one is not None}
