@@ -135,13 +135,13 @@ OBSTACLES = [
     ),
     Obstacle(
         "media",
-        "labkvm2 has no /vm/medium.iso, the medium in drive sdz",
-        "virsh change-media centos64a sdz --eject",
+        "labkvm2 has no /vm/medium.img, the image of read-only disk vdz",
+        "copy it there",
         {
-            SOURCE: f"truncate -s 1M /vm/medium.iso; virsh pool-refresh vm;"
-            f" virsh attach-disk {VM} /vm/medium.iso sdz --targetbus usb --mode readonly --live"
+            SOURCE: "truncate -s 1M /vm/medium.img; virsh pool-refresh vm;"
+            f" virsh attach-disk {VM} /vm/medium.img vdz --targetbus virtio --mode readonly --live"
         },
-        {SOURCE: f"virsh detach-disk {VM} sdz --live; sleep 3; rm -f /vm/medium.iso; virsh pool-refresh vm"},
+        {SOURCE: f"virsh detach-disk {VM} vdz --live; sleep 3; rm -f /vm/medium.img; virsh pool-refresh vm"},
     ),
 ]
 
