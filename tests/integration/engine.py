@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 from typing import Any
 
 import pytest
@@ -33,6 +34,12 @@ full = pytest.mark.skipif(not FULL, reason="KVMOPS_FULL=1 has the time for it")
 HYPERVISORS = ("labkvm1", "labkvm2")
 PRIVATE = {"labkvm1": "172.16.1.231", "labkvm2": "172.16.1.232"}
 RECORD = re.compile(r"kvmops: record (\S+) (\d+)")
+
+
+def combined(*axes: Sequence[Any]) -> list[tuple[Any, ...]]:
+    """One value of each axis in every combination, or in the half of them in which still any two values meet."""
+    places = product(*(range(len(axis)) for axis in axes))
+    return [tuple(axis[at] for axis, at in zip(axes, place)) for place in places if FULL or sum(place) % 2 == 0]
 
 
 def other(host: str) -> str:

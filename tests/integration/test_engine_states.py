@@ -4,8 +4,6 @@
 
 from __future__ import annotations
 
-from itertools import product
-
 import pytest
 
 from tests.lab import faults
@@ -27,7 +25,7 @@ def is_stale(guest: engine.Guest, host: str) -> bool:
     return guest.virsh(host, "desc", "--config", "--title").strip() == STALE
 
 
-SITUATIONS = list(product(("transient", "persistent"), ("running", "paused"), ("none", "stale")))
+SITUATIONS = engine.combined(("transient", "persistent"), ("running", "paused"), ("none", "stale"))
 
 
 @pytest.mark.parametrize(("keeping", "state", "there"), SITUATIONS)
@@ -52,7 +50,7 @@ FLAGS = [
     {"persistent": False, "undefine_source": True},
     {"persistent": True, "undefine_source": False},
 ]
-CASES = list(product(("transient", "persistent"), ("none", "stale"), FLAGS))
+CASES = engine.combined(("transient", "persistent"), ("none", "stale"), FLAGS)
 
 
 @pytest.mark.parametrize(("keeping", "there", "flags"), CASES)
