@@ -41,7 +41,7 @@ systemctl is-active libvirtd.socket libvirtd-tls.socket
 """
 # What the daemon shows to whoever connects.
 SERIAL = (
-    "import hashlib, ssl; pem = ssl.get_server_certificate(('127.0.0.1', 16514));"
+    "import hashlib, ssl; pem = ssl.get_server_certificate(('127.0.0.1', 16514), timeout=10);"
     " print(hashlib.sha256(ssl.PEM_cert_to_DER_cert(pem)).hexdigest())"
 )
 
