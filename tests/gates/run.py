@@ -90,8 +90,8 @@ FULL = (
 )
 TABLES = {
     "lint": Table(LINT, at_once=2),
-    "test": Table(TEST, afterwards="make --no-print-directory lab-down"),
-    "full": Table(FULL, afterwards="make --no-print-directory lab-down"),
+    "test": Table(TEST, at_once=2, afterwards="make --no-print-directory lab-down"),
+    "full": Table(FULL, at_once=2, afterwards="make --no-print-directory lab-down"),
 }
 
 children: set[subprocess.Popen[bytes]] = set()
@@ -173,7 +173,8 @@ def main(arguments: list[str]) -> int:
                 say(f"not begun, because a quick check failed: {', '.join(check.name for check in chosen)}")
                 break
             touched_lab = touched_lab or (slow and bool(chosen))
-            with ThreadPoolExecutor(table.at_once) as pool:
+            # Slow ones share one lab.
+            with ThreadPoolExecutor(1 if slow else table.at_once) as pool:
                 for good in pool.map(run, chosen):
                     passed, failed = passed + good, failed + (not good)
     except KeyboardInterrupt as signalled:
