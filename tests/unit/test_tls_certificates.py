@@ -116,7 +116,7 @@ def test_a_certificate_of_another_key_is_made_anew():
     # As community.crypto writes it.
     own = ":".join(own[at : at + 2] for at in range(0, len(own), 2))
     assert judge(text, keys={WANTED["key"]: own})["due"] == []
-    other = own.replace("a", "b")
+    other = ("1" if own[0] == "0" else "0") + own[1:]
     assert judge(text, keys={WANTED["key"]: other})["due"][0]["why"] == f"{SERVER} is of another key"
 
 
