@@ -17,6 +17,10 @@ import testinfra
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PLAYBOOKS = REPOSITORY / "playbooks"
+# A scenario may have an inventory of its own.
+OWN_INVENTORY = REPOSITORY / "extensions/molecule" / os.environ.get("MOLECULE_SCENARIO_NAME", "-") / "inventory"
+# Seconds until a playbook that has not ended is held to be stuck; on emulated hosts everything takes its time.
+PATIENCE = 1200 if OWN_INVENTORY.is_dir() else 300
 sys.path.insert(0, str(REPOSITORY))
 
 from tests.lab import faults  # noqa: E402 - the repository must be on the path first
@@ -81,7 +85,7 @@ def ansible(command: str, *arguments: str, **environment: str) -> Run:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=300,
+        timeout=PATIENCE,
         check=False,
     )
     return Run(done.returncode, done.stdout)
@@ -90,7 +94,8 @@ def ansible(command: str, *arguments: str, **environment: str) -> Run:
 def plain_environment() -> dict[str, str]:
     """The environment of a user's shell: what molecule sets for its own Ansible is not part of it."""
     plain = {name: value for name, value in os.environ.items() if not name.startswith(("ANSIBLE_", "MOLECULE_"))}
-    return {**plain, "ANSIBLE_NOCOLOR": "1"}
+    own = {"ANSIBLE_INVENTORY": str(OWN_INVENTORY)} if OWN_INVENTORY.is_dir() else {}
+    return {**plain, **own, "ANSIBLE_NOCOLOR": "1"}
 
 
 @pytest.fixture(scope="session")
@@ -129,20 +134,25 @@ def hosts(inventory) -> dict[str, testinfra.host.Host]:
     config = PLAYBOOKS / "inventory" / "ssh.cfg"
     connected = {}
     for name, facts in inventory["_meta"]["hostvars"].items():
-        spec = f"ssh://{facts['ansible_user']}@{facts['ansible_host']}?ssh_config={config}&controlpersist=60"
+        spec = f"ssh://{facts['ansible_user']}@{facts['ansible_host']}?ssh_config={config}&controlpersist=60&timeout=60"
         connected[name] = testinfra.get_host(spec + ("&sudo=true" if facts.get("ansible_become") else ""))
     return connected
 
 
 @pytest.fixture(scope="session")
 def hypervisors(inventory, hosts) -> dict[str, testinfra.host.Host]:
-    return {name: hosts[name] for name in inventory["hypervisors"]["hosts"]}
+    return {name: hosts[name] for name in hypervisor_names(inventory)}
+
+
+def hypervisor_names(inventory: dict) -> list[str]:
+    groups = {facts.get("migration_hosts_group", "hypervisors") for facts in inventory["_meta"]["hostvars"].values()}
+    return [name for group in groups if group in inventory for name in inventory[group]["hosts"]]
 
 
 @pytest.fixture
 def mended(inventory) -> None:
     """Hosts and links without the faults that a test which was killed may have left."""
-    for host in inventory["hypervisors"]["hosts"]:
+    for host in hypervisor_names(inventory):
         faults.mend(host)
 
 

@@ -12,10 +12,10 @@ import json
 import shutil
 import sys
 import time
-from pathlib import Path
 
-from . import cgroup, kernel, kvm, network, rootfs
+from . import cgroup, kernel, kvm, network, rootfs, tiers
 from .host import WATCH_LOG, Host, kill_all, make_controller_key
+from .machine import Machine
 from .paths import NAME, STATE, LabError, locked, require_root, run, say
 
 # Options of the guest builder that a guest of the inventory may set.
@@ -30,6 +30,7 @@ def build(_options: argparse.Namespace) -> dict:
 def up(_options: argparse.Namespace) -> dict:
     """Boot the lab from nothing: whatever an earlier, perhaps killed, run left is removed first."""
     spec = json.load(sys.stdin)
+    kind = tiers.kind(spec["tier"])
     with locked():
         root = rootfs.build()
         accelerated = kvm.usable(root)
@@ -39,8 +40,8 @@ def up(_options: argparse.Namespace) -> dict:
         # Where Ansible and ssh keep the connections that they share; they end with the lab.
         (STATE / "cp").mkdir(mode=0o700)
         make_controller_key()
-        network.create(spec["networks"], spec["hosts"])
-        hosts = [Host(name, facts["networks"]) for name, facts in spec["hosts"].items()]
+        network.create(spec["networks"], spec["hosts"], machines=kind is Machine)
+        hosts = [_host(kind, name, spec) for name in spec["hosts"]]
         for host in hosts:
             host.prepare()
             host.boot(root, kvm=accelerated)
@@ -49,13 +50,26 @@ def up(_options: argparse.Namespace) -> dict:
             host.wait()
             say(f"{host.name} is up")
         facts = {
-            "domain_type": "kvm" if accelerated else "qemu",
+            "tier": spec["tier"],
+            # Whether virtualization within virtualization is of use is not asked: emulation always works.
+            "domain_type": "kvm" if accelerated and kind is Host else "qemu",
+            "accelerated": accelerated,
             "rootfs": str(root),
             "networks": {host.name: host.addresses for host in hosts},
+            "hypervisors": [host.name for host in hosts if host.hypervisor],
             "boot_seconds": round(time.monotonic() - began, 1),
         }
-        (STATE / "lab.json").write_text(json.dumps(facts), encoding="ascii")
+        tiers.RECORD.write_text(json.dumps(facts), encoding="ascii")
         return facts
+
+
+def _host(kind: type[Host], name: str, spec: dict) -> Host:
+    facts = spec["hosts"][name]
+    host = kind(name, facts["networks"], hypervisor=facts["hypervisor"])
+    if isinstance(host, Machine):
+        host.commands = network.host_commands(name, spec["hosts"], spec["networks"])
+        host.macs = {net: network.mac(net, name, spec["networks"], spec["hosts"]) for net in facts["networks"]}
+    return host
 
 
 def down(_options: argparse.Namespace) -> dict:
@@ -80,13 +94,10 @@ def guests(_options: argparse.Namespace) -> dict:
     built = []
     root = rootfs.build()
     for guest in json.load(sys.stdin):
-        leader = Host(guest["host"]).leader()
-        if leader is None:
-            raise LabError(f"host {guest['host']} is not up; `make lab` boots the lab")
         options = [f"--{key}={guest[key]}" for key in GUEST_OPTIONS if key in guest]
         options += ["--agent"] if guest.get("agent") else []
-        target = f"/proc/{leader}/root{guest['image']}"
-        run(sys.executable, "-m", "tests.lab.guest.build", f"--rootfs={root}", f"--output={target}", *options)
+        with tiers.host(guest["host"]).writing(guest["image"]) as target:
+            run(sys.executable, "-m", "tests.lab.guest.build", f"--rootfs={root}", f"--output={target}", *options)
         built.append(f"{guest['host']}:{guest['image']}")
         say(f"guest {guest['name']}: {built[-1]}")
     return {"built": built}
@@ -100,11 +111,11 @@ def postcopy(_options: argparse.Namespace) -> dict:
 def watch(_options: argparse.Namespace) -> dict:
     """Judge what the watchers of all hosts saw since they booted: did a VM ever run in two places?"""
     logs = []
-    for folder in sorted((STATE / "hosts").iterdir()):
-        leader = Host(folder.name).leader()
-        if leader is None:
-            raise LabError(f"host {folder.name} is not up: its watcher cannot have seen the whole scenario")
-        logs.append(f"/proc/{leader}/root{WATCH_LOG}")
+    for name in sorted(tiers.facts()["networks"]):
+        host = tiers.host(name)
+        if not host.reachable():
+            raise LabError(f"host {name} is not up: its watcher cannot have seen the whole scenario")
+        logs.append(host.look(WATCH_LOG))
     return json.loads(run(sys.executable, "-m", "tests.lab.watch.watch", "judge", *logs))
 
 
@@ -113,14 +124,14 @@ def witness(options: argparse.Namespace) -> dict:
     vm = options.vm
     if not vm:
         raise LabError("witness NAME: the guest to judge is missing")
-    leaders = {folder.name: Host(folder.name).leader() for folder in sorted((STATE / "hosts").iterdir())}
-    roots = {name: Path(f"/proc/{leader}/root") for name, leader in leaders.items() if leader}
+    hosts = {name: host for name in sorted(tiers.facts()["networks"]) if (host := tiers.host(name)).reachable()}
     # What has been rotated away lies beside them, and is found there.
-    logs = {name: root / f"var/log/libvirt/qemu/{vm}.serial.log" for name, root in roots.items()}
-    consoles = [f"--console={name}={log}" for name, log in logs.items() if log.exists()]
+    log = f"/var/log/libvirt/qemu/{vm}.serial.log"
+    there = [name for name, host in hosts.items() if host.execute("test", "-e", log).returncode == 0]
+    consoles = [f"--console={name}={hosts[name].look(log)}" for name in there]
     if not consoles:
         raise LabError(f"no host has a console log of {vm}")
-    home = next((name for name in roots if _virsh(name, "domstate", vm).strip() in ("running", "paused")), None)
+    home = next((name for name in hosts if _virsh(name, "domstate", vm).strip() in ("running", "paused")), None)
     if home is None:
         raise LabError(f"{vm} is active on no host")
     # Its disk at one moment: the guest stands still while it is read, and one that was paused stays so.
@@ -130,7 +141,7 @@ def witness(options: argparse.Namespace) -> dict:
         _virsh(home, "suspend", vm)
     try:
         judge = (sys.executable, "-m", "tests.lab.guest.witness", "judge", f"--boots={options.boots}")
-        said = run(*judge, *consoles, f"--image={roots[home]}{image}")
+        said = run(*judge, *consoles, f"--image={hosts[home].look(image)}")
     finally:
         if runs:
             _virsh(home, "resume", vm)
@@ -138,10 +149,8 @@ def witness(options: argparse.Namespace) -> dict:
 
 
 def _virsh(host: str, *command: str) -> str:
-    lab_host = Host(host)
-    leader = lab_host.leader()
-    done = lab_host.execute(leader, "virsh", *command) if leader else None
-    return done.stdout if done and done.returncode == 0 else ""
+    done = tiers.host(host).execute("virsh", *command)
+    return done.stdout if done.returncode == 0 else ""
 
 
 COMMANDS = {

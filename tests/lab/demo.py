@@ -41,11 +41,11 @@ def shell(command: str, folder: Path = PLAYBOOKS) -> str:
     return "".join(lines)
 
 
-def last_record(host: Host, leader: int) -> tuple[str, str]:
+def last_record(host: Host) -> tuple[str, str]:
     """Boot id and number of the last record that the guest has printed there; it may have come just now."""
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
-        log = host.execute(leader, "tail", "-c", "4000", f"/var/log/libvirt/qemu/{VM}.serial.log").stdout
+        log = host.execute("tail", "-c", "4000", f"/var/log/libvirt/qemu/{VM}.serial.log").stdout
         found: list[tuple[str, str]] = RECORD.findall(log)
         if found:
             return found[-1]
@@ -58,14 +58,11 @@ def where() -> tuple[str, str, int]:
     running = None
     for name in HYPERVISORS:
         host = Host(name)
-        leader = host.leader()
-        if leader is None:
-            raise LabError(f"{name} is not up")
-        asked = host.execute(leader, "virsh", "domstate", VM)
+        asked = host.execute("virsh", "domstate", VM)
         state = asked.stdout.strip() if asked.returncode == 0 else "not defined"
         said = ""
         if state == "running":
-            boot, record = last_record(host, leader)
+            boot, record = last_record(host)
             said = f"  boot id {boot}, last record on its disk {record}"
             running = (name, boot, int(record))
         print(f"  {name}: {VM} is {state}{said}")

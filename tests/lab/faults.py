@@ -8,14 +8,13 @@ Each fault is a context that ends with the fault; `mend` takes away what a test 
 from __future__ import annotations
 
 import contextlib
-import json
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from . import cgroup, network
-from .host import Host, end_processes
-from .paths import STATE, LabError, netns_of
+from . import cgroup, network, tiers
+from .host import end_processes
+from .paths import LabError, netns_of
 
 TABLE = "kvmops_cut"
 # Ports on which the destination takes in memory and disks.
@@ -28,11 +27,7 @@ SOCKETS = ("libvirtd.socket", "libvirtd-ro.socket", "libvirtd-admin.socket")
 
 def inside(host: str, *command: str) -> subprocess.CompletedProcess[str]:
     """Run a command on a lab host as its root, past Ansible and ssh: they may be what a fault has hit."""
-    lab_host = Host(host)
-    leader = lab_host.leader()
-    if leader is None:
-        raise LabError(f"host {host} is not up; `make lab` boots the lab")
-    return lab_host.execute(leader, *command)
+    return tiers.host(host).execute(*command)
 
 
 def must(host: str, *command: str) -> str:
@@ -141,8 +136,8 @@ def restore_keepalive(host: str) -> None:
 @contextlib.contextmanager
 def no_power(host: str) -> Iterator[None]:
     """The host is off: nothing of it runs, and nobody was told; it boots again when the context ends."""
-    facts = json.loads((STATE / "lab.json").read_text(encoding="ascii"))
-    lab_host = Host(host, facts["networks"][host])
+    facts = tiers.facts()
+    lab_host = tiers.host(host)
     links = [f"link set {name}0 " for name in lab_host.addresses]
     try:
         # First the links: the kernel of this machine would end the connections of the dead politely.
@@ -151,7 +146,7 @@ def no_power(host: str) -> Iterator[None]:
         yield
     finally:
         network.batch(netns_of(host), [link + "up" for link in links])
-        lab_host.boot(Path(facts["rootfs"]), kvm=facts["domain_type"] == "kvm")
+        lab_host.boot(Path(facts["rootfs"]), kvm=facts["accelerated"])
         lab_host.wait()
 
 

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -64,13 +64,16 @@ MASKED = [
 ]
 
 # They outlive this process, which must not be warned that it forgot them.
-_containers: list[subprocess.Popen[bytes]] = []
+started: list[subprocess.Popen[bytes]] = []
 
 
 @dataclass
 class Host:
     name: str
     addresses: dict[str, str] = field(default_factory=dict)
+    hypervisor: bool = True
+    # Seconds until a boot or a command has failed.
+    patience: int = BOOT_TIMEOUT
 
     @property
     def folder(self) -> Path:
@@ -88,7 +91,7 @@ class Host:
         self._write("etc/hostname", f"{self.name}\n")
         # The line that Debian's installer writes, trap included: the host's own name leads to loopback.
         self._write("etc/hosts", f"127.0.0.1\tlocalhost\n127.0.1.1\t{self.name}\n")
-        for unit in MASKED:
+        for unit in self.masked():
             link = upper / "etc/systemd/system" / unit
             link.parent.mkdir(parents=True, exist_ok=True)
             link.symlink_to("/dev/null")
@@ -111,6 +114,10 @@ class Host:
             (upper / home / ".ssh").chmod(0o700)
             os.chown(upper / home, owner, owner)
             (upper / home).chmod(0o700)
+
+    def masked(self) -> list[str]:
+        """Units that must not start here."""
+        return MASKED
 
     def _write(self, name: str, text: str, mode: int = 0o644) -> None:
         target = self.folder / "upper" / name
@@ -154,7 +161,7 @@ class Host:
                 start_new_session=True,
                 preexec_fn=lambda: cgroup.enter(self.name),
             )
-        _containers.append(container)
+        started.append(container)
 
     def leader(self) -> int | None:
         """Process id, on this machine, of the container's init."""
@@ -163,31 +170,59 @@ class Host:
 
     def wait(self) -> None:
         """Return when the host has booted and lets the controller in; else say what its journal says."""
-        deadline = time.monotonic() + BOOT_TIMEOUT
+        deadline = time.monotonic() + self.patience
         state = "no init process"
         while time.monotonic() < deadline:
-            leader = self.leader()
-            if leader:
-                asked = self.execute(leader, "systemctl", "is-system-running", "--wait")
+            if self.reachable():
+                asked = self.execute("systemctl", "is-system-running", "--wait")
                 state = asked.stdout.strip() or asked.stderr.strip()
                 if state == "running" and self._answers_ssh():
                     return
                 if state == "degraded":
                     break
-            elif leader is None and not cgroup.processes(self.name):
-                state = "its container ended"
+            elif not cgroup.processes(self.name):
+                state = "its processes have ended"
+                break
+            elif self._failed_early():
+                state = "its kernel's first process gave up"
                 break
             time.sleep(0.1)
         raise LabError(f"host {self.name} did not come up ({state})\n{self._story()}")
 
-    def execute(self, leader: int, *command: str) -> subprocess.CompletedProcess[str]:
+    def reachable(self) -> bool:
+        """Whether commands can be run on it."""
+        return self.leader() is not None
+
+    def _failed_early(self) -> bool:
+        return "kvmops: error" in self.log.read_text(encoding="utf-8", errors="replace")
+
+    def execute(self, *command: str) -> subprocess.CompletedProcess[str]:
+        """Run a command there as its root."""
+        leader = self.leader()
+        if leader is None:
+            raise self._absent()
         return subprocess.run(
             ["nsenter", f"--target={leader}", "--all", *command],
             text=True,
             capture_output=True,
-            timeout=BOOT_TIMEOUT,
+            timeout=self.patience,
             check=False,
         )
+
+    def look(self, path: str) -> Path:
+        """A file of the host, to be read on this machine."""
+        leader = self.leader()
+        if leader is None:
+            raise self._absent()
+        return Path(f"/proc/{leader}/root{path}")
+
+    @contextlib.contextmanager
+    def writing(self, path: str) -> Iterator[Path]:
+        """Where to write, on this machine, what shall be a file of the host."""
+        yield self.look(path)
+
+    def _absent(self) -> LabError:
+        return LabError(f"host {self.name} is not up; `make lab` boots the lab")
 
     def _answers_ssh(self) -> bool:
         banner = f"exec 3<>/dev/tcp/{self.addresses['lan']}/22 && head -c 4 <&3"
@@ -201,14 +236,13 @@ class Host:
     def _story(self) -> str:
         """The journal where the host has one, and what its console printed."""
         parts = [f"--- console of {self.name} ---", self.log.read_text(encoding="utf-8", errors="replace")[-3000:]]
-        leader = self.leader()
-        if leader:
+        if self.reachable():
             for title, command in (
                 ("failed units", ["systemctl", "--failed", "--no-legend", "--plain"]),
                 ("journal", ["journalctl", "--no-pager", "-b", "-p", "warning", "-n", "60"]),
             ):
                 with contextlib.suppress(subprocess.TimeoutExpired):
-                    parts += [f"--- {title} of {self.name} ---", self.execute(leader, *command).stdout]
+                    parts += [f"--- {title} of {self.name} ---", self.execute(*command).stdout]
         return "\n".join(parts)
 
 

@@ -21,13 +21,16 @@ SYSCTLS = (
 )
 
 
-def create(networks: dict, hosts: dict) -> None:
+def create(networks: dict, hosts: dict, *, machines: bool = False) -> None:
+    """The bridges, and for each host a namespace with its interfaces; a machine has a tap at each bridge instead."""
     run("ip", "netns", "add", CONTROL_NETNS)
-    for host in hosts:
-        run("ip", "netns", "add", netns_of(host))
-    batch(CONTROL_NETNS, _control_commands(networks, hosts))
-    for number, (host, facts) in enumerate(hosts.items()):
-        batch(netns_of(host), _host_commands(number, facts["networks"], networks, bridged=facts["hypervisor"]))
+    if not machines:
+        for host in hosts:
+            run("ip", "netns", "add", netns_of(host))
+    batch(CONTROL_NETNS, _control_commands(networks, hosts, machines=machines))
+    if not machines:
+        for host in hosts:
+            batch(netns_of(host), host_commands(host, hosts, networks))
 
 
 def destroy() -> None:
@@ -46,7 +49,17 @@ def processes() -> set[int]:
     return {int(pid) for name in namespaces() for pid in run("ip", "netns", "pids", name).split()}
 
 
-def _control_commands(networks: dict, hosts: dict) -> list[str]:
+def tap(network: str, host: str) -> str:
+    """The name of a machine's interface at the bridge; the kernel takes 15 characters."""
+    return f"{network[:6]}.{host[-8:]}"
+
+
+def mac(network: str, host: str, networks: dict, hosts: dict) -> str:
+    """A locally administered address of a machine's interface."""
+    return f"02:00:5e:00:{list(networks).index(network) + 1:02x}:{list(hosts).index(host) + 1:02x}"
+
+
+def _control_commands(networks: dict, hosts: dict, *, machines: bool) -> list[str]:
     lines = ["link set lo up"]
     for network, facts in networks.items():
         lines += [f"link add br-{network} type bridge", f"link set br-{network} up"]
@@ -56,23 +69,26 @@ def _control_commands(networks: dict, hosts: dict) -> list[str]:
         for network in facts["networks"]:
             if network not in networks:
                 raise LabError(f"host {host} is on network {network}, which the inventory does not declare")
-            port = f"{network}.{number}"
+            port = tap(network, host) if machines else f"{network}.{number}"
             lines += [
-                f"link add {port} type veth peer name {network}0 netns {netns_of(host)}",
+                f"tuntap add dev {port} mode tap"
+                if machines
+                else f"link add {port} type veth peer name {network}0 netns {netns_of(host)}",
                 f"link set {port} master br-{network} up",
             ]
     return lines
 
 
-def _host_commands(number: int, addresses: dict, networks: dict, *, bridged: bool) -> list[str]:
+def host_commands(host: str, hosts: dict, networks: dict) -> list[str]:
+    """What gives a host its addresses."""
     lines = ["link set lo up"]
-    for network, address in addresses.items():
+    for network, address in hosts[host]["networks"].items():
         device = f"{network}0"
         lines.append(f"link set {device} up")
-        if network == "lan" and bridged:
+        if network == "lan" and hosts[host]["hypervisor"]:
             # A locally administered address of the bridge's own: it must not follow the guests' interfaces.
             lines += [
-                f"link add {GUEST_BRIDGE} address 02:00:5e:00:00:{number + 1:02x} type bridge",
+                f"link add {GUEST_BRIDGE} address 02:00:5e:00:00:{list(hosts).index(host) + 1:02x} type bridge",
                 f"link set {device} master {GUEST_BRIDGE}",
                 f"link set {GUEST_BRIDGE} up",
             ]

@@ -98,11 +98,11 @@ def build(busybox: Path, init: Path, witness: Path, files: list[Path]) -> bytes:
     archive.file("bin/busybox", busybox.read_bytes(), 0o755)
     for applet in APPLETS:
         archive.link(f"bin/{applet}", "busybox")
-    _add_modules(archive, files, "order")
+    add_modules(archive, files, "order")
     return archive.compressed()
 
 
-def _add_modules(archive: Archive, files: list[Path], order: str) -> None:
+def add_modules(archive: Archive, files: list[Path], order: str) -> None:
     names = []
     for path in files:
         # busybox's insmod wants them plain.
@@ -131,5 +131,5 @@ def build_agent(rootfs: Path, programs: list[Path], files: list[Path]) -> bytes:
     archive.folder("sbin")
     archive.link("sbin/hwclock", "/bin/busybox")
     archive.folder("run")
-    _add_modules(archive, files, "agent")
+    add_modules(archive, files, "agent")
     return archive.compressed()
