@@ -73,11 +73,22 @@ _value:
   type: dict
 """
 
+from ansible.errors import AnsibleFilterError
+
 from ansible_collections.kvmops.migration.plugins.plugin_utils import certificates
+
+
+def judge(*arguments, **options):
+    """What the certificates of a host are worth."""
+    if certificates.MISSING is not None:
+        raise AnsibleFilterError(
+            f"the controller has no Python package cryptography; cure: install it there ({certificates.MISSING})"
+        )
+    return certificates.judge(*arguments, **options)
 
 
 class FilterModule:
     """The filter M(kvmops.migration.certificates)."""
 
     def filters(self):
-        return {"certificates": certificates.judge}
+        return {"certificates": judge}

@@ -17,7 +17,7 @@ from cryptography.x509.oid import NameOID
 from ansible_collections.kvmops.migration.plugins.plugin_utils import certificates
 
 NOW = datetime.now(timezone.utc)
-NAMES = ["kvm1", "kvm1-private", "192.0.2.1", "2001:db8::0001"]
+NAMES = ("kvm1", "kvm1-private", "192.0.2.1", "2001:db8::0001")
 SERVER, CA = "/etc/pki/qemu/server-cert.pem", "/etc/pki/qemu/ca-cert.pem"
 WANTED = {
     "path": SERVER,

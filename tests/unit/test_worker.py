@@ -88,7 +88,11 @@ def test_c5_95_who_asked_a_run_to_end_hears_its_answer_before_its_controller_rem
     detached(block(directory))
     wait_until(lambda: look()[0] == "alive")
     heard = []
-    waiter = threading.Thread(target=lambda: heard.append(workers.wait_for("r1", 10, end=True)))
+
+    def wait():
+        heard.append(workers.wait_for("r1", 10, end=True))
+
+    waiter = threading.Thread(target=wait)
     waiter.start()
     wait_until(lambda: (directory / "r1" / "cancel").exists())
     (directory / "go").touch()

@@ -172,7 +172,7 @@ def _apply(module: Any, tool: Exportfs, before: Dict[str, bytes], after: Dict[st
     complaints = tool.apply()
     if not complaints:
         return
-    files.replace(module, after, before)
+    files.replace(module, before=after, after=before)
     again = tool.apply()
     raise Refusal(
         f"exportfs has failed: {first_words(complaints)}; the files are as they were"

@@ -72,7 +72,7 @@ class Host:
 
     def resolve(self, name):
         try:
-            return sorted({str(entry[4][0]).split("%")[0] for entry in socket.getaddrinfo(name, None)})
+            return sorted({str(entry[4][0]).partition("%")[0] for entry in socket.getaddrinfo(name, None)})
         except (OSError, UnicodeError):
             return []
 

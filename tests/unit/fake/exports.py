@@ -98,7 +98,7 @@ class Server:
                     errors.append(f"Failed to stat {path}: No such file or directory")
                     status = 1
                 for word in words[1:]:
-                    client, _, options = word.rstrip(")").partition("(")
+                    client, _bracket, options = word.rstrip(")").partition("(")
                     bad = [option for option in options.split(",") if not KNOWN.fullmatch(option)]
                     if bad:
                         # The wrong line, as it often is.
