@@ -94,7 +94,7 @@ def test_c5_95_who_asked_a_run_to_end_hears_its_answer_before_its_controller_rem
 
     waiter = threading.Thread(target=wait)
     waiter.start()
-    wait_until(lambda: (directory / "r1" / "cancel").exists())
+    wait_until((directory / "r1" / "cancel").exists)
     (directory / "go").touch()
     wait_until(lambda: look()[0] == "done")
     # What the controller does in the moment it has the answer, while the waiter sleeps between two looks.
