@@ -2,8 +2,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What a machine of the lab does before its init, in its own root file system: set the clock, label its own files.
 
-The watchers of all hosts are put together by their clocks, and what the kernel takes from the clock chip is good to one
-second only: so the moment at which the chip's second ends is waited for, and it is known how late that was noticed.
+What the kernel takes from the clock chip is good to one second only: so the moment at which the chip's second ends is
+waited for. The chip itself is behind by the part of a second that had gone by when its emulator began; whoever puts the
+hosts' watchers together asks each host for its time.
 """
 
 from __future__ import annotations

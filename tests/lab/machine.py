@@ -50,6 +50,7 @@ MANAGER = """[Manager]
 DefaultDeviceTimeoutSec=900
 DefaultTimeoutStartSec=900
 """
+CLOCK_QUESTIONS = 20
 ADDRESSES = "etc/kvmops-addresses"
 ADDRESS_UNIT = """[Unit]
 Description=Addresses of this host
@@ -214,8 +215,24 @@ class Machine(Host):
         if done.returncode:
             raise LabError(f"{self.name}: {command} failed: {done.stderr.decode(errors='replace').strip()}")
 
-    def off(self) -> float:
-        """Seconds by which its clock is ahead of this machine's, as far as a command's way there tells."""
-        before = time.time()
-        there = float(self.execute("date", "+%s.%N").stdout)
-        return there - (before + time.time()) / 2
+    def ahead(self) -> int:
+        """Its answers to the question for the time, over one connection: the quickest one tells most."""
+        answer = "import sys, time; [print(time.time_ns(), flush=True) for _line in sys.stdin]"
+        login = [*self._ssh(), f"root@{self.addresses['lan']}", shlex.join(["python3", "-u", "-c", answer])]
+        best: tuple[int, int] | None = None
+        with subprocess.Popen(login, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            for _turn in range(CLOCK_QUESTIONS):
+                before = time.time_ns()
+                process.stdin.write("?\n")
+                process.stdin.flush()
+                said = process.stdout.readline()
+                after = time.time_ns()
+                if not said.strip():
+                    raise LabError(f"{self.name} does not tell its time")
+                if best is None or after - before < best[0]:
+                    best = (after - before, int(said) - (before + after) // 2)
+            process.stdin.close()
+        assert best is not None
+        return best[1]
