@@ -176,7 +176,9 @@ def test_a_firewalld_that_the_role_starts_lets_ansible_in_and_is_stopped_again(h
     """Its zone does not open SSH: started as it is, it would close the host."""
     host = hosts["labkvm2"]
     assert done("--limit", "labkvm2", firewall_state="absent") > 0
-    host.check_output("systemctl disable --now firewalld && firewall-offline-cmd --zone=public --remove-service=ssh")
+    host.check_output(
+        "systemctl disable --now firewalld && firewall-offline-cmd --zone=public --remove-service-from-zone=ssh"
+    )
     try:
         bare = host.check_output("firewall-offline-cmd --list-all-zones")
         announced = play("--limit", "labkvm2", "--check")

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
@@ -20,7 +21,8 @@ ls -ldZ /vm 2>&1; find /etc -newer /run/kvmops-before"""
 
 def play(*arguments, **variables):
     run = ansible("ansible-playbook", str(CONVERGE), *arguments, *(["-e", json.dumps(variables)] if variables else []))
-    assert "[WARNING]" not in run.out, run.out
+    # On a new host Ansible warns once that it has made the place for its own files.
+    assert "[WARNING]" not in re.sub(r"\[WARNING\]: Module remote_tmp .*", "", run.out), run.out
     return run
 
 
