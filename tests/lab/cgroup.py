@@ -8,6 +8,7 @@ other's processes in it. The group is also what `down` finds every process of a 
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -35,8 +36,10 @@ def processes(host: str = "*") -> set[int]:
         for listing in root.glob(f"{NAME}-{host}/**/cgroup.procs"):
             try:
                 found.update(int(pid) for pid in listing.read_text(encoding="ascii").split())
-            except FileNotFoundError:  # the group went away while we looked
-                continue
+            except OSError as error:
+                # The group went away while we looked, before or after the file was opened.
+                if error.errno not in (errno.ENOENT, errno.ENODEV):
+                    raise
     return found
 
 
