@@ -73,6 +73,7 @@ _value:
 import base64
 
 from ansible_collections.kvmops.migration.plugins.module_utils._pure.names import Host, Network, plan
+from ansible_collections.kvmops.migration.plugins.plugin_utils.told import told as told_by
 
 
 def decoded(content):
@@ -81,7 +82,7 @@ def decoded(content):
 
 
 def host_of(name, facts, variables, registered):
-    told = facts.get("ansible_facts") or {}
+    told = told_by(facts, "__name_resolution_facts")
     return Host(
         name,
         {variable: facts.get(variable) for variable in variables},

@@ -13,8 +13,8 @@ description:
 options:
   _input:
     description:
-      - The variables of the hosts, C(hostvars). Of their facts the public host keys, C(nodename) and the addresses are
-        used, and the results that the role has registered.
+      - The variables of the hosts, C(hostvars), with the answers that the role has registered. Of facts the public host
+        keys, C(nodename) and the addresses are used.
     type: dict
     required: true
   own:
@@ -58,6 +58,7 @@ _value:
 import base64
 
 from ansible_collections.kvmops.migration.plugins.module_utils._pure.trust import Peer, plan
+from ansible_collections.kvmops.migration.plugins.plugin_utils.told import told as told_by
 
 ALGORITHMS = ("ed25519", "ecdsa", "rsa", "dsa")
 KEYTYPES = {"ed25519": "ssh-ed25519", "rsa": "ssh-rsa", "dsa": "ssh-dss"}
@@ -72,7 +73,7 @@ def host_keys(told):
 
 
 def peer_of(name, facts, variables):
-    told = facts.get("ansible_facts") or {}
+    told = told_by(facts, "__ssh_trust_facts")
     read, made = facts.get("__ssh_trust_key"), facts.get("__ssh_trust_made") or {}
     # `type key`, whatever comment comes after them.
     key = (read or {}).get("stdout") or made.get("ssh_public_key") or ""

@@ -102,12 +102,16 @@ def test_the_filter_reads_facts_and_what_the_role_has_registered():
     facts = {
         "ansible_host": "192.0.2.2",
         "ansible_port": 22,
-        "ansible_facts": {
-            "nodename": "kvm2",
-            "all_ipv4_addresses": ["192.0.2.2"],
-            "ssh_host_key_ecdsa_public": "AAAAec",
-            "ssh_host_key_ecdsa_public_keytype": "ecdsa-sha2-nistp384",
-            "ssh_host_key_rsa_public": "AAAArsa",
+        # Those of another host: nobody looks at them.
+        "ansible_facts": {"nodename": "kvm1", "ssh_host_key_rsa_public": "AAAAwrong"},
+        "__ssh_trust_facts": {
+            "ansible_facts": {
+                "ansible_nodename": "kvm2",
+                "ansible_all_ipv4_addresses": ["192.0.2.2"],
+                "ansible_ssh_host_key_ecdsa_public": "AAAAec",
+                "ansible_ssh_host_key_ecdsa_public_keytype": "ecdsa-sha2-nistp384",
+                "ansible_ssh_host_key_rsa_public": "AAAArsa",
+            },
         },
         "__ssh_trust_key": {"stdout": "ssh-ed25519 AAAAroot with a comment"},
     }
