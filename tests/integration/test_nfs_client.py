@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from contextlib import contextmanager
 
 import pytest
@@ -46,13 +47,12 @@ def done(*arguments, **variables) -> int:
 
 
 def refused(*arguments, **variables) -> str:
-    """The line of a run that went wrong, with nothing changed."""
+    """What a run that went wrong says, in one error, with nothing changed."""
     run = play(*arguments, **variables)
     assert run.rc != 0, run.out
     assert run.changed == 0, run.out
-    found = re.findall(r"^\[ERROR\]: (.*)$", run.out, re.MULTILINE)
-    assert len(found) == 1, run.out
-    return found[0]
+    assert len(re.findall(r"^\[ERROR\]: ", run.out, re.MULTILINE)) == 1, run.out
+    return run.message
 
 
 @pytest.fixture(scope="module")
@@ -82,11 +82,18 @@ def bare(client):
 
 @pytest.fixture
 def server(hosts):
-    """Somebody who listens where an NFS server does."""
+    """Somebody who listens where an NFS server does, and whom the firewall lets be asked, until the next reload."""
     host = hosts["labstor1"]
     host.check_output("systemd-run --quiet --unit=kvmops-test-nfs python3 -c %s", LISTENER)
-    yield host
-    host.check_output("systemctl stop kvmops-test-nfs")
+    try:
+        host.check_output("firewall-cmd --quiet --add-port=2049/tcp")
+        deadline = time.monotonic() + 20
+        while not host.check_output("ss -Hltn sport = :2049"):
+            assert time.monotonic() < deadline, host.check_output("journalctl -u kvmops-test-nfs --no-pager")
+            time.sleep(0.2)
+        yield host
+    finally:
+        host.check_output("firewall-cmd --quiet --remove-port=2049/tcp; systemctl stop kvmops-test-nfs")
 
 
 @pytest.fixture
