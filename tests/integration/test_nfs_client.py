@@ -75,8 +75,8 @@ def bare(client):
         yield client
     finally:
         client.check_output(
-            "umount -l /vmdata 2>/dev/null; rm -rf /vmdata; cp -a /root/fstab.before /etc/fstab; rm /root/fstab.before;"
-            " systemctl daemon-reload"
+            "while umount -l /vmdata 2>/dev/null; do :; done; rm -rf /vmdata; cp -a /root/fstab.before /etc/fstab;"
+            " rm /root/fstab.before; systemctl daemon-reload"
         )
 
 
