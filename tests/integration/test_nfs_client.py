@@ -3,7 +3,7 @@
 """Scenario `nfs_client`: what the role mounts, refuses and leaves.
 
 The kernel of a container knows no NFS. mount.nfs is here a program that mounts memory in its place, under the name that
-an NFS mount has, or says what a server says no with; all else is real. The virtual machines mount from a real server.
+an NFS mount has, or says what a server says no with; all else is real.
 """
 
 from __future__ import annotations
