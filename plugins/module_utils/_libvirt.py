@@ -13,7 +13,7 @@ from __future__ import annotations
 import threading
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Callable, Dict, List, Mapping, Sequence, Tuple, TypeVar
+from typing import Any, Callable, Dict, Generic, List, Mapping, Sequence, Tuple, TypeVar
 
 from ansible.module_utils.basic import missing_required_lib
 from ansible.module_utils.common import respawn
@@ -204,25 +204,36 @@ class BlockInfo:
     physical: int
 
 
+class Later(Generic[T]):
+    """A call that goes on in a thread of its own while this one does something else."""
+
+    def __init__(self, call: Callable[[], T]):
+        self._results: List[T] = []
+        self._errors: List[BaseException] = []
+        self._call = call
+        # One that does not come to its end must not keep the process.
+        self._thread = threading.Thread(target=self._work, daemon=True)
+        self._thread.start()
+
+    def _work(self) -> None:
+        try:
+            self._results.append(self._call())
+        except BaseException as error:  # noqa: BLE001 - it is raised again in the thread that asks
+            self._errors.append(error)
+
+    def result(self, seconds: float | None = None, what: str = "it") -> T:
+        """What came of it, or NoAnswer when that takes longer than this from now on."""
+        self._thread.join(seconds)
+        if self._errors:
+            raise self._errors[0]
+        if not self._results:
+            raise NoAnswer(f"{what} did not answer within {seconds:g} s")
+        return self._results[0]
+
+
 def bounded(call: Callable[[], T], seconds: float, what: str) -> T:
     """The result of the call, or NoAnswer when it takes longer than that."""
-    results: List[T] = []
-    errors: List[BaseException] = []
-
-    def work() -> None:
-        try:
-            results.append(call())
-        except BaseException as error:  # noqa: BLE001 - it is raised again in the thread that asked
-            errors.append(error)
-
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if errors:
-        raise errors[0]
-    if not results:
-        raise NoAnswer(f"{what} did not answer within {seconds:g} s")
-    return results[0]
+    return Later(call).result(seconds, what)
 
 
 def _translated(call: Callable[..., T], *args: Any) -> T:

@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,6 +46,18 @@ echo "# listeners"; ss -Hltn | awk '{print $4}' | grep -E ':(49[12][0-9]{2}|1080
 echo "# mounts"; findmnt -rno TARGET,FSTYPE | grep -v '^/run/user/' | sort
 echo "# firewall"; firewall-cmd --list-all
 """
+
+
+BROKEN = pytest.StashKey[bool]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item):
+    """Remember for what follows a test that it has failed."""
+    report = yield
+    if report.failed:
+        item.stash[BROKEN] = True
+    return report
 
 
 def pytest_collection_modifyitems(config, items) -> None:
@@ -150,10 +163,17 @@ def hypervisor_names(inventory: dict) -> list[str]:
 
 
 @pytest.fixture
-def mended(inventory) -> None:
-    """Hosts and links without the faults that a test which was killed may have left."""
+def mended(inventory, request) -> Iterator[None]:
+    """Hosts and links without the faults that a test which was killed may have left.
+
+    A test that has failed leaves no unsettled run to the next one either, which would fail for it.
+    """
     for host in hypervisor_names(inventory):
         faults.mend(host)
+    yield
+    if request.node.stash.get(BROKEN, False):
+        for host in hypervisor_names(inventory):
+            faults.inside(host, "sh", "-c", "rm -rf /var/lib/kvmops-migration/unfinished/*")
 
 
 @pytest.fixture

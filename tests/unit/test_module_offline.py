@@ -4,6 +4,9 @@
 
 from __future__ import annotations
 
+import threading
+import time
+
 import pytest
 from test_module_recover import killed_at
 
@@ -334,3 +337,38 @@ def test_all_directories_that_are_missing_there_are_named_at_once(lab):
         image="",
     )
     assert "there are no directories /data and /more at the destination" in lab.move().msg
+
+
+class OnceBegun(threading.Event):
+    """A host that answers only when a receiver has been begun."""
+
+    def __init__(self, world):
+        super().__init__()
+        self._world = world
+
+    def wait(self, seconds):
+        until = time.monotonic() + seconds
+        while not self._world.peers and time.monotonic() < until:
+            time.sleep(0.01)
+        return bool(self._world.peers)
+
+
+def test_the_receiver_is_begun_before_the_destination_has_answered(stopped):
+    stopped.world.hang_limit = 5
+    stopped.kvm2.answers = OnceBegun(stopped.world)
+    result = copy(stopped)
+    assert result.outcome == "migrated", result
+    assert [peer.is_open for peer in stopped.world.peers] == [False]
+
+
+def test_a_receiver_that_nobody_wants_is_let_go(stopped):
+    stopped.add("kvm2", uuid=OTHER)
+    result = copy(stopped)
+    assert result.failure_class == "foreign_vm", result
+    assert [peer.is_open for peer in stopped.world.peers] == [False]
+
+
+def test_a_guest_that_runs_gets_no_receiver(lab):
+    lab.add()
+    assert copy(lab).failure_class == "wrong_state"
+    assert not lab.world.peers

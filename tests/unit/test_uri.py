@@ -204,7 +204,7 @@ def test_a_zone_is_written_as_uris_and_as_commands_have_it():
     command = carry.way_to(built).login.command(10)
     assert command[-2] == "fe80::1%eth0"
     assert not any(option.startswith("-oHostKeyAlias") for option in command)
-    other = carry.way_to(built, "fe80::2%eth1").login.command(10)
+    other = carry.way_to(built, "tcp://[fe80::2%25eth1]").login.command(10)
     assert other[-2] == "fe80::2%eth1"
     assert "-oHostKeyAlias=fe80::1%eth0" in other
 

@@ -24,6 +24,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Callable, Dict, List, Mapping, Sequence, Tuple
 
+from .._libvirt import Later, NoAnswer
 from .._pure import domblk
 from .._pure import status as statuses
 from .._pure import uri as uris
@@ -34,6 +35,8 @@ from .stream import Image, Login, Peer, Sent, StreamError, same, send
 
 # Seconds for a receiver whose sender was killed, or whose link was cut, to notice it and to let go.
 LETS_GO = far.SILENCE + 15.0
+# Seconds that a receiver which is not wanted gets to come about and to go.
+LETS_GO_SOON = 2.0
 STEP = 0.5
 # Seconds between two words about how far it is.
 TELL_EVERY = 0.5
@@ -108,9 +111,10 @@ class Way:
             raise Refusal(said, "ssh_login", "role ssh_trust", role="ssh_trust") from error
 
 
-def way_to(dest_uri: str, address: str = "") -> Way:
-    """The way to the host behind a URI, by another address of it where one is given."""
+def way_to(dest_uri: str, migrate_uri: str | None = None) -> Way:
+    """The way to the host behind a URI, by the address that data shall go to where one is given."""
     uri = uris.parse(dest_uri, "dest_uri")
+    address = uris.parse_data(migrate_uri) if migrate_uri else ""
     if uri.is_local:
         return Way()
     is_ssh = uri.transport in ("ssh", "libssh", "libssh2")
@@ -122,6 +126,29 @@ def way_to(dest_uri: str, address: str = "") -> Way:
         key_file if is_ssh else "",
         uri.host if address and address != uri.host else "",
     )
+
+
+class Ahead:
+    """A receiver that is begun while other things are still looked at: a login takes its time."""
+
+    def __init__(self) -> None:
+        self._way = Way()
+        self._begun: Later[Peer] | None = None
+
+    def begin(self, way: Way, timeout: float) -> None:
+        self._way, self._begun = way, Later(lambda: way.open(timeout))
+
+    def open(self, way: Way, timeout: float) -> Peer:
+        """The receiver that was begun, or one of another way."""
+        begun, self._begun = (self._begun, None) if way == self._way else (None, self._begun)
+        return begun.result() if begun is not None else way.open(timeout)
+
+    def close(self) -> None:
+        """Let it go where nobody has wanted it; one that has yet to come ends when this process does."""
+        begun, self._begun = self._begun, None
+        if begun is not None:
+            with suppress(Refusal, NoAnswer):
+                begun.result(LETS_GO_SOON).close()
 
 
 def refusal(error: StreamError, what: str, **details: Any) -> Refusal:
@@ -142,12 +169,14 @@ class Carrying:
         replaceable: Callable[[File], bool],
         others: Callable[[], Mapping[str, Tuple[str, str]]] = dict,
         begun: Mapping[str, Dict[str, Any]] | None = None,
+        opened: Callable[[Way, float], Peer] | None = None,
     ):
         """`replaceable` is true, or raises a Refusal for a file that must not replace what is at its destination.
 
         `others` tells by path the VM and the format of each image there that is a disk of another VM.
         `begun` are the devices there that an earlier run has left half written, which check mode settles as little as
         anything else.
+        `opened` gives the receiver, where one was begun before.
         """
         self.files = tuple(files)
         self.way = way
@@ -157,6 +186,7 @@ class Carrying:
         self._replaceable = replaceable
         self._others = others
         self._begun = begun or {}
+        self._opened = opened
         self._images: Dict[str, Image] = {}
         self._peer: Peer | None = None
         self._updates: Dict[str, bool] = {}
@@ -198,7 +228,7 @@ class Carrying:
 
     def check(self) -> None:
         """Lock the sources, and refuse what could not be done."""
-        peer = self._peer = self.way.open(self._timeout)
+        peer = self._peer = (self._opened or Way.open)(self.way, self._timeout)
         self.files = tuple(self._owned(file) for file in self.files)
         self._check_directories()
         needs: Dict[str, int] = {}

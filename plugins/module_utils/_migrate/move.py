@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import Any, Dict, List, Mapping, Tuple
 
 from .._domblk import info
-from .._domblk.carry import Carrying, Way, way_to
+from .._domblk.carry import Ahead, Carrying, Way, way_to
 from .._domblk.info import chain_of
 from .._libvirt import Host, LibvirtFailure, NotFound, Volume, unknown_flags
 from .._pure import certificates, checks, domain_xml, domblk, jobstats, outcome, schedule, storage
@@ -45,10 +45,20 @@ PARALLEL_POSTCOPY = (10, 1, 0)
 
 
 class Move:
-    """Moves one guest. `local` is the source's own files where this machine is the source, else None."""
+    """Moves one guest. `local` is the source's own files where this machine is the source, else None.
+
+    `ahead` may have begun the receiver of its files.
+    """
 
     def __init__(
-        self, request: Request, report: Report, source: Host, dest: Host, place: Place, local: Local | None
+        self,
+        request: Request,
+        report: Report,
+        source: Host,
+        dest: Host,
+        place: Place,
+        local: Local | None,
+        ahead: Ahead,
     ) -> None:
         self._request = request
         self._options = {**request.options, "persistent": places.stays_persistent(place, request.options)}
@@ -57,6 +67,7 @@ class Move:
         self._dest = dest
         self._place = place
         self._local = local
+        self._ahead = ahead
         self._definition = Definition(place.name, place.uuid)
         self._source_pools = Storage(source, request.run_id, request.now)
         self._dest_pools = Storage(dest, request.run_id, request.now)
@@ -621,16 +632,16 @@ class Move:
             files.setdefault(file.source, file)
         if not files:
             return NOTHING_CARRIED
-        address = uris.parse_data(options["migrate_uri"]) if options["migrate_uri"] else ""
         return Carrying(
             list(files.values()),
-            way_to(self._dest.uri, address),
+            way_to(self._dest.uri, options["migrate_uri"]),
             copy,
             self._request.run_id,
             options["connect_timeout"],
             lambda file: self._guest.may_replace(file, self._disks, self._facts),
             lambda: info.disks_of_others(self._dest, self._place.uuid),
             self._request.local.begun(self._place.uuid),
+            self._ahead.open,
         )
 
     def _carry(self, ending: Ending, ledger: Ledger, carrying: Carrying) -> None:

@@ -11,6 +11,7 @@ from contextlib import nullcontext
 from typing import Any, Dict, List
 
 from .._domblk import relocate
+from .._domblk.carry import Ahead, way_to
 from .._libvirt import MIGRATION_OUT, Host, LibvirtFailure
 from .._pure import domain_xml, outcome
 from .._pure import status as statuses
@@ -37,8 +38,9 @@ def run(request: Request) -> Dict[str, Any]:
     """The module's result; a Refusal carries what the result has so far."""
     report = Report(request.options["name"], request.now)
     hosts: List[Host] = []
+    ahead = Ahead()
     try:
-        return _run(request, report, hosts)
+        return _run(request, report, hosts, ahead)
     except Refusal as error:
         error.details = {**report.finished(), "outcome": REFUSED, **error.details}
         raise
@@ -46,11 +48,12 @@ def run(request: Request) -> Dict[str, Any]:
         known_as = {"name": request.options["name"]}
         raise places.refusal(error, "libvirt failed", known_as, **{**report.finished(), "outcome": REFUSED}) from error
     finally:
+        ahead.close()
         for host in hosts:
             host.close()
 
 
-def _run(request: Request, report: Report, hosts: List[Host]) -> Dict[str, Any]:
+def _run(request: Request, report: Report, hosts: List[Host], ahead: Ahead) -> Dict[str, Any]:
     options = request.options
     source_uri = uris.parse(options["uri"], "uri")
     timeout = options["connect_timeout"]
@@ -66,6 +69,8 @@ def _run(request: Request, report: Report, hosts: List[Host]) -> Dict[str, Any]:
     dest_uri = options["dest_uri"]
     if request.facts_uuid == source.uuid:
         return _same_host(request, report, source, dest_uri)
+    if source_uri.is_local and request.copy.only_stopped and _is_stopped(source, options["name"]):
+        ahead.begin(way_to(dest_uri, options["migrate_uri"]), timeout)
     dest: Host | None = None
     with report.findings.of("dest_connection"):
         dest = places.connect(dest_uri, timeout, "dest_uri")
@@ -89,7 +94,7 @@ def _run(request: Request, report: Report, hosts: List[Host]) -> Dict[str, Any]:
     report.note_place(place, source, dest)
     if place.settled or (not options["undefine_source"] and places.defined_twice(source, dest, place)):
         return report.finished(outcome=ALREADY_THERE)
-    move = Move(request, report, source, dest, place, local=request.local if source_uri.is_local else None)
+    move = Move(request, report, source, dest, place, request.local if source_uri.is_local else None, ahead)
     if place.half_moved and options["postcopy_resume"]:
         return move.resume()
     with report.findings.must("place"):
@@ -110,6 +115,11 @@ def _unreached(request: Request, report: Report, source: Host) -> Refusal:
     look = Survey(domain.name, mode, options, source, None, None, said["facts"], local, said["hostname"])
     note(look.case(text, "", Layout(), domain_xml.parse(text), {}), report, options["preflight"])
     return report.findings.refusal
+
+
+def _is_stopped(host: Host, name: str) -> bool:
+    domain = host.find(name)
+    return domain is not None and not domain.active
 
 
 def _same_host(request: Request, report: Report, host: Host, dest_uri: str) -> Dict[str, Any]:

@@ -75,6 +75,7 @@ class Peer:
         for part, _target in self._parts.values():
             self._remove(part)
         self._parts = {}
+        self.is_open = False
 
     def ask(self, do, **arguments):
         script = self.scripts.get(do)
@@ -220,6 +221,7 @@ def use(world, monkeypatch) -> None:
     """Let everything that would be sent go between these hosts."""
     world.sent, world.peer_scripts, world.free_bytes, world.source_locks = [], {}, {}, set()
     world.unreachable_by_ssh = set()
+    world.peers = []
     # Whom the state of a TPM gets at the destination, and whom everything that came there got.
     world.tpm_owner, world.owners = {"owner": "", "group": ""}, []
     # By host and path.
@@ -229,7 +231,8 @@ def use(world, monkeypatch) -> None:
         host = way.host or world.local
         if host in world.unreachable_by_ssh:
             raise carry.Refusal(f"no image can be sent to {host}: no route", "ssh_login", "role ssh_trust", "ssh_trust")
-        return Peer(world[host])
+        world.peers.append(Peer(world[host]))
+        return world.peers[-1]
 
     monkeypatch.setattr(Image, "world", world)
     monkeypatch.setattr(carry, "Image", Image)
