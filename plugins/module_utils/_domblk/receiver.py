@@ -45,12 +45,12 @@ from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Set, 
 BLOCK = 1 << 20
 # A changed block is compared in pieces, and a changed piece in slices, of the size of a page and of most file systems'
 # blocks. Fewer levels would mean more digests, or more bytes sent than have changed.
-PIECE = 65536
+PIECE = 32768
 SLICE = 4096
 SHORT = 16
-# Blocks whose pieces are remembered, and pieces that are compared in slices: 512 bytes of digests for each of the
-# former, 256 for the latter.
-PIECED = 131072
+# Blocks whose pieces are remembered, and pieces that are compared in slices: 1024 bytes of digests for each of the
+# former, 128 for the latter.
+PIECED = 65536
 SLICED = 131072
 ZERO = bytes(BLOCK)
 # Cryptographic, since what a guest wrote must not be able to pass for something else. On a processor with instructions

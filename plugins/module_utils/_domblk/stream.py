@@ -689,12 +689,15 @@ class _Sending:
         first = number * BLOCK
         last = min(first + BLOCK, self._source.size)
         ours = self._ours.get(number)
-        zeros = far.nothing(far.hasher(self._peer.hash), last - first)
-        theirs = self._theirs.get(number) if number in there else far.shortened(zeros)
+        theirs = self._theirs.get(number) if number in there else self._zeros(last - first)
         if ours and theirs:
             yield from differing(far.shortened(ours), theirs, first, last, PIECE)
         else:
             yield first, last
+
+    def _zeros(self, length: int) -> bytes:
+        """The digests of the pieces of a block that is not there."""
+        return far.shortened(far.nothing(far.hasher(self._peer.hash), length))
 
 
 def differing(ours: bytes, theirs: bytes, first: int, last: int, step: int) -> Iterator[Extent]:
