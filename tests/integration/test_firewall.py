@@ -6,11 +6,11 @@ from __future__ import annotations
 
 import json
 import re
-from contextlib import contextmanager
 
 import pytest
 
 from .conftest import REPOSITORY, ansible
+from .ports import listening, reached
 
 CONVERGE = REPOSITORY / "extensions" / "molecule" / "firewall" / "converge.yml"
 RECORD = "/var/lib/kvmops-migration/firewall.json"
@@ -24,25 +24,6 @@ FIRST, LAST, BEYOND, DAEMON, NFS = 49152, 49215, 49216, 16509, 2049
 # Its order is that in which rules were added.
 STATE = """(firewall-cmd --list-all-zones; firewall-cmd --permanent --list-all-zones; systemctl is-active firewalld;
 systemctl is-enabled firewalld) | sort"""
-LISTEN = """
-import socket, sys, threading
-def serve(port):
-    listener = socket.create_server(("", port))
-    while True:
-        listener.accept()[0].close()
-for port in map(int, sys.argv[1:]):
-    threading.Thread(target=serve, args=(port,)).start()
-"""
-SCAN = """
-import socket, sys
-for target in sys.argv[1:]:
-    address, port = target.rsplit(":", 1)
-    try:
-        socket.create_connection((address, int(port)), 3).close()
-        print(target)
-    except OSError:
-        pass
-"""
 
 
 def play(*arguments, **variables):
@@ -57,29 +38,6 @@ def done(*arguments, **variables) -> int:
     run = play(*arguments, **variables)
     assert run.rc == 0, run.out
     return run.changed
-
-
-@contextmanager
-def listening(host, *ports):
-    """A listener is bound on each of the ports: what does not answer is closed by the firewall."""
-    command = "systemd-run --quiet --collect --unit=kvmops-listen python3 -c %s " + " ".join(map(str, ports))
-    host.check_output(command, LISTEN)
-    try:
-        host.check_output(
-            "for try in $(seq 50); do ss -Hltn | grep -q ':%d ' && exit 0; sleep 0.1; done; exit 1" % ports[-1]
-        )
-        yield
-    finally:
-        host.check_output("systemctl stop kvmops-listen")
-
-
-def reached(host, addresses, *ports) -> set[int]:
-    """Those of the ports that answer on all of the addresses; no port may answer on some of them only."""
-    targets = [f"{address}:{port}" for address in addresses for port in ports]
-    said = host.check_output("python3 -c %s " + " ".join(targets), SCAN).split()
-    answers = {port: sum(target.endswith(f":{port}") for target in said) for port in ports}
-    assert set(answers.values()) <= {0, len(addresses)}, said
-    return {port for port, number in answers.items() if number}
 
 
 def rich_rules(host, *options) -> set[tuple[str, str]]:

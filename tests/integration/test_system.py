@@ -8,12 +8,23 @@ guest moves live to the other hypervisor and comes home over TLS, everything aga
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 
-from tests.lab import tiers
+from tests.lab import console, tiers
 
-from .conftest import REPOSITORY
+from .conftest import REPOSITORY, Run, ansible
+from .ports import listening, reached
+
+GUEST = "centos64a"
+SHARED = "/vmdata/centos64-32bit.qcow2"
+STATE = "/var/lib/kvmops-migration"
+OTHER = {"labkvm1": "labkvm2", "labkvm2": "labkvm1"}
+PRIVATE = {"labkvm1": "172.16.1.231", "labkvm2": "172.16.1.232"}
+# On which libvirt listens.
+TLS_PORT, TCP_PORT = 16514, 16509
+DENIED = r"avc: +denied .*(svirt|virtd).*:nfs_t:"
 
 # --- the hosts
 
@@ -47,6 +58,139 @@ def test_their_clocks_go_as_this_machines_does(hosts):
     for name in hosts:
         assert -1.1 < asked[0][name] < 0.1, asked
         assert abs(asked[0][name] - asked[1][name]) < 0.05, asked
+
+
+# --- what prepare.yml has made of them
+
+
+def test_storage_is_exported_and_mounted(hosts, hypervisors):
+    assert "10.0.1.0/24(" in hosts["labstor1"].check_output("exportfs -v | tr -d '\\n\\t'")
+    for host in hypervisors.values():
+        assert host.check_output("showmount -e 10.0.1.235").splitlines()[1:] == ["/vm 10.0.1.0/24"]
+        assert host.check_output("findmnt -no FSTYPE,SOURCE /vmdata").split() == ["nfs4", "10.0.1.235:/vm"]
+        assert host.check_output("virsh pool-list --name").split() == ["vm", "vmdata"]
+        assert host.check_output("getsebool virt_use_nfs").endswith("on")
+
+
+def test_the_hypervisors_reach_each_other_by_every_way(hypervisors):
+    for name, host in hypervisors.items():
+        there = OTHER[name]
+        assert host.check_output("getent hosts %s-private", there).split()[0] == PRIVATE[there]
+        assert host.check_output("ssh -o BatchMode=yes root@%s-private hostname", there) == there
+        for uri in (f"qemu+tls://{there}/system", f"qemu+ssh://root@{there}-private/system"):
+            assert host.check_output("virsh -c %s hostname", uri).strip() == there
+
+
+def test_the_firewall_lets_peers_in_and_nobody_else(hosts):
+    for host in hosts.values():
+        assert host.check_output("firewall-cmd --state") == "running"
+    assert "49152-49215" in hosts["labkvm2"].check_output("firewall-cmd --list-all")
+    ports = [*range(49152, 49216, 9), 49215, TLS_PORT, TCP_PORT]
+    # libvirt listens for TLS by itself.
+    with listening(hosts["labkvm2"], *(port for port in ports if port != TLS_PORT)):
+        assert reached(hosts["labkvm1"], ["192.168.1.232", PRIVATE["labkvm2"]], *ports) == {*ports} - {TCP_PORT}
+        assert reached(hosts["labstor1"], ["192.168.1.232", "10.0.1.232"], *ports) == set()
+
+
+# --- the story
+
+
+def playbook(name: str, *arguments: str) -> Run:
+    """A playbook as a person calls it, which does well and warns of nothing."""
+    run = ansible("ansible-playbook", f"{name}.yml", *arguments)
+    assert run.rc == 0, run.out
+    assert "[WARNING]" not in run.out, run.out
+    return run
+
+
+def denials(host) -> int:
+    """How often SELinux has said that a guest or libvirt may not use NFS."""
+    return int(host.check_output("grep -Ec %s /var/log/audit/audit.log || true", DENIED))
+
+
+def received(host) -> dict[str, int]:
+    """Bytes that have come in by each network."""
+    networks = ("lan", "private", "storage")
+    said = host.check_output("cat " + " ".join(f"/sys/class/net/{name}0/statistics/rx_bytes" for name in networks))
+    return dict(zip(networks, map(int, said.split())))
+
+
+def record(host) -> dict:
+    """What the last run from that host has written down."""
+    return json.loads(host.check_output(f"cat $(ls -t {STATE}/runs/*.json | head -1)"))
+
+
+def lives(hypervisors, name: str) -> None:
+    """The guest runs there and nowhere else, and its records go on."""
+    known = {host: it.check_output("virsh list --all --name").split() for host, it in hypervisors.items()}
+    assert known == {name: [GUEST], OTHER[name]: []}
+    count = f"grep -ac 'kvmops: record' {console.log(GUEST)}"
+    before = int(hypervisors[name].check_output(count))
+    hypervisors[name].check_output(
+        f"for turn in $(seq 120); do [ $({count}) -gt {before} ] && exit 0; sleep 0.5; done; exit 1"
+    )
+
+
+def test_selinux_denies_nfs_to_guests_until_it_is_told(hosts, hypervisors):
+    """The deck's R9 and R10: the disk of the guest moves to NFS, and what the policy says of that is in the log."""
+    for host in hypervisors.values():
+        host.check_output("setsebool virt_use_nfs off")
+    before = denials(hosts["labkvm1"])
+    playbook("relocate", "-e", f"vm={GUEST}", "-e", "dest_dir=/vmdata")
+    assert hosts["labkvm1"].check_output(f"virsh domblklist {GUEST} | awk '$1 == \"vda\" {{print $2}}'") == SHARED
+    assert "qcow2" in hosts["labstor1"].check_output("ls /vm")
+    assert denials(hosts["labkvm1"]) > before
+    lives(hypervisors, "labkvm1")
+
+
+def test_the_role_tells_it(hypervisors):
+    assert playbook("prepare", "--tags", "selinux").changed == len(hypervisors)
+    assert all(host.check_output("getsebool virt_use_nfs").endswith("on") for host in hypervisors.values())
+
+
+def test_the_guest_moves_live_over_the_private_network(hypervisors):
+    """R12 and R15; its disk stays where it is, and nobody has said `unsafe`."""
+    before = {name: denials(host) for name, host in hypervisors.items()}
+    arrived = received(hypervisors["labkvm2"])
+    playbook("migrate", "-e", f"vm={GUEST}")
+    more = {network: count - arrived[network] for network, count in received(hypervisors["labkvm2"]).items()}
+    assert more["private"] > 8 << 20, more
+    assert more["private"] > 4 * more["lan"], more
+    lives(hypervisors, "labkvm2")
+    told = record(hypervisors["labkvm1"])
+    assert (told["mode"], told["storage"], told["outcome"]) == ("live", "shared", "migrated"), told
+    assert "UNSAFE" not in str(told["flags"]).upper(), told
+    assert {name: denials(host) for name, host in hypervisors.items()} == before
+
+
+def test_it_comes_home_over_tls(hypervisors):
+    options = {"migrate_options": {"dest_uri": "qemu+tls://labkvm1/system"}}
+    playbook("migrate", "-e", f"vm={GUEST}", "-e", "dest=labkvm1", "-e", json.dumps(options))
+    lives(hypervisors, "labkvm1")
+    assert "qemu+tls://labkvm1/system" in json.dumps(record(hypervisors["labkvm2"]))
+
+
+def test_everything_again_changes_nothing(hypervisors):
+    assert playbook("prepare").changed == 0
+    assert playbook("migrate", "-e", f"vm={GUEST}", "-e", "dest=labkvm1").changed == 0
+    lives(hypervisors, "labkvm1")
+
+
+# --- what goes wrong
+
+
+def test_c8_116_a_broken_line_leaves_the_live_table_as_it_is(hosts):
+    server = hosts["labstor1"]
+    before = server.check_output("exportfs -v; cat /etc/exports")
+    server.check_output("echo '/srv *(rw, sync)' > /etc/exports.d/broken.exports")
+    try:
+        run = ansible("ansible-playbook", "prepare.yml", "--tags", "nfs_server")
+        assert run.rc != 0, run.out
+        assert "/etc/exports.d/broken.exports line 1: the options of * are no list" in run.message, run.out
+        assert "; cure: correct that line" in run.message
+    finally:
+        server.check_output("rm /etc/exports.d/broken.exports")
+    assert server.check_output("exportfs -v; cat /etc/exports") == before
 
 
 # --- last: the witnesses of everything above
