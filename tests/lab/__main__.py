@@ -35,6 +35,7 @@ def up(_options: argparse.Namespace) -> dict:
     kind = tiers.kind(spec["tier"])
     with locked():
         root = rootfs.build()
+        bare = rootfs.build(bare=True) if any(host.get("bare") for host in spec["hosts"].values()) else root
         accelerated = kvm.usable(root)
         began = time.monotonic()
         _remove()
@@ -46,7 +47,7 @@ def up(_options: argparse.Namespace) -> dict:
         hosts = [_host(kind, name, spec) for name in spec["hosts"]]
         for host in hosts:
             host.prepare()
-            host.boot(root, kvm=accelerated)
+            host.boot(bare if spec["hosts"][host.name].get("bare") else root, kvm=accelerated)
             say(f"{host.name} is booting")
         for host in hosts:
             host.wait()

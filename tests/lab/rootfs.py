@@ -1,6 +1,6 @@
 # Copyright: (c) 2026, The kvmops.migration authors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The one root file system that every lab host starts from, built by mmdebstrap and cached by its recipe's hash."""
+"""The root file system that lab hosts start from, built by mmdebstrap and cached by its recipe's hash."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from .paths import CACHE, SHUT_IN, LabError, run, say
 SUITE = "bookworm"
 # Days after its last use until a root file system of another recipe is removed.
 KEPT_DAYS = 3
-PACKAGES = [
-    # an ordinary minimal Debian server that Ansible can log in to
+# An ordinary minimal Debian server that Ansible can log in to.
+SERVER = [
     "systemd-sysv",
     "udev",
     "dbus",
@@ -27,12 +27,12 @@ PACKAGES = [
     "iproute2",
     "iputils-ping",
     "openssh-server",
-    "netcat-openbsd",
     "python3",
     "sudo",
-    "rsync",
     "e2fsprogs",
-    # a hypervisor as a Debian administrator installs it
+]
+# What roles install, which most hosts have from the beginning so that a scenario need not wait for it.
+BY_ROLES = [
     "libvirt-daemon-system",
     "libvirt-clients",
     "python3-libvirt",
@@ -43,9 +43,6 @@ PACKAGES = [
     "ovmf",
     "swtpm",
     "swtpm-tools",
-    # storage and firewall; GlusterFS stands in for NFS, which needs a kernel of its own
-    "glusterfs-server",
-    "glusterfs-client",
     "nfs-kernel-server",
     "nfs-common",
     "rpcbind",
@@ -56,6 +53,15 @@ PACKAGES = [
     # what Ansible's own modules need: apt, certificates
     "python3-apt",
     "python3-cryptography",
+]
+PACKAGES = [
+    *SERVER,
+    *BY_ROLES,
+    "netcat-openbsd",
+    "rsync",
+    # stands in for NFS, which needs a kernel of its own
+    "glusterfs-server",
+    "glusterfs-client",
     # SELinux, which the hosts that have a kernel of their own switch on
     "selinux-policy-default",
     "policycoreutils",
@@ -69,21 +75,22 @@ PACKAGES = [
     "busybox-static",
     "qemu-guest-agent",
 ]
+# Where a bare host has them all, as its only source of packages.
+SOURCE = "srv/packages"
 
 # What every host of this lab must have because it is a container or because Ansible must get in. Nothing that a role
 # of the collection configures (names, firewall, trust between hosts, pools, exports) belongs here.
 FILES = {
     "etc/sudoers.d/deploy": "deploy ALL=(ALL) NOPASSWD: ALL\n",
     "etc/ssh/sshd_config.d/lab.conf": "UseDNS no\n",
-    # Debian's SMBIOS default would give all hosts the build machine's UUID: libvirt then sees one host, not three.
-    "etc/libvirt/libvirtd.conf.append": 'host_uuid_source = "machine-id"\n',
     # No cgroup controller is delegated to a container: "Failed to create v1 controller cpu for group".
     "etc/libvirt/qemu.conf.append": "cgroup_controllers = []\n",
 }
 
 
-def recipe_hash() -> str:
-    text = repr((SUITE, sorted(PACKAGES), sorted(FILES.items()), mirror()))
+def recipe_hash(*, bare: bool) -> str:
+    packages = [sorted(SERVER), "and as files", sorted(BY_ROLES)] if bare else sorted(PACKAGES)
+    text = repr((SUITE, packages, sorted(FILES.items()), mirror()))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -98,13 +105,16 @@ def proxies() -> list[str]:
     return [f"--aptopt={line}" for line in settings if re.match(r"Acquire::https?::(\S+::)?Proxy ", line)]
 
 
-def path() -> Path:
-    return CACHE / f"rootfs-{recipe_hash()}"
+def path(*, bare: bool = False) -> Path:
+    return CACHE / f"rootfs-{'bare-' if bare else ''}{recipe_hash(bare=bare)}"
 
 
-def build() -> Path:
-    """Return the root file system, building it first where the cache has none."""
-    root = path()
+def build(*, bare: bool = False) -> Path:
+    """Return the root file system, building it first where the cache has none.
+
+    One that is `bare` has nothing that a role installs, and all of that as packages in a source of its own.
+    """
+    root = path(bare=bare)
     if root.is_dir():
         os.utime(root)
         return root
@@ -115,20 +125,49 @@ def build() -> Path:
     for outdated in CACHE.glob("rootfs-*"):
         if time.time() - outdated.stat().st_mtime > KEPT_DAYS * 86400:
             shutil.rmtree(outdated)
-    say(f"building the hosts' root file system with mmdebstrap ({len(PACKAGES)} packages; about a minute, once)")
+    packages = SERVER if bare else PACKAGES
+    say(f"building the hosts' root file system with mmdebstrap ({len(packages)} packages; about a minute, once)")
     # Under a temporary name until complete: a build that was killed never looks finished.
     temporary = Path(tempfile.mkdtemp(prefix=f"{root.name}.tmp", dir=CACHE))
     tree = temporary / "root"
-    options = ["--variant=minbase", f"--include={','.join(PACKAGES)}", *proxies()]
+    options = ["--variant=minbase", f"--include={','.join(packages)}", *proxies(), *(_fetching() if bare else ())]
     command = [*SHUT_IN, "mmdebstrap", *options, SUITE, str(tree)]
     if mirror():
         command.append(mirror())
     _run_with_progress(command)
     _configure(tree)
+    if bare:
+        _make_source(tree)
     tree.rename(root)
     temporary.rmdir()
     say(f"root file system ready: {root}")
     return root
+
+
+def _fetching() -> list[str]:
+    """Options of mmdebstrap that leave packages in the tree as files, with all that they depend on."""
+    wanted = " ".join(BY_ROLES)
+    steps = (
+        f'chroot "$1" apt-get --yes --quiet --no-install-recommends --download-only install {wanted}',
+        f'mkdir -p "$1/{SOURCE}" && mv "$1"/var/cache/apt/archives/*.deb "$1/{SOURCE}/"',
+    )
+    return [f"--customize-hook={step}" for step in steps]
+
+
+def _make_source(tree: Path) -> None:
+    """Make these files the host's only source of packages, and let apt know it."""
+    index = []
+    for file in sorted((tree / SOURCE).glob("*.deb")):
+        digest = hashlib.sha256(file.read_bytes()).hexdigest()
+        about = run("dpkg-deb", "--field", file).rstrip()
+        index.append(f"{about}\nFilename: ./{file.name}\nSize: {file.stat().st_size}\nSHA256: {digest}\n")
+    (tree / SOURCE / "Packages").write_text("\n".join(index), encoding="utf-8")
+    for settings in (tree / "etc/apt/apt.conf.d").glob("*mmdebstrap*"):
+        settings.unlink()
+    for other in (tree / "etc/apt/sources.list.d").iterdir():
+        other.unlink()
+    (tree / "etc/apt/sources.list").write_text(f"deb [trusted=yes] file:/{SOURCE} ./\n", encoding="ascii")
+    run("chroot", tree, "apt-get", "--quiet", "update")
 
 
 def _run_with_progress(command: list[str]) -> None:

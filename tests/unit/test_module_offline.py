@@ -346,8 +346,8 @@ class OnceBegun(threading.Event):
         super().__init__()
         self._world = world
 
-    def wait(self, seconds):
-        until = time.monotonic() + seconds
+    def wait(self, timeout=None):
+        until = time.monotonic() + (timeout or 0)
         while not self._world.peers and time.monotonic() < until:
             time.sleep(0.01)
         return bool(self._world.peers)
