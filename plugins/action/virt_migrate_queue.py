@@ -8,8 +8,9 @@ from __future__ import annotations
 import os
 import pickle
 import select
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from ansible.errors import AnsibleActionFail, AnsibleError
@@ -18,10 +19,10 @@ from ansible.plugins.action import ActionBase
 from ansible_collections.kvmops.migration.plugins.module_utils._pure import options as table
 from ansible_collections.kvmops.migration.plugins.module_utils._pure.queue import Limits, Queue
 from ansible_collections.kvmops.migration.plugins.module_utils._pure.refusal import Refusal
-from ansible_collections.kvmops.migration.plugins.plugin_utils.errand import Errand
+from ansible_collections.kvmops.migration.plugins.plugin_utils.errand import INFO_MODULE, Errand
 from ansible_collections.kvmops.migration.plugins.plugin_utils.runs import Vigil
 from ansible_collections.kvmops.migration.plugins.plugin_utils.sites import Elsewhere
-from ansible_collections.kvmops.migration.plugins.plugin_utils.values import problem
+from ansible_collections.kvmops.migration.plugins.plugin_utils.values import check_known, problem
 
 # What a move says besides options of virt_migrate, and what a plan has for a person only.
 OWN = ("source", "dest", "state", "note")
@@ -41,7 +42,7 @@ class ActionModule(ActionBase):
             moves, limits = self._read()
         except Refusal as refusal:
             raise AnsibleActionFail(refusal.message) from refusal
-        results = self._move(moves, limits)
+        results = self._judge(moves) if self._task.check_mode else self._move(moves, limits)
         failures = [one for one in results if one.get("failed")]
         result.update(
             changed=any(one.get("changed") for one in results),
@@ -55,17 +56,17 @@ class ActionModule(ActionBase):
 
     def _read(self) -> tuple[list[dict[str, Any]], Limits]:
         args = self._task.args
-        _check_known(args, KNOWN, "virt_migrate_queue")
+        check_known(args, KNOWN, "virt_migrate_queue")
         common = args.get("options") or {}
         if not isinstance(common, Mapping):
             raise Refusal(f"options: {common!r} is not accepted", "bad_option", "accepted: options of virt_migrate")
-        _check_known(common, table.PUBLIC, "options")
+        check_known(common, table.PUBLIC, "options")
         given = args.get("moves")
         if not isinstance(given, list) or not all(isinstance(move, Mapping) for move in given):
             raise Refusal(f"moves: {given!r} is not accepted", "bad_option", "accepted: a list of mappings")
         moves = []
         for move in given:
-            _check_known(move, (*table.PUBLIC, *OWN), "moves")
+            check_known(move, (*table.PUBLIC, *OWN), "moves")
             for key in ("name", "source"):
                 if not move.get(key):
                     raise Refusal(f"moves: {dict(move)!r} has no {key}", "bad_option", f"add {key}")
@@ -88,7 +89,7 @@ class ActionModule(ActionBase):
         vigil = Vigil()
         while not queue.is_over:
             for number in queue.begin():
-                going[self._apart(self._errand(number, moves[number]))] = number
+                going[self._apart(partial(self._work, self._errand(number, moves[number])))] = number
             for pipe in select.select(list(going), [], [], 0)[0]:
                 number = going.pop(pipe)
                 results[number] = _answer(pipe)
@@ -96,13 +97,47 @@ class ActionModule(ActionBase):
             vigil.wait()
         return [{**results[number], "name": moves[number]["name"]} for number in range(len(moves))]
 
-    def _errand(self, number: int, move: dict[str, Any]) -> Errand:
+    def _judge(self, moves: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """What check mode says to each of the moves: every destination is asked once, every source judges all of its
+        own."""
+        results: dict[int, dict[str, Any]] = {}
+        asked: dict[str, dict[int, dict[str, Any]]] = {}
+        facts: dict[str, dict[str, Any] | None] = {}
+        for number, move in enumerate(moves):
+            try:
+                asked.setdefault(move["source"], {})[number] = self._errand(0, move, facts).arguments()
+            except AnsibleError as error:
+                results[number] = _unreachable(error)
+        pipes = {self._apart(partial(self._judge_those_of, host, those)): those for host, those in asked.items()}
+        for pipe, those in pipes.items():
+            said = _answer(pipe)
+            results.update(said.get("results") or dict.fromkeys(those, said))
+        return [{**results[number], "name": move["name"]} for number, move in enumerate(moves)]
+
+    def _judge_those_of(self, source: str, moves: dict[int, dict[str, Any]]) -> dict[str, Any]:
+        try:
+            said = self._site(source, 0).execute(INFO_MODULE, {"name": [], "_moves": list(moves.values())})
+        except AnsibleError as error:
+            said = _unreachable(error)
+        finally:
+            self._close_sites()
+        if "moves" not in said:
+            return {"changed": False, **said}
+        return {"results": dict(zip(moves, said["moves"]))}
+
+    def _errand(
+        self, number: int, move: dict[str, Any], facts: dict[str, dict[str, Any] | None] | None = None
+    ) -> Errand:
         return Errand(
-            self._site(move["source"], number), _arguments(move), self._variables, lambda host: self._site(host, number)
+            self._site(move["source"], number),
+            _arguments(move),
+            self._variables,
+            lambda host: self._site(host, number),
+            facts=facts,
         )
 
-    def _apart(self, errand: Errand) -> int:
-        """Watch a move in a process of its own, whose answer comes through the pipe that is returned.
+    def _apart(self, work: Callable[[], dict[str, Any]]) -> int:
+        """Do it in a process of its own, whose answer comes through the pipe that is returned.
 
         A host that is silent keeps nobody from looking at the others then; Ansible's own state allows no threads.
         """
@@ -112,19 +147,22 @@ class ActionModule(ActionBase):
             return answers
         try:
             with os.fdopen(answer, "wb") as stream:
-                pickle.dump(self._work(errand), stream)
+                pickle.dump(work(), stream)
         finally:
             os._exit(0)
 
     def _work(self, errand: Errand) -> dict[str, Any]:
         try:
-            return errand.plan() if self._task.check_mode else errand.run()
+            return errand.run()
         except AnsibleError as error:
-            return {"failed": True, "changed": False, "msg": str(error), "failure_class": "unreachable"}
+            return _unreachable(error)
         finally:
             errand.close()
-            for site in self._sites.values():
-                site.close()
+            self._close_sites()
+
+    def _close_sites(self) -> None:
+        for site in self._sites.values():
+            site.close()
 
     def _site(self, host: str, number: int) -> Elsewhere:
         """A host by its own login; every move has connections of its own."""
@@ -136,6 +174,10 @@ class ActionModule(ActionBase):
 def _arguments(move: Mapping[str, Any]) -> dict[str, Any]:
     """What of a move is for virt_migrate."""
     return {key: value for key, value in move.items() if key not in OWN}
+
+
+def _unreachable(error: AnsibleError) -> dict[str, Any]:
+    return {"failed": True, "changed": False, "msg": str(error), "failure_class": "unreachable"}
 
 
 def _answer(pipe: int) -> dict[str, Any]:
@@ -154,9 +196,3 @@ def _answer(pipe: int) -> dict[str, Any]:
         "failure_class": "out_of_sight",
         "msg": f"{problem}; cure: run again, which joins the run or settles what it has left",
     }
-
-
-def _check_known(given: Mapping[str, Any], known: Any, where: str) -> None:
-    for key in given:
-        if key not in known:
-            raise Refusal(f"{where}: {key!r} is not known", "bad_option", f"accepted: {', '.join(known)}")

@@ -41,6 +41,20 @@ options:
     type: bool
     default: false
     version_added: 0.1.0
+  dest_hosts:
+    description:
+      - Inventory names of hosts: could the VMs move there? The host itself is left out.
+      - It is found out as in check mode of M(kvmops.migration.virt_migrate), by connections that all VMs share, and
+        returned in RV(moves) and RV(matrix).
+    type: list
+    elements: str
+    default: []
+    version_added: 0.1.0
+  options:
+    description: Options of M(kvmops.migration.virt_migrate) with which they would move.
+    type: dict
+    default: {}
+    version_added: 0.1.0
 seealso:
   - module: kvmops.migration.virt_migrate
 """
@@ -49,6 +63,11 @@ EXAMPLES = r"""
 ---
 - name: See where the VMs are
   kvmops.migration.virt_migrate_info:
+  register: info
+
+- name: See which VMs of this host could move to which of the others, and what is in the way of those that could not
+  kvmops.migration.virt_migrate_info:
+    dest_hosts: "{{ groups['hypervisors'] }}"
   register: info
 """
 
@@ -101,6 +120,20 @@ unfinished:
   returned: success
   type: list
   elements: dict
+moves:
+  description:
+    - What M(kvmops.migration.virt_migrate) answers in check mode, for each VM and each of O(dest_hosts); C(name) and
+      C(dest_host) tell which, C(failed) whether something is in the way, C(checks) all that was looked at.
+  returned: with O(dest_hosts)
+  type: list
+  elements: dict
+matrix:
+  description: By name of the VM and of the host, C(outcome) of the same; it could move where that is V(planned).
+  returned: with O(dest_hosts)
+  type: dict
+  sample:
+    centos64a:
+      labkvm2: planned
 failure_class:
   description: One word for the kind of failure.
   returned: on failure
@@ -118,8 +151,7 @@ role:
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.kvmops.migration.plugins.module_utils._migrate.answer import answer
-from ansible_collections.kvmops.migration.plugins.module_utils._migrate.info import gather
-from ansible_collections.kvmops.migration.plugins.module_utils._migrate.local import Local
+from ansible_collections.kvmops.migration.plugins.module_utils._migrate.judged import tell
 
 
 def main() -> None:
@@ -129,15 +161,14 @@ def main() -> None:
             "uri": {"type": "str", "default": "qemu:///system"},
             "connect_timeout": {"type": "int", "default": 20},
             "facts": {"type": "bool", "default": False},
+            # The action plugin makes moves of these two.
+            "dest_hosts": {"type": "list", "elements": "str", "default": []},
+            "options": {"type": "dict", "default": {}},
+            "_moves": {"type": "list", "elements": "dict"},
         },
         supports_check_mode=True,
     )
-    params = module.params
-    local = Local(module.run_command)
-    answer(
-        module,
-        lambda: gather(params["uri"], params["name"], params["connect_timeout"], local, params["facts"]),
-    )
+    answer(module, lambda: tell(module))
 
 
 if __name__ == "__main__":

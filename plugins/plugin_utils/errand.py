@@ -29,7 +29,8 @@ display = Display()
 class Errand:
     """One VM that shall move: its options as the user said them, from the inventory and from the destination.
 
-    `reach` gives another host of the inventory by its name.
+    `reach` gives another host of the inventory by its name, and `facts` keeps what destinations have said, for errands
+    that are only judged at one moment.
     """
 
     def __init__(
@@ -39,12 +40,14 @@ class Errand:
         variables: Mapping[str, Any],
         reach: Callable[[str], Any],
         module: str = runs.MODULE,
+        facts: dict[str, dict[str, Any] | None] | None = None,
     ):
         self._site = site
         self._module = module
         self._variables = variables
         self._reach = reach
         self._given = dict(args)
+        self._known = {} if facts is None else facts
         self._dest: Any = None
         self._outage: Outage | None = None
         self._run: runs.Run | None = None
@@ -63,10 +66,6 @@ class Errand:
         if args.get("dest_host") and not (_said(args, "cancel") or _said(args, "cleanup")):
             args.update(self._destination(args))
         return args
-
-    def plan(self) -> dict[str, Any]:
-        """What would be done: in check mode there is nothing to watch."""
-        return dict(self._site.execute(self._module, self.arguments()))
 
     def start(self) -> None:
         args = self.arguments()
@@ -136,7 +135,9 @@ class Errand:
         if address and self._module == runs.MODULE and not args.get("migrate_uri") and not _said(args, "tunnelled"):
             added["migrate_uri"] = uris.for_data(address)
         self._dest = self._reach(dest)
-        facts = self._facts(dest)
+        if dest not in self._known:
+            self._known[dest] = self._facts(dest)
+        facts = self._known[dest]
         if facts is not None:
             added["_dest_facts"] = facts
         return added

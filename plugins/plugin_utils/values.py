@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
@@ -33,6 +33,19 @@ def problem(args: Mapping[str, Any]) -> str:
     except Refusal as refusal:
         return refusal.message
     return ""
+
+
+def check_known(given: Mapping[str, Any], known: Iterable[str], where: str) -> None:
+    """Refuse a key that nobody knows, before anything is done."""
+    for key in given:
+        if key not in known:
+            raise Refusal(f"{where}: {key!r} is not known", "bad_option", f"accepted: {', '.join(known)}")
+
+
+def listed(value: Any) -> list[str]:
+    """Names in a list, or in one text with commas, as Ansible's lists can be written."""
+    names = value.split(",") if isinstance(value, str) else value or []
+    return [str(name).strip() for name in names]
 
 
 def _plain(value: Any) -> Any:

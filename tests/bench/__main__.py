@@ -14,6 +14,7 @@ from tests.lab.paths import LabError, require_root
 
 from . import report
 from .copies import AgainstLimit, AgainstRsync, BySize, Sample, Transports, Update
+from .judging import Judging
 from .pairs import Load, Pairs
 from .steps import Steps
 
@@ -31,6 +32,7 @@ BENCHES = {
             Load(memory_mib=1024, link_mib_per_s=112, dirty_mib_per_s=34, over_mib=832),
         ),
         Steps("steps", "the steps of moving the tiny guest", 10, *TINY),
+        Judging("preflight", "VMs of one host that are judged for others", 5, 20),
         AgainstRsync("copy-raw", f"a raw image of {SPARSE}, from host to host", 5, Sample("raw")),
         AgainstRsync("copy-qcow2", f"a qcow2 image of {SPARSE}, from host to host", 10, Sample("qcow2")),
         AgainstLimit("copy-limit", "the same raw image against one connection of nc", 10, Sample("raw")),

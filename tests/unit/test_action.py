@@ -17,7 +17,7 @@ import pytest
 from ansible.errors import AnsibleActionFail, AnsibleConnectionFailure
 from ansible.plugins.loader import connection_loader
 
-from ansible_collections.kvmops.migration.plugins.action import virt_migrate_queue
+from ansible_collections.kvmops.migration.plugins.action import virt_migrate_info, virt_migrate_queue
 from ansible_collections.kvmops.migration.plugins.plugin_utils import errand, runs, sites
 
 FACTS = {"host": {"uuid": "u2", "hostname": "kvm2"}, "journal": [{"path": "/vm/a"}]}
@@ -424,10 +424,10 @@ def test_c3_75_one_out_of_sight_for_good_leaves_the_run_to_itself(watch):
 def queue(queue_of, monkeypatch):
     """The same with every move done at once, in this process."""
 
-    def apart(self, errand):
+    def apart(self, work):
         answers, answer = os.pipe()
         with os.fdopen(answer, "wb") as stream:
-            pickle.dump(self._work(errand), stream)
+            pickle.dump(work(), stream)
         return answers
 
     monkeypatch.setattr(virt_migrate_queue.ActionModule, "_apart", apart)
@@ -437,7 +437,7 @@ def queue(queue_of, monkeypatch):
 @pytest.fixture
 def queue_of(monkeypatch):
     """Run virt_migrate_queue with sites that answer at once; gives back its result and who was asked what."""
-    asked = []
+    asked, judges = [], []
 
     class Fake(Source):
         def __init__(self, plugin, host, host_vars):
@@ -446,7 +446,13 @@ def queue_of(monkeypatch):
 
         def execute(self, module, args):
             if module.endswith("_info"):
-                return FACTS
+                asked.append((self.host, args)) if judges else None
+                if self.host == "kvm4":
+                    raise AnsibleConnectionFailure("no route")
+                moves = [
+                    {"name": one["name"], "outcome": "planned", "warnings": ["w"]} for one in args.get("_moves", ())
+                ]
+                return {**FACTS, "moves": moves} if moves else FACTS
             asked.append((self.host, args))
             if args["name"] == "bad":
                 raise AnsibleConnectionFailure("no route")
@@ -465,6 +471,7 @@ def queue_of(monkeypatch):
     monkeypatch.setattr(runs, "TICK", 0)
 
     def queue(check=False, **args):
+        judges.extend([True] * check)
         task = mock.MagicMock(args=args, async_val=0, check_mode=check)
         plugin = virt_migrate_queue.ActionModule(task, mock.MagicMock(), mock.MagicMock(), None, mock.MagicMock(), None)
         variables = {"inventory_hostname": "kvm1", "hostvars": HOSTS, "groups": {"all": list(HOSTS)}}
@@ -487,9 +494,91 @@ def test_c8_120_a_queue_moves_all_and_one_that_fails_keeps_no_other(queue):
     assert result["warnings"] == ["w", "w", "w"]
 
 
-def test_a_queue_in_check_mode_watches_nothing(queue):
-    _result, asked = queue(check=True, moves=[move("a")])
-    assert "_watch" not in asked[0][1]
+def test_a_queue_in_check_mode_asks_every_host_once_and_watches_nothing(queue):
+    result, asked = queue(
+        check=True,
+        moves=[move("a"), move("b", source="kvm2", dest_host="kvm3"), move("c", dest_host="kvm3"), move("d")],
+        options={"tls": "false"},
+    )
+    assert [(one["name"], one["outcome"]) for one in result["results"]] == [(name, "planned") for name in "abcd"]
+    assert (result["changed"], result["warnings"]) == (False, ["w"] * 4)
+    assert [host for host, args in asked if "_moves" not in args] == ["kvm2", "kvm3"]
+    judged = {host: args["_moves"] for host, args in asked if "_moves" in args}
+    assert {host: [one["name"] for one in moves] for host, moves in judged.items()} == {
+        "kvm1": ["a", "c", "d"],
+        "kvm2": ["b"],
+    }
+    for one in (*judged["kvm1"], *judged["kvm2"]):
+        assert (one["tls"], one["_dest_facts"], "_watch" in one) == ("false", FACTS, False)
+    assert judged["kvm1"][0]["dest_uri"] == "qemu+ssh://root@198.51.100.2/system"
+
+
+def test_a_host_that_does_not_answer_keeps_no_other_move_from_being_judged(queue):
+    result, _asked = queue(check=True, moves=[move("a", source="kvm4"), move("b"), move("c", dest_host="nosuch")])
+    assert [one.get("outcome") for one in result["results"]] == [None, "planned", None]
+    assert result["results"][0]["failure_class"] == "unreachable"
+    assert "a: no route" in result["msg"]
+    assert "c: dest_host: 'nosuch' is not in the inventory" in result["msg"]
+
+
+@pytest.fixture
+def info(monkeypatch):
+    """Run virt_migrate_info on kvm1; what was asked of whom."""
+    asked = []
+    monkeypatch.setattr(virt_migrate_info, "Here", lambda _plugin, host, _vars: Site(host, asked, dict))
+    monkeypatch.setattr(
+        virt_migrate_info, "Elsewhere", lambda _plugin, host, _vars: Closing(host, asked, lambda: FACTS)
+    )
+
+    def info(**args):
+        task = mock.MagicMock(args=args, async_val=0, delegate_to=None)
+        plugin = virt_migrate_info.ActionModule(task, mock.MagicMock(), mock.MagicMock(), None, mock.MagicMock(), None)
+        variables = {"inventory_hostname": "kvm1", "hostvars": HOSTS, "groups": {"all": list(HOSTS)}}
+        plugin.run(task_vars=variables)
+        return asked
+
+    return info
+
+
+class Closing(Site):
+    def close(self):
+        pass
+
+
+def test_info_without_destinations_asks_the_host_alone(info):
+    assert info(name=["a"]) == [("kvm1", errand.INFO_MODULE, {"name": ["a"]})]
+
+
+def test_info_judges_every_vm_and_every_other_host(info):
+    *others, (host, _module, args) = info(
+        name="a,b", dest_hosts=["kvm1", "kvm2", "kvm3"], options={"mode": "live"}, uri="qemu:///session"
+    )
+    assert [one[0] for one in others] == ["kvm2", "kvm3"]
+    assert host == "kvm1"
+    moves = args["_moves"]
+    assert [(one["name"], one["dest_host"]) for one in moves] == [
+        (name, dest) for dest in ("kvm2", "kvm3") for name in "ab"
+    ]
+    assert {(one["mode"], one["uri"]) for one in moves} == {("live", "qemu:///session")}
+    assert moves[0]["migrate_uri"] == "tcp://198.51.100.2"
+
+
+def test_info_judges_all_vms_where_none_is_named(info):
+    assert ["name" in one for one in info(dest_hosts=["kvm2"])[-1][2]["_moves"]] == [False]
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        ({"_moves": []}, "_moves is filled by the collection"),
+        ({"dest_hosts": ["kvm2"], "options": {"bandwith": 1}}, "options: 'bandwith' is not known"),
+        ({"dest_hosts": ["nosuch"]}, "dest_host: 'nosuch' is not in the inventory"),
+    ],
+)
+def test_what_info_cannot_do_is_refused(info, args, said):
+    with pytest.raises(AnsibleActionFail) as refused:
+        info(**args)
+    assert said in str(refused.value)
 
 
 @pytest.mark.parametrize(

@@ -136,6 +136,7 @@ class Ahead:
         self._begun: Later[Peer] | None = None
 
     def begin(self, way: Way, timeout: float) -> None:
+        self.close()
         self._way, self._begun = way, Later(lambda: way.open(timeout))
 
     def open(self, way: Way, timeout: float) -> Peer:

@@ -18,7 +18,7 @@ from .._pure.findings import Findings
 from .._pure.refusal import Refusal
 from .._pure.storage import COPY, DiskPlan, Evidence, Wish
 from .local import Local
-from .probe import Storage, compare
+from .probe import Storage
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,6 @@ class Disks:
         arriving: Definition | None,
         source: Storage,
         dest: Storage,
-        run_id: str,
         local: Local | None,
         findings: Findings,
         to_devices: Sequence[str] = (),
@@ -70,9 +69,7 @@ class Disks:
         self._arriving = arriving or definition
         self._source = source
         self._dest = dest
-        self._run_id = run_id
         self._local = local
-        self._directories: Dict[Tuple[str, str], Evidence] = {}
 
     def lay_out(self, wish: Wish, offline: bool, facts: Mapping[str, Any] | None, force: bool) -> Layout:
         """Decide for every disk; what must not move like this is a finding, and has no part in the layout."""
@@ -137,11 +134,8 @@ class Disks:
         return evidence
 
     def of_directory(self, directory: str, at_dest: str = "") -> Evidence:
-        """Whether both hosts share a directory, found out once."""
-        pair = (directory, at_dest or directory)
-        if pair not in self._directories:
-            self._directories[pair] = compare(self._source, self._dest, *pair, self._run_id)
-        return self._directories[pair]
+        """Whether both hosts share a directory."""
+        return self._source.same(self._dest, directory, at_dest or directory)
 
     def _overlay(self, disk: Disk) -> Overlay:
         """What a disk of which only the top is copied needs at the destination: its base images, all the same."""

@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import Any, Dict, List, Mapping, Tuple
 
 from .._domblk import info
-from .._domblk.carry import Ahead, Carrying, Way, way_to
+from .._domblk.carry import Carrying, Way, way_to
 from .._domblk.info import chain_of
 from .._libvirt import Host, LibvirtFailure, NotFound, Volume, unknown_flags
 from .._pure import certificates, checks, domain_xml, domblk, jobstats, outcome, schedule, storage
@@ -33,6 +33,7 @@ from .hazards import check_asleep
 from .job import Job, Watch
 from .ledger import Image, Ledger
 from .limits import Limits
+from .links import Links
 from .local import Local
 from .place import Place
 from .probe import Storage
@@ -45,10 +46,7 @@ PARALLEL_POSTCOPY = (10, 1, 0)
 
 
 class Move:
-    """Moves one guest. `local` is the source's own files where this machine is the source, else None.
-
-    `ahead` may have begun the receiver of its files.
-    """
+    """Moves one guest. `local` is the source's own files where this machine is the source, else None."""
 
     def __init__(
         self,
@@ -58,7 +56,7 @@ class Move:
         dest: Host,
         place: Place,
         local: Local | None,
-        ahead: Ahead,
+        links: Links,
     ) -> None:
         self._request = request
         self._options = {**request.options, "persistent": places.stays_persistent(place, request.options)}
@@ -67,10 +65,10 @@ class Move:
         self._dest = dest
         self._place = place
         self._local = local
-        self._ahead = ahead
+        self._links = links
         self._definition = Definition(place.name, place.uuid)
-        self._source_pools = Storage(source, request.run_id, request.now)
-        self._dest_pools = Storage(dest, request.run_id, request.now)
+        self._source_pools = links.storage(source, request.run_id, request.now)
+        self._dest_pools = links.storage(dest, request.run_id, request.now)
         self._guest = Guest(self._options, report, self._source_pools, self._dest_pools, place)
         # The definition that all checks are about, and by target where disks of it shall lie as copies of files.
         self._before = self._text = ""
@@ -278,7 +276,6 @@ class Move:
             given.get("dest_xml"),
             self._source_pools,
             self._dest_pools,
-            self._request.run_id,
             self._local,
             findings,
             [target for target, there in self._placed.items() if there.block],
@@ -641,7 +638,7 @@ class Move:
             lambda file: self._guest.may_replace(file, self._disks, self._facts),
             lambda: info.disks_of_others(self._dest, self._place.uuid),
             self._request.local.begun(self._place.uuid),
-            self._ahead.open,
+            self._links.ahead.open,
         )
 
     def _carry(self, ending: Ending, ledger: Ledger, carrying: Carrying) -> None:

@@ -15,7 +15,7 @@ import hashlib
 import posixpath
 import re
 from contextlib import contextmanager, suppress
-from typing import Dict, Iterator, List, Sequence
+from typing import Dict, Iterator, List, Sequence, Tuple
 
 from .._libvirt import STORAGE_VOL_EXIST, Host, LibvirtFailure, Pool
 from .._pure.refusal import Refusal
@@ -40,6 +40,15 @@ class Storage:
         self._now = now
         self._pools: List[Pool] = host.pools()
         self._refreshed: Dict[str, None] = {}
+        # By the other host and the directories here and there, what was found out of whether they are the same.
+        self._compared: Dict[Tuple[str, str, str], Evidence] = {}
+
+    def same(self, dest: Storage, directory: str, dest_directory: str) -> Evidence:
+        """Whether the one directory here and the other on the destination are the same, found out once."""
+        key = (dest.host.uuid, directory, dest_directory)
+        if key not in self._compared:
+            self._compared[key] = _compare(self, dest, directory, dest_directory, self._run_id)
+        return self._compared[key]
 
     def pool(self, directory: str) -> Pool | None:
         """The active pool whose target path is that directory."""
@@ -120,8 +129,7 @@ class Storage:
         return match is not None and self._now - int(match[1]) > STALE_AFTER
 
 
-def compare(source: Storage, dest: Storage, directory: str, dest_directory: str, run_id: str) -> Evidence:
-    """Whether the one directory on the source and the other on the destination are the same."""
+def _compare(source: Storage, dest: Storage, directory: str, dest_directory: str, run_id: str) -> Evidence:
     name = f"{VOLUME_PREFIX}{run_id}"
     try:
         path = posixpath.join(directory, name)

@@ -11,7 +11,7 @@ from contextlib import nullcontext
 from typing import Any, Dict, List
 
 from .._domblk import relocate
-from .._domblk.carry import Ahead, way_to
+from .._domblk.carry import way_to
 from .._libvirt import MIGRATION_OUT, Host, LibvirtFailure
 from .._pure import domain_xml, outcome
 from .._pure import status as statuses
@@ -21,6 +21,7 @@ from . import place as places
 from .disks import Layout
 from .ending import CURES
 from .ledger import Ledger
+from .links import Links
 from .move import Move
 from .place import Place
 from .recover import Recovery, unfinished
@@ -36,47 +37,45 @@ END_PATIENCE = 120.0
 
 def run(request: Request) -> Dict[str, Any]:
     """The module's result; a Refusal carries what the result has so far."""
+    with Links() as links:
+        return run_through(links, request)
+
+
+def run_through(links: Links, request: Request) -> Dict[str, Any]:
+    """The same by connections that others use, too."""
     report = Report(request.options["name"], request.now)
-    hosts: List[Host] = []
-    ahead = Ahead()
     try:
-        return _run(request, report, hosts, ahead)
+        return _run(request, report, links)
     except Refusal as error:
         error.details = {**report.finished(), "outcome": REFUSED, **error.details}
         raise
     except LibvirtFailure as error:
         known_as = {"name": request.options["name"]}
         raise places.refusal(error, "libvirt failed", known_as, **{**report.finished(), "outcome": REFUSED}) from error
-    finally:
-        ahead.close()
-        for host in hosts:
-            host.close()
 
 
-def _run(request: Request, report: Report, hosts: List[Host], ahead: Ahead) -> Dict[str, Any]:
+def _run(request: Request, report: Report, links: Links) -> Dict[str, Any]:
     options = request.options
     source_uri = uris.parse(options["uri"], "uri")
     timeout = options["connect_timeout"]
     moves = not (options["cancel"] or options["cleanup"])
     with report.findings.must("source_connection") if moves else nullcontext():
-        source = places.connect(options["uri"], timeout, "uri")
-    hosts.append(source)
+        source = links.connect(options["uri"], timeout, "uri")
     relocated = relocate.settle_earlier(request, source, report.result) if source_uri.is_local else []
     if not moves:
         aborted = options["cancel"] and _abort(request, source)
-        return _clean_up(request, report, source, hosts, aborted, relocated)
+        return _clean_up(request, report, source, links.hosts, aborted, relocated)
 
     dest_uri = options["dest_uri"]
     if request.facts_uuid == source.uuid:
         return _same_host(request, report, source, dest_uri)
     if source_uri.is_local and request.copy.only_stopped and _is_stopped(source, options["name"]):
-        ahead.begin(way_to(dest_uri, options["migrate_uri"]), timeout)
+        links.ahead.begin(way_to(dest_uri, options["migrate_uri"]), timeout)
     dest: Host | None = None
     with report.findings.of("dest_connection"):
-        dest = places.connect(dest_uri, timeout, "dest_uri")
+        dest = links.connect(dest_uri, timeout, "dest_uri")
     if dest is None:
         raise _unreached(request, report, source)
-    hosts.append(dest)
     if dest.uuid == source.uuid:
         return _same_host(request, report, source, dest_uri)
     with report.findings.must("hosts"):
@@ -85,7 +84,7 @@ def _run(request: Request, report: Report, hosts: List[Host], ahead: Ahead) -> D
     request.worker.say(source=str(source), dest=str(dest))
 
     if source_uri.is_local:
-        finished = _settle_unfinished(request, report, source, dest, hosts)
+        finished = _settle_unfinished(request, report, source, dest, links.hosts)
         request.worker.say(phase=statuses.CHECKING)
         if finished is not None:
             return report.finished(**finished)
@@ -94,7 +93,7 @@ def _run(request: Request, report: Report, hosts: List[Host], ahead: Ahead) -> D
     report.note_place(place, source, dest)
     if place.settled or (not options["undefine_source"] and places.defined_twice(source, dest, place)):
         return report.finished(outcome=ALREADY_THERE)
-    move = Move(request, report, source, dest, place, request.local if source_uri.is_local else None, ahead)
+    move = Move(request, report, source, dest, place, request.local if source_uri.is_local else None, links)
     if place.half_moved and options["postcopy_resume"]:
         return move.resume()
     with report.findings.must("place"):

@@ -42,22 +42,8 @@ def start(module: Any, options: Mapping[str, Any] | None = None, copy: Wish | No
     except Refusal as error:
         error.details = {**Report(options["name"], time.time()).finished(), "outcome": REFUSED, **error.details}
         raise
-    copy = copy or Wish(bandwidth=(options["bandwidth"] or 0) << 20)
-    worker = Worker(
-        f"{int(time.time())}-{os.urandom(4).hex()}",
-        options["name"],
-        options["on_controller_loss"] if options["_watch"] else "",
-        told(options, copy),
-    )
-    request = Request(
-        options,
-        Local(module.run_command),
-        worker,
-        module.check_mode,
-        module._diff,
-        copy=copy,
-        images=Images.of(module),
-    )
+    request = request_of(module, options, Local(module.run_command), Images.of(module), copy, module.check_mode)
+    copy, worker = request.copy, request.worker
     if module.check_mode:
         return run(request)
     while True:
@@ -74,6 +60,25 @@ def start(module: Any, options: Mapping[str, Any] | None = None, copy: Wish | No
         return run(request)
     finally:
         worker.leave()
+
+
+def request_of(
+    module: Any,
+    options: Mapping[str, Any],
+    local: Local,
+    images: Images,
+    copy: Wish | None = None,
+    check_mode: bool = False,
+) -> Request:
+    """One call, which nobody has begun yet."""
+    copy = copy or Wish(bandwidth=(options["bandwidth"] or 0) << 20)
+    worker = Worker(
+        f"{int(time.time())}-{os.urandom(4).hex()}",
+        options["name"],
+        options["on_controller_loss"] if options["_watch"] else "",
+        told(options, copy),
+    )
+    return Request(options, local, worker, check_mode, module._diff, copy=copy, images=images)
 
 
 def told(options: Mapping[str, Any], copy: Wish) -> Dict[str, Any]:
