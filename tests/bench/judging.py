@@ -30,7 +30,9 @@ for number in $(seq {count}); do
     qemu-img create -q -f qcow2 /vm/$name.qcow2 64M
     virsh define /dev/stdin <<END
 <domain type='qemu'><name>$name</name><memory unit='MiB'>48</memory><os><type>hvm</type></os><devices>
-<disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='/vm/$name.qcow2'/><target dev='vda'/></disk>
+<disk type='file' device='disk'>
+<driver name='qemu' type='qcow2'/><source file='/vm/$name.qcow2'/><target dev='vda'/>
+</disk>
 </devices></domain>
 END
     virsh start --paused $name
