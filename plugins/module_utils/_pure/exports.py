@@ -388,9 +388,17 @@ def wanted(path: str, clients: Sequence[Any]) -> List[Client]:
 def check_path(path: str) -> None:
     if not path.startswith("/"):
         raise Refusal(f"path: {path!r} does not begin with /", "bad_option", "give the whole path of the directory")
-    text = _quoted(path)
-    if "\0" in path or parse(f"{text} *(ro)\n".encode("latin-1")).entries[0].path != path:
+    if not _is_found_again(path):
         raise Refusal(f"path: {path!r} cannot be written in a file of exports(5)", "bad_option", "rename the directory")
+
+
+def _is_found_again(path: str) -> bool:
+    try:
+        line = f"{_quoted(path)} *(ro)\n".encode("latin-1")
+    except UnicodeEncodeError:
+        # Half of a pair of surrogates, which no name of a file is.
+        return False
+    return "\0" not in path and parse(line).entries[0].path == path
 
 
 def _wanted(given: Any, where: str) -> Client:
