@@ -745,6 +745,30 @@ checks:
       evidence: labkvm2 has no libvirt network blue, which centos64a is in
       cure: "define and start it there: virsh net-dumpxml blue on labkvm1, virsh net-define on labkvm2"
       role: null
+forecast:
+  description:
+    - What the move is expected to be like, an estimate by how fast the VM writes its memory (measured for a second by
+      QEMU 5.2.0 with libvirt 7.2.0, times C(factor), because it writes faster while it moves) and by what the way
+      carries (O(bandwidth), the VM's own limit, or the link that leads to the destination).
+    - C(converges) (null where it cannot be told), C(dirty_rate) and C(speed) in bytes per second, C(factor), C(link)
+      (the network interface), C(pass_s) (seconds for all memory once), C(memory_s) and C(disk_s), C(downtime_ms) (at
+      most), C(recommended) (each with C(option), C(value) and C(reason)), and C(text), all of it in one line.
+  returned: in check mode, for a VM that runs or is paused, unless O(preflight=skip)
+  type: dict
+  sample:
+    converges: true
+    dirty_rate: 10485760
+    factor: 3.0
+    speed: 117500000
+    link: private0
+    pass_s: 9.138
+    memory_s: 12.407
+    disk_s: 0.571
+    downtime_ms: 300
+    recommended: []
+    text: >-
+      it writes 10.0 MiB/s, reckoned 3 times that while it moves; private0 lets 112.1 MiB/s through; memory in about 12 s;
+      disks in about 0.6 s; a standstill of 300 ms at most
 failure_class:
   description: One word for the kind of failure.
   returned: on failure

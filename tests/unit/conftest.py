@@ -28,7 +28,7 @@ from fake import libvirt as fake  # noqa: E402 - it must be there before anythin
 
 sys.modules["libvirt"] = fake
 
-from ansible_collections.kvmops.migration.plugins.module_utils._migrate import job, settle  # noqa: E402
+from ansible_collections.kvmops.migration.plugins.module_utils._migrate import job, outlook, settle  # noqa: E402
 from fake.lab import Lab  # noqa: E402
 
 
@@ -38,6 +38,7 @@ def lab(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(settle, "STEP", 0.01)
     monkeypatch.setattr(settle, "PATIENCE", 0.3)
     monkeypatch.setattr(job, "FIRST_STEP", 0.005)
+    monkeypatch.setattr(outlook, "STEP", 0.001)
     monkeypatch.setattr(job, "ABORT_PATIENCE", 1.0)
     made = Lab(tmp_path, monkeypatch, capsys)
     made.world.hang_limit = 5.0

@@ -117,6 +117,15 @@ class Local:
                 found[name] = (int(counters[0]), int(counters[1]))
         return found
 
+    def link(self, address: str) -> Tuple[str, int | None]:
+        """The network interface that leads to that address, and the megabits per second that it says of itself."""
+        program = shutil.which("ip", path=os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin", "/sbin")))
+        if program is None:
+            return "", None
+        _status, output, _errors = self._run_command([program, "-o", "route", "get", address])
+        match = re.search(r" dev (\S+)", output)
+        return (match[1], _speed(match[1])) if match else ("", None)
+
     # Certificates
 
     def certificates(self) -> Dict[str, Any]:
@@ -255,6 +264,20 @@ def _text(path: str) -> str:
             return stream.read()
     except OSError:
         return ""
+
+
+def _speed(interface: str) -> int | None:
+    """Megabits per second. A bridge tells the speed of any of its ports, of guests among them: ask those of devices."""
+    folder = os.path.join(NETWORKS, interface)
+    ports = os.path.join(folder, "brif")
+    real = [
+        port
+        for port in (sorted(os.listdir(ports)) if os.path.isdir(ports) else ())
+        if not os.path.exists(os.path.join(NETWORKS, port, "tun_flags"))
+    ]
+    told = [_text(os.path.join(NETWORKS, name, "speed")).strip() for name in real or [interface]]
+    # It is -1 where there is none to tell, and reading it fails where the link is down.
+    return max((int(speed) for speed in told if speed.isdigit() and int(speed)), default=None)
 
 
 def _names(directory: str) -> List[str]:

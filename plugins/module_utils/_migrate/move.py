@@ -9,6 +9,7 @@ from __future__ import annotations
 import posixpath
 import time
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any, Dict, List, Mapping, Tuple
 
 from .._domblk import info
@@ -24,7 +25,7 @@ from .._pure.domblk import File, Wish
 from .._pure.preflight import Case
 from .._pure.refusal import Refusal
 from .._pure.schedule import Size, Step
-from . import facts, moments, probe, survey
+from . import facts, moments, outlook, probe, survey
 from . import place as places
 from .disks import Disks, Layout, image_users, remove_images
 from .ending import Ending, tried
@@ -35,6 +36,7 @@ from .ledger import Image, Ledger
 from .limits import Limits
 from .links import Links
 from .local import Local
+from .outlook import Measuring
 from .place import Place
 from .probe import Storage
 from .report import PLANNED, Report, Request
@@ -80,6 +82,7 @@ class Move:
         """Check everything, then move; nothing is changed before the last check has passed."""
         findings = self._report.findings
         mode = self._check_guest()
+        measuring = self._measure(mode)
         if mode in table.ACTIVE:
             with findings.of("sockets"):
                 self._check_socket("migrate_uri")
@@ -95,7 +98,7 @@ class Move:
         with findings.of("versions"):
             self._check_versions(values)
         self._describe(mode, layout, values)
-        self._judge(mode, layout, values)
+        self._judge(mode, layout, values, steps, measuring)
         with self._carrying(mode, layout) as carrying:
             if carrying.files:
                 with findings.of("files"):
@@ -294,12 +297,34 @@ class Move:
             )
             self._facts = None
 
-    def _judge(self, mode: str, layout: Layout, values: Mapping[str, Any]) -> None:
+    def _judge(
+        self,
+        mode: str,
+        layout: Layout,
+        values: Mapping[str, Any],
+        steps: Tuple[Step, ...],
+        measuring: Measuring | None,
+    ) -> None:
         """Look at what both hosts say of themselves, and at the way between them."""
         if self._options["preflight"] != "skip":
             told = (self._facts or {}).get("host", {}).get("facts")
             case = self._case(mode, layout, values, self._dest_pools, told)
+            if self._forecasts(mode):
+                size = self._watch(mode, layout, steps).size
+                ahead = outlook.look_ahead(case, self._place.uuid, measuring, self._source, self._local, steps, size)
+                self._report.add(forecast=ahead.result())
+                case = replace(case, forecast=ahead)
             survey.note(case, self._report, self._options["preflight"])
+
+    def _forecasts(self, mode: str) -> bool:
+        """A real run is not to wait for a measurement."""
+        asked = self._request.check_mode and self._options["preflight"] != "skip"
+        return asked and mode in table.ACTIVE and not self._request.copy.only_stopped
+
+    def _measure(self, mode: str) -> Measuring | None:
+        """Begin to measure how fast a guest that goes on meanwhile writes its memory, while the checks are made."""
+        goes_on = self._forecasts(mode) and self._may_hand_over()
+        return Measuring(self._source, self._place.uuid) if goes_on else None
 
     def _case(
         self, mode: str, layout: Layout, values: Mapping[str, Any], pools: Storage, told: Mapping[str, Any] | None

@@ -146,8 +146,13 @@ class Survey:
         found: Dict[str, Any] = {"range": (low, high)}
         migrate_uri = options["migrate_uri"] or ""
         other_ways = ("unix:", "rdma:")
-        if not self._runs or self._local is None or options["tunnelled"] or migrate_uri.startswith(other_ways):
+        if not self._runs or self._local is None:
             return found
+        if options["tunnelled"] or migrate_uri.startswith(other_ways):
+            # Nothing is to be tried there, and yet a link leads there.
+            tunnel = uris.parse(self._dest.uri).host if options["tunnelled"] and self._dest is not None else ""
+            rdma = uris.parse_data(migrate_uri) if migrate_uri.startswith("rdma:") else ""
+            return {**found, "address": tunnel or rdma}
         if uris.parse(self._source.uri).driver != "qemu":
             return found
         address = uris.parse_data(migrate_uri) if migrate_uri else ""
@@ -159,6 +164,7 @@ class Survey:
                 return found
             found.update(name=name, name_here=facts.addresses(name))
             address = next(iter(found["name_here"]), "")
+        found["address"] = address
         if there.get("listening") is None:
             return {**found, "unknown": True}
         return {**found, **self._ports(found["range"], address, there, layout)}

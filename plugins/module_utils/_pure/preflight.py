@@ -11,13 +11,15 @@ VM that is shut off only when it starts is a warning.
 
 from __future__ import annotations
 
+import math
 import posixpath
 from dataclasses import dataclass, field
 from typing import Any, Callable, Dict, Iterator, List, Mapping, Sequence, Tuple
 
-from . import certificates, storage
+from . import certificates, forecast, storage
 from . import options as table
 from .findings import FAIL, PASS, SKIPPED, WARN
+from .forecast import Forecast
 from .needs import Needs
 from .storage import DiskPlan
 
@@ -77,6 +79,8 @@ class Case:
     caches: Mapping[str, str] = field(default_factory=dict)
     versions: Sequence[Tuple[Any, Any]] = ()
     between: Mapping[str, Any] = field(default_factory=dict)
+    # What was reckoned of the move, which takes a measurement that only check mode makes.
+    forecast: Forecast | None = None
 
     @property
     def runs(self) -> bool:
@@ -558,6 +562,29 @@ def _live_definition(case: Case) -> Iterator[Found]:
         )
 
 
+def _convergence(case: Case) -> Iterator[Found]:
+    """An estimate, which is never in the way."""
+    one = case.forecast
+    if one is None:
+        if case.runs:
+            yield Found(SKIPPED, "a forecast is made in check mode, once the destination answers")
+    elif one.converges is None:
+        yield Found(SKIPPED, one.unknown)
+    elif one.is_given_up:
+        yield Found(
+            WARN,
+            f"estimate: {one.text}; and after {one.known.patience:.0f} s it is given up",
+            f"let timeout, timeout_per_gib or the steps of the policy have more than {math.ceil(one.total_s or 0)} s",
+        )
+    elif one.converges:
+        yield Found(PASS, f"estimate: {one.text}")
+    elif forecast.helped(one):
+        yield Found(PASS, f"estimate: {one.text}; {', '.join(forecast.helped(one))}")
+    else:
+        cures = [advice.text for advice in one.recommended]
+        yield Found(WARN, f"estimate: {one.text}", " or ".join(cures) or "give it a faster path")
+
+
 def _lock_managers(case: Case) -> Iterator[Found]:
     for setting in ("lock_manager", "security_driver"):
         here, there = (facts.get("qemu_conf") for facts in (case.here, case.there))
@@ -698,6 +725,7 @@ CHECKS = (
     ),
     Check("tls_force", "No host insists on TLS where it is not used.", _tls_force, "tls_required", "libvirt_tls"),
     Check("userfaultfd", "QEMU may fetch pages on demand, for post-copy.", _on_demand, "no_postcopy"),
+    Check("convergence", "It writes its memory slower than the path to the destination carries it.", _convergence),
     Check("clocks", "Both hosts have the same time.", _clocks),
     Check("settings", "Settings of libvirt that both hosts must share are the same.", _lock_managers),
 )

@@ -71,6 +71,9 @@ class Lab:
         self.closed_ports = {}
         self.names = {}
         self.probed = []
+        # By address, the interface that leads there from the module's host, and the Mb/s that it says of itself.
+        self.links = {}
+        monkeypatch.setattr(local.Local, "link", lambda _, address: self.links.get(address, ("", None)))
         monkeypatch.setattr(facts, "of_machine", lambda: dict(self.machines.get(self.world.local, {})))
         monkeypatch.setattr(facts, "own_addresses", lambda: self.names.get(self.world.local, ["172.16.1.9"]))
         monkeypatch.setattr(facts, "addresses", lambda name: self.names.get(name, ["172.16.1.9"]))

@@ -83,6 +83,13 @@ VIR_DOMAIN_JOB_COMPLETED = 3
 VIR_DOMAIN_JOB_STATS_COMPLETED = 1
 VIR_DOMAIN_JOB_STATS_KEEP_COMPLETED = 2
 
+VIR_DOMAIN_STATS_DIRTYRATE = 512
+VIR_DOMAIN_DIRTYRATE_UNSTARTED = 0
+VIR_DOMAIN_DIRTYRATE_MEASURING = 1
+VIR_DOMAIN_DIRTYRATE_MEASURED = 2
+# The first QEMU that measures how fast a guest writes its memory.
+MEASURES = 5002000
+
 VIR_MIGRATE_LIVE = 1
 VIR_MIGRATE_PEER2PEER = 2
 VIR_MIGRATE_TUNNELLED = 4
@@ -190,6 +197,8 @@ class Guest:
     limits: dict = field(default_factory=lambda: {"MaxDowntime": 300, "MaxSpeed": 8796093022207, "CompressionCache": 1})
     job: dict = field(default_factory=dict)
     completed: dict = field(default_factory=dict)
+    # MiB per second that it writes to its memory.
+    dirty_rate: int = 8
 
     @property
     def active(self) -> bool:
@@ -250,6 +259,8 @@ class FakeHost:
         self.broken = ""
         # What a URI that leads here from elsewhere must have.
         self.password = ""
+        # By UUID of a guest whose dirty rate is measured, how often somebody has looked.
+        self.measured: dict[str, int] = {}
         self.calls: list[str] = []
         self.add_pool("vm", "/vm")
 
@@ -525,6 +536,11 @@ class virConnect(_Object):
         self._host.called("listAllDomains")
         return [self._wrap(guest) for guest in self._host.guests.values()]
 
+    def domainListGetStats(self, doms, stats=0, flags=0):
+        self._host.called("domainListGetStats")
+        assert stats == VIR_DOMAIN_STATS_DIRTYRATE, "no other is known here"
+        return [(domain, domain.dirty_rate()) for domain in doms]
+
     def defineXML(self, xml):
         self._changes("defineXML")
         root = ET.fromstring(xml)
@@ -793,6 +809,40 @@ class virDomain(_Object, AroundDomain, BlockCopies):
     def _check_active(self):
         if not self._guest.active:
             raise _not_valid("domain is not running")
+
+    def startDirtyRateCalc(self, seconds, flags=0):
+        self._changes("startDirtyRateCalc")
+        self._check_active()
+        if self._host.hypervisor < MEASURES:
+            message = "Operation not supported: QEMU does not support calculating dirty page rate"
+            raise libvirtError(message, VIR_ERR_OPERATION_UNSUPPORTED)
+        if not 1 <= seconds <= 60:
+            raise libvirtError("internal error: calculation time is out of range", VIR_ERR_INTERNAL_ERROR)
+        if self._host.measured.get(self._uuid) == 1:
+            raise libvirtError(
+                "internal error: unable to execute QEMU command 'calc-dirty-rate': the dirty rate is already being"
+                " measured.",
+                VIR_ERR_INTERNAL_ERROR,
+            )
+        self._host.measured[self._uuid] = 0
+
+    def dirty_rate(self):
+        """The group of its statistics; a guest that is shut off has none. It is measured when one has looked twice."""
+        guest = self._guest
+        if not guest.active or self._host.hypervisor < MEASURES:
+            return {}
+        looks = self._host.measured.get(self._uuid)
+        if looks is not None and looks < VIR_DOMAIN_DIRTYRATE_MEASURED:
+            self._host.measured[self._uuid] = looks + 1
+        told = {
+            "dirtyrate.calc_status": VIR_DOMAIN_DIRTYRATE_UNSTARTED if looks is None else looks,
+            "dirtyrate.calc_start_time": 0 if looks is None else 1700000000,
+            "dirtyrate.calc_period": 0 if looks is None else 1,
+            "dirtyrate.calc_mode": "page-sampling",
+        }
+        if looks == VIR_DOMAIN_DIRTYRATE_MEASURED:
+            told["dirtyrate.megabytes_per_second"] = guest.dirty_rate
+        return told
 
     def resume(self):
         self._changes("resume")
