@@ -18,7 +18,7 @@ from typing import Any, Callable, Dict, Generic, List, Mapping, Sequence, Tuple,
 from ansible.module_utils.basic import missing_required_lib
 from ansible.module_utils.common import respawn
 
-from ._pure import domain_xml
+from ._pure import domain_xml, needs
 from ._pure import uri as uris
 from ._pure.refusal import Refusal
 
@@ -328,12 +328,13 @@ class Host:
     # What guests can have there
 
     def networks(self) -> List[Dict[str, Any]]:
-        """libvirt's networks, each with its name, whether it is active, and its bridge."""
+        """libvirt's networks, each with its name, whether it is active, and the names of its port groups."""
         found = []
         for network in self._ask(self._connection.listAllNetworks, 0):
             with suppress(LibvirtFailure):
                 active = bool(self._ask(network.isActive))
-                found.append({"name": self._ask(network.name), "active": active})
+                groups = needs.portgroups(self._ask(network.XMLDesc, 0))
+                found.append({"name": self._ask(network.name), "active": active, "portgroups": groups})
         return found
 
     def memory(self) -> Dict[str, int]:

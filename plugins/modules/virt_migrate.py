@@ -767,8 +767,8 @@ forecast:
     downtime_ms: 300
     recommended: []
     text: >-
-      it writes 10.0 MiB/s, reckoned 3 times that while it moves; private0 lets 112.1 MiB/s through; memory in about 12 s;
-      disks in about 0.6 s; a standstill of 300 ms at most
+      it writes 10.0 MiB/s, reckoned 3 times that while it moves; private0 lets 112.1 MiB/s through; memory in about
+      12 s; disks in about 0.6 s; a standstill of 300 ms at most
 failure_class:
   description: One word for the kind of failure.
   returned: on failure

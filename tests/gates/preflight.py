@@ -22,21 +22,21 @@ PAGE = TOP / "docs" / "preflight.md"
 TAIL = """
 ## The forecast
 
-In check mode, and so in `preflight.yml`, a live move is forecast before anything moves: whether pre-copy comes to an end,
-how long memory and disks take, how long the VM stands still at most, and which options help. It is an estimate:
+In check mode, and so in `preflight.yml`, a live move is forecast before anything moves: whether pre-copy comes to an
+end, how long memory and disks take, how long the VM stands still at most, and which options help. It is an estimate:
 
-- QEMU measures for a second, by samples, how fast the VM writes its memory (libvirt 7.2.0, QEMU 5.2.0). That goes on while
-  the other checks are made. A real run measures nothing, and waits for nothing.
+- QEMU measures for a second, by samples, how fast the VM writes its memory (libvirt 7.2.0, QEMU 5.2.0). That goes on
+  while the other checks are made. A real run measures nothing, and waits for nothing.
 - While it moves a VM is reckoned to write 3 times as fast. KubeVirt (enhancement proposal 246) calls such forecasts
   unreliable, because rates are 2 to 3 times higher during a migration; the worst of that is taken.
-- The path carries what `bandwidth` or the VM's own limit lets through, or 94 % of what the network interface that leads to
-  the destination says of itself, but no more than 10 Gb/s for each connection and 2 Gb/s where it is tunnelled. Where
-  several VMs move at a time, each gets a part of that.
+- The path carries what `bandwidth` or the VM's own limit lets through, or 94 % of what the network interface that leads
+  to the destination says of itself, but no more than 10 Gb/s for each connection and 2 Gb/s where it is tunnelled.
+  Several VMs that move at a time share it.
 - With memory M, rate D (times 3), path B and permitted standstill L, memory takes (M - B L) / (B - D) + L seconds. It
   converges where D is less than B, or where all memory fits in L. Compression and zero pages only make it faster.
 
 `convergence` passes where the move converges or has what ends it (`auto_converge`, post-copy, a stop by its policy or
-timeout), else it warns. It never stands in the way of a move.
+timeout), else it warns, as where it would be given up before it ends. It never stands in the way of a move.
 """
 FIELDS = ("id", "title", "judge", "failure_class", "role")
 HEAD = """<!-- Made by tests/gates/preflight.py of plugins/module_utils/_pure/preflight.py: do not edit. -->

@@ -95,6 +95,29 @@ def test_a_device_for_userfaultfd(machine, tmp_path, mode, free):
     assert machine({})["userfaultfd_device"] == free
 
 
+def test_bridges_of_linux_are_told_from_others(machine):
+    files = {"sys/class/net/br0/bridge/stp_state": "0", "sys/class/net/ovs0/mtu": "1500"}
+    assert machine(files)["linux_bridges"] == ["br0"]
+
+
+@pytest.mark.parametrize("daemon", ["virtqemud", "libvirtd"])
+@pytest.mark.parametrize(
+    ("environ", "finds"),
+    [("A=1\0PATH={0}\0", True), ("PATH=/nowhere:{0}", True), ("PATH=/nowhere", False), ("A=1\0", False), ("", None)],
+)
+def test_whether_the_daemon_finds_ssh(machine, tmp_path, daemon, environ, finds):
+    program = tmp_path / "programs" / "ssh"
+    program.parent.mkdir()
+    program.touch(0o755)
+    files = {
+        f"run/{daemon}.pid": "42",
+        "proc/42/comm": daemon + "\n",
+        "proc/42/environ": environ.format(program.parent),
+    }
+    assert machine(files)["daemon_ssh"] is finds
+    assert machine({"proc/42/comm": "other\n"})["daemon_ssh"] is None
+
+
 @pytest.mark.parametrize("enforce", ["0", "1"])
 def test_selinux_and_its_switches(machine, enforce):
     booleans = "sys/fs/selinux/booleans/"

@@ -84,6 +84,7 @@ def test_what_vms_need_and_can_have_is_told_where_it_was_asked_for(lab):
     interface = "<interface type='bridge'><source bridge='br0'/></interface><interface type='network'/>"
     lab.add(xml=domain_xml().replace("</devices>", interface + "</devices>"))
     lab.kvm1.networks = {"default": True, "blue": False}
+    lab.kvm1.portgroups = {"default": ["web"]}
     lab.kvm1.secrets = {"5EC4E700-0000-4000-8000-000000000001": "client.kvm secret"}
     lab.machines = {"kvm1": {"interfaces": {"br0": 1500}}}
     plain = lab.info()
@@ -92,7 +93,10 @@ def test_what_vms_need_and_can_have_is_told_where_it_was_asked_for(lab):
     calls = len(lab.kvm1.calls)
     said = lab.info(facts=True)
     facts = said.host["facts"]
-    assert facts["networks"] == [{"name": "default", "active": True}, {"name": "blue", "active": False}]
+    assert facts["networks"] == [
+        {"name": "default", "active": True, "portgroups": ["web"]},
+        {"name": "blue", "active": False, "portgroups": []},
+    ]
     assert facts["secrets"] == ["5ec4e700-0000-4000-8000-000000000001", "ceph:client.kvm secret"]
     assert facts["memory"]["available"] == 8 << 30
     assert facts["machines"]["x86_64"] == ["pc-i440fx-7.2", "pc-q35-7.2", "q35"]

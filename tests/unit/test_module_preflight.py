@@ -29,6 +29,9 @@ MACHINE = {
     "swap_free": 0,
     "userfaultfd": "1",
     "swtpm": True,
+    "linux_bridges": ["br0"],
+    "ssh_helpers": ["nc"],
+    "daemon_ssh": True,
 }
 CPU = "<cpu mode='custom' match='exact'><model>Skylake-Client</model></cpu>"
 RICH = f"""<domain type='qemu'><name>a</name><uuid>{UUID}</uuid><memory unit='GiB'>2</memory>
@@ -64,7 +67,9 @@ def ready(lab):
 
 
 def go(lab, check: bool = False, **options):
-    options = {"migrate_uri": f"tcp://{ADDRESS}", "_dest_facts": lab.facts("kvm2"), **options}
+    if "_dest_facts" not in options:
+        options["_dest_facts"] = lab.facts("kvm2")
+    options = {"migrate_uri": f"tcp://{ADDRESS}", **options}
     return lab.move(check=check, **{key: value for key, value in options.items() if value is not None})
 
 
@@ -148,6 +153,7 @@ FILES: dict[str, Any] = {"migrate_uri": None}
 BASE = "<backingStore type='file'><format type='qcow2'/><source file='/vm/base.qcow2'/></backingStore>"
 LUKS = "<encryption format='luks'><secret type='passphrase' uuid='5EC4E700-0000-4000-8000-000000000001'/></encryption>"
 TPM = "<tpm model='tpm-crb'><backend type='emulator' version='2.0'/></tpm>"
+SWITCHED = "<virtualport type='openvswitch'/>"
 PAGES = "<memoryBacking><hugepages><page size='1' unit='G'/></hugepages></memoryBacking>"
 OBSTACLES = [
     Obstacle(
@@ -201,6 +207,35 @@ OBSTACLES = [
         change("<source bridge='br0'/>", "<source network='blue' portid='x' bridge='br-blue'/>"),
         "kvm2 has no libvirt network blue, which a is in",
         "virsh net-define on kvm2",
+    ),
+    Obstacle(
+        "networks",
+        change("<source network='default'/>", "<source network='default' portgroup='web'/>"),
+        "the libvirt network default of kvm2 has no port group web, which a is in",
+        "virsh net-edit default",
+    ),
+    *(
+        Obstacle(
+            "bridges",
+            both(change("<source bridge='br0'/>", f"<source bridge='br0'/>{SWITCHED}"), there(**facts)),
+            "br0 of kvm2 is no bridge of Open vSwitch, which a is attached to",
+            "name another bridge in dest_xml",
+        )
+        for facts in ({}, {"linux_bridges": []}, {"interfaces": {"br0": 1500, "eth1": 1500, "ovs-system": 1500}})
+    ),
+    Obstacle(
+        "bridges",
+        there(linux_bridges=[]),
+        "br0 of kvm2 is no bridge of Linux, which a is attached to",
+        "make br0 on kvm2 as it is on kvm1",
+    ),
+    Obstacle(
+        "daemon_ssh",
+        lambda lab: lab.machines["kvm1"].update(daemon_ssh=False),
+        "the libvirt daemon of kvm1 finds no ssh in its PATH",
+        "let the PATH of the libvirt daemon find it",
+        "libvirt_host",
+        failure_class="ssh_missing",
     ),
     Obstacle(
         "bridges",
@@ -579,7 +614,7 @@ def world(lab):
 
 @pytest.mark.parametrize("check", [True, False], ids=["check mode", "real run"])
 @pytest.mark.parametrize("obstacle", OBSTACLES, ids=IDS)
-def test_c2_33_34_40_42_43_44_45_48_49_53_54_56_60_65_each_obstacle_is_found_and_keeps_the_vm_where_it_is(
+def test_c2_33_34_39_40_42_43_44_45_48_49_53_54_56_60_65_each_obstacle_is_found_and_keeps_the_vm_where_it_is(
     ready, obstacle, check
 ):
     obstacle.make(ready)
@@ -756,6 +791,30 @@ def test_with_the_way_broken_both_hosts_are_judged_all_the_same(ready):
     assert ready.world.migrations == []
 
 
+@pytest.mark.parametrize(
+    ("helpers", "lacks", "uri"),
+    [
+        ([], "virt-ssh-helper and no nc", "qemu+ssh://root@kvm2/system"),
+        (["nc"], "virt-ssh-helper", "qemu+ssh://root@kvm2/system?proxy=native"),
+        (["virt-ssh-helper"], "nc", "qemu+libssh2://root@kvm2/system?proxy=netcat"),
+        (["nc"], "", "qemu+ssh://root@kvm2/system"),
+        ([], "", "qemu+ssh://root@kvm2/system?netcat=/opt/nc"),
+        ([], "", "qemu+tcp://kvm2/system"),
+    ],
+)
+def test_c2_38_a_destination_without_what_ssh_calls_there_is_told(ready, helpers, lacks, uri):
+    there(ssh_helpers=helpers)(ready)
+    known = ready.facts("kvm2")
+    ready.world.faults[("kvm2", "open")] = fake.libvirtError("End of file while reading data: : Input/output error", 38)
+    result = go(ready, check=True, dest_uri=uri, _dest_facts=known)
+    found = rows(result)
+    assert set(found) == {"dest_connection"} | ({"ssh_helper"} if lacks else set())
+    if lacks:
+        assert f"kvm2 has no {lacks}, which libvirt's ssh calls there" in result.msg
+        assert found["ssh_helper"][0]["role"] == "libvirt_host"
+        assert "install virt-ssh-helper" in found["ssh_helper"][0]["cure"]
+
+
 def test_with_the_way_broken_and_nothing_known_the_way_is_what_is_told(lab):
     lab.add()
     result = lab.move(dest_uri="qemu+ssh://root@elsewhere/system")
@@ -790,6 +849,31 @@ def test_a_bare_module_judges_what_its_uris_reach_and_says_what_it_cannot(lab):
         (there(selinux={"enforcing": False, "on": []}), {}),
         (lambda lab: lab.closed_ports.update({ADDRESS: range(49152, 49216)}), {"migrate_uri": f"rdma://{ADDRESS}"}),
         (there(huge_pages={"1073741824": 1}), {}),
+        (there(ssh_helpers=[]), {}),
+        (lambda lab: lab.machines["kvm1"].update(daemon_ssh=False), {"control": "direct"}),
+        (lambda lab: lab.machines["kvm1"].update(daemon_ssh=False), {"dest_uri": "qemu+tcp://kvm2/system"}),
+        (
+            both(
+                lambda lab: setattr(
+                    lab.kvm1.guests[UUID],
+                    "xml",
+                    lab.kvm1.guests[UUID].xml.replace("<source bridge='br0'/>", f"<source bridge='br0'/>{SWITCHED}"),
+                ),
+                there(linux_bridges=[], interfaces={"br0": 1500, "eth1": 1500, "ovs-system": 1500}),
+            ),
+            {},
+        ),
+        (
+            both(
+                lambda lab: setattr(
+                    lab.kvm1.guests[UUID],
+                    "xml",
+                    lab.kvm1.guests[UUID].xml.replace("network='default'", "network='default' portgroup='web'"),
+                ),
+                lambda lab: lab.kvm2.portgroups.update(default=["web"]),
+            ),
+            {},
+        ),
         (there(swap_free=4 << 30), {"_memory": 512 << 20}),
     ],
 )
@@ -872,8 +956,8 @@ def test_a_destination_that_is_gone_is_not_looked_at(ready):
 
 def test_every_check_has_an_obstacle_here():
     known = {one.check for one in OBSTACLES} | {check for _make, check, _evidence in WARNINGS}
-    # What only check mode looks at has its own: test_forecast.py.
-    assert set(preflight.ORDER) == known | {"convergence"}
+    # What only check mode looks at is in test_forecast.py, and a helper that is missing comes with another finding.
+    assert set(preflight.ORDER) == known | {"convergence", "ssh_helper"}
 
 
 def test_the_checks_have_names_of_their_own():

@@ -151,6 +151,17 @@ def test_preflight_passes_where_nothing_is_in_the_way(play):
     assert "changed=0" in done.stdout
 
 
+@pytest.mark.parametrize("status", ["pass", "warn"])
+def test_preflight_tells_the_forecast_once(play, status):
+    text = "it writes 10.0 MiB/s"
+    row = {**GUEST, "id": "convergence", "status": status, "evidence": f"estimate: {text}", "cure": "policy: x"}
+    good = {**GOOD, "checks": [GUEST, row], "forecast": {"text": text}}
+    done = play("preflight", known(), known(2, ()), queue={"results": [good]}, vm="a")
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.count(text) == 1, done.stdout
+    assert (f"  forecast: {text}" in done.stdout) == (status == "pass")
+
+
 def test_preflight_judges_what_it_can_while_a_host_is_silent(play):
     silent = {"failed": True, "msg": "no libvirt"}
     done = play("preflight", known(), known(2, ()), silent, queue={"results": [GOOD]}, vm="a")

@@ -34,6 +34,12 @@ ROOT = "/"
 QEMU_USERS = ("libvirt-qemu", "qemu")
 SELINUX_BOOLEANS = ("virt_use_nfs", "virt_use_samba", "virt_use_fusefs")
 
+# What libvirt's client calls through ssh on the other host; one of them is enough.
+SSH_HELPERS = ("virt-ssh-helper", "nc")
+# Where a shell that comes through ssh finds programs.
+_LOGIN_PATH = "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin:/run/current-system/sw/bin"
+# The daemons that run QEMU's guests, by their process IDs' files.
+_DAEMONS = {"run/virtqemud.pid": "virtqemud", "run/libvirtd.pid": "libvirtd"}
 _LISTENING = "0A"
 _OCTAL = re.compile(r"\\([0-7]{3})")
 
@@ -65,6 +71,9 @@ def of_machine() -> Dict[str, Any]:
     return {
         "now": time.time(),
         "interfaces": _interfaces(),
+        "linux_bridges": [
+            name for name in _names("sys/class/net") if os.path.isdir(_path(f"sys/class/net/{name}/bridge"))
+        ],
         "mounts": _mounts(),
         "qemu_conf": {name: conf[name] for name in _SETTINGS if name in conf},
         "qemu_user": _qemu_user(conf),
@@ -75,6 +84,8 @@ def of_machine() -> Dict[str, Any]:
         "userfaultfd": _text("proc/sys/vm/unprivileged_userfaultfd").strip(),
         "userfaultfd_device": _is_for_others("dev/userfaultfd"),
         "swtpm": shutil.which("swtpm") is not None,
+        "ssh_helpers": [name for name in SSH_HELPERS if shutil.which(name, path=_LOGIN_PATH)],
+        "daemon_ssh": _daemon_ssh(),
     }
 
 
@@ -223,6 +234,19 @@ def _gid(wanted: str, default: int) -> int:
     with suppress(KeyError):
         return grp.getgrnam(wanted).gr_gid
     return default
+
+
+def _daemon_ssh() -> bool | None:
+    """Whether the daemon finds ssh, which it looks for by its own environment; None where that is not known."""
+    for file, name in _DAEMONS.items():
+        number = _text(file).strip()
+        # The file of a daemon that was killed stays.
+        if not number.isdigit() or _text(f"proc/{number}/comm").strip() != name:
+            continue
+        environment = dict(one.partition("=")[::2] for one in _text(f"proc/{number}/environ").split("\0"))
+        if environment != {"": ""}:
+            return shutil.which("ssh", path=environment.get("PATH", "")) is not None
+    return None
 
 
 def _selinux() -> Dict[str, Any]:

@@ -88,7 +88,11 @@ class Survey:
             free=self._free(layout),
             caches={disk.target: disk.cache for disk in definition.disks},
             versions=[(host.libvirt_version, host.hypervisor_version) for host in hosts],
-            between={**self._asked(needs, there), **self._way(there, layout)},
+            between={
+                **self._asked(needs, there),
+                **self._way(there, layout),
+                **({"answers": True} if self._dest is not None else {}),
+            },
         )
 
     @property

@@ -32,7 +32,11 @@ class Needs:
     memory: int = 0
     huge_page: int = 0
     networks: Tuple[str, ...] = ()
+    # Each a network and the name of one of its port groups.
+    portgroups: Tuple[Tuple[str, str], ...] = ()
     bridges: Tuple[str, ...] = ()
+    # Those of them that are bridges of Open vSwitch.
+    switches: Tuple[str, ...] = ()
     # Network devices of the host that it uses directly.
     devices: Tuple[str, ...] = ()
     # Each by its UUID, or as TYPE:NAME.
@@ -65,7 +69,9 @@ def of(text: str) -> Needs:
         memory=size(root.find("currentMemory")) or size(root.find("memory")),
         huge_page=_huge_page(root),
         networks=_sources(interfaces, "network", "network"),
+        portgroups=_portgroups(interfaces),
         bridges=_sources(interfaces, "bridge", "bridge"),
+        switches=_sources([one for one in interfaces if _is_switched(one)], "bridge", "bridge"),
         devices=_sources(interfaces, "direct", "dev"),
         secrets=tuple(dict.fromkeys(_secrets(root))),
         emulated_tpm=root.find("devices/tpm/backend[@type='emulator']") is not None,
@@ -92,6 +98,16 @@ def _sources(interfaces: List[ET.Element], kind: str, attribute: str) -> Tuple[s
         if is_kind == kind:
             names.append(source.get(attribute, ""))
     return tuple(dict.fromkeys(filter(None, names)))
+
+
+def _portgroups(interfaces: List[ET.Element]) -> Tuple[Tuple[str, str], ...]:
+    sources = [node for node in (one.find("source") for one in interfaces) if node is not None]
+    found = [(node.get("network", ""), node.get("portgroup", "")) for node in sources]
+    return tuple(dict.fromkeys(one for one in found if all(one)))
+
+
+def _is_switched(interface: ET.Element) -> bool:
+    return interface.find("virtualport[@type='openvswitch']") is not None
 
 
 def _huge_page(root: ET.Element) -> int:
@@ -167,3 +183,8 @@ def offers(text: str) -> Offers:
     cpu = root.find("host/cpu")
     words = [] if cpu is None else [cpu.findtext("vendor", ""), cpu.findtext("model", "")]
     return Offers(machines, types, tuple(dict.fromkeys(filter(None, emulators))), " ".join(filter(None, words)))
+
+
+def portgroups(text: str) -> List[str]:
+    """The names of a network's port groups."""
+    return [name for name in (node.get("name", "") for node in ET.fromstring(text).findall("portgroup")) if name]

@@ -18,10 +18,12 @@ from typing import Any, Callable, Dict, Iterator, List, Mapping, Sequence, Tuple
 
 from . import certificates, forecast, storage
 from . import options as table
+from . import uri as uris
 from .findings import FAIL, PASS, SKIPPED, WARN
 from .forecast import Forecast
 from .needs import Needs
 from .storage import DiskPlan
+from .uri import Uri
 
 # What libvirt knows as shared by its kind (virfile.c, virFileIsSharedFSType), as the mount table of Linux names it.
 SHARED_TYPES = frozenset(
@@ -38,6 +40,9 @@ SAFE_CACHES = ("", "none", "directsync")
 DROPS_CACHE = ((5, 7, 0), (4, 0, 0))
 # The ports that libvirt takes by itself.
 PORTS = (49152, 49215)
+# What Open vSwitch has beside its bridges, by where it passes packets on.
+SWITCHES = ("ovs-system", "ovs-netdev")
+SSH = ("ssh", "libssh", "libssh2")
 # Seconds that two clocks may differ, and what asking for the time may take besides.
 CLOCKS = 30.0
 ASKING = 30.0
@@ -181,6 +186,7 @@ def _networks(case: Case) -> Iterator[Found]:
         yield from unknown
         return
     known = {network["name"]: network["active"] for network in case.there["networks"]}
+    groups = {network["name"]: network.get("portgroups") for network in case.there["networks"]}
     for name in case.needs.networks:
         if name not in known:
             cure = (
@@ -192,6 +198,14 @@ def _networks(case: Case) -> Iterator[Found]:
             yield Found(case.stops, f"the libvirt network {name} of {case.name} is not active on {case.dest}", cure)
         else:
             yield Found(PASS, f"network {name} is active on {case.dest}")
+    for name, group in case.needs.portgroups:
+        # Without it libvirt would leave its VLAN and its limits out, and say nothing.
+        if groups.get(name) is not None and group not in groups[name]:
+            yield Found(
+                case.stops,
+                f"the libvirt network {name} of {case.dest} has no port group {group}, which {case.name} is in",
+                f"add it there as it is in virsh net-dumpxml {name} on {case.source}: virsh net-edit {name}",
+            )
 
 
 def _bridges(case: Case) -> Iterator[Found]:
@@ -212,6 +226,12 @@ def _bridges(case: Case) -> Iterator[Found]:
                 f"{case.dest} has no {kind} {name}, which {case.name} is attached to",
                 f"make the {kind} {name} on {case.dest}, or name another one in dest_xml",
             )
+        elif kind == "bridge" and _other_bridge(case, name):
+            yield Found(
+                case.stops,
+                f"{name} of {case.dest} is {_other_bridge(case, name)}, which {case.name} is attached to",
+                f"make {name} on {case.dest} as it is on {case.source}, or name another bridge in dest_xml",
+            )
         elif name in here and here[name] != there[name]:
             yield Found(
                 WARN,
@@ -220,6 +240,17 @@ def _bridges(case: Case) -> Iterator[Found]:
             )
         else:
             yield Found(PASS, f"{kind} {name} is there")
+
+
+def _other_bridge(case: Case, name: str) -> str:
+    """What is wrong with the kind of a bridge that is there: Linux and Open vSwitch each take ports their own way."""
+    here, there = case.here.get("linux_bridges"), case.there.get("linux_bridges")
+    if there is None:
+        return ""
+    if name in case.needs.switches:
+        switches = any(one in case.there["interfaces"] for one in SWITCHES)
+        return "" if switches and name not in there else "no bridge of Open vSwitch"
+    return "no bridge of Linux" if name in (here or ()) and name not in there else ""
 
 
 def _memory(case: Case) -> Iterator[Found]:
@@ -562,6 +593,42 @@ def _live_definition(case: Case) -> Iterator[Found]:
         )
 
 
+def _way_to(case: Case) -> Uri:
+    return uris.parse(case.options.get("dest_uri") or "qemu:///system", "dest_uri")
+
+
+def _ssh_helper(case: Case) -> Iterator[Found]:
+    """libvirt's ssh needs a program at its other end, which tells nobody that it is missing but by an end of file."""
+    way, helpers = _way_to(case), case.there.get("ssh_helpers")
+    extras = dict(way.query)
+    if way.transport not in SSH or helpers is None or extras.get("netcat"):
+        return
+    wanted = {"native": ("virt-ssh-helper",), "netcat": ("nc",)}.get(extras.get("proxy", ""), ("virt-ssh-helper", "nc"))
+    if case.between.get("answers"):
+        yield Found(PASS, f"{case.dest} has answered by that way")
+    elif not any(one in helpers for one in wanted):
+        yield Found(
+            FAIL,
+            f"{case.dest} has no {' and no '.join(wanted)}, which libvirt's ssh calls there",
+            f"install virt-ssh-helper (package libvirt-daemon) or netcat-openbsd on {case.dest}",
+        )
+
+
+def _daemon_ssh(case: Case) -> Iterator[Found]:
+    """Peer to peer it is the source's daemon that calls ssh, and not who asks for the move."""
+    finds = case.here.get("daemon_ssh")
+    if _way_to(case).transport != "ssh" or case.options.get("control") != "p2p" or finds is None:
+        return
+    if finds:
+        yield Found(PASS, f"the libvirt daemon of {case.source} finds ssh")
+    else:
+        yield Found(
+            FAIL,
+            f"the libvirt daemon of {case.source} finds no ssh in its PATH",
+            f"install openssh-client on {case.source} and let the PATH of the libvirt daemon find it",
+        )
+
+
 def _convergence(case: Case) -> Iterator[Found]:
     """An estimate, which is never in the way."""
     one = case.forecast
@@ -725,6 +792,8 @@ CHECKS = (
     ),
     Check("tls_force", "No host insists on TLS where it is not used.", _tls_force, "tls_required", "libvirt_tls"),
     Check("userfaultfd", "QEMU may fetch pages on demand, for post-copy.", _on_demand, "no_postcopy"),
+    Check("ssh_helper", "The destination has what libvirt's ssh calls there.", _ssh_helper, role="libvirt_host"),
+    Check("daemon_ssh", "The source's libvirt daemon finds ssh.", _daemon_ssh, "ssh_missing", "libvirt_host"),
     Check("convergence", "It writes its memory slower than the path to the destination carries it.", _convergence),
     Check("clocks", "Both hosts have the same time.", _clocks),
     Check("settings", "Settings of libvirt that both hosts must share are the same.", _lock_managers),

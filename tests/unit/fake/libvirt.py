@@ -249,6 +249,8 @@ class FakeHost:
         self.cpu = "EPYC"
         self.lacks_features: dict[str, str] = {}
         self.networks: dict[str, bool] = {"default": True}
+        # By network, the names of its port groups.
+        self.portgroups: dict[str, list[str]] = {}
         self.secrets: dict[str, str] = {}
         self.memory_free = 8 << 30
         # By directory, what is free there.
@@ -594,6 +596,10 @@ class virNetwork(_Object):
 
     def isActive(self):
         return int(self._host.networks[self._name])
+
+    def XMLDesc(self, flags):
+        groups = "".join(f"<portgroup name='{name}'/>" for name in self._host.portgroups.get(self._name, ()))
+        return f"<network><name>{self._name}</name><bridge name='br-{self._name}'/>{groups}</network>"
 
 
 class virSecret(_Object):
