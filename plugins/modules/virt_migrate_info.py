@@ -38,6 +38,8 @@ options:
       - Tell also what VMs need of a host, which M(kvmops.migration.virt_migrate) judges before a move. It is
         returned in RV(ignore:host.facts).
       - What only the host's own files tell is there only where the module runs on that host.
+      - Where a storage pool or an image lies on NFS, a small file is made there as QEMU's user and as root, and removed
+        at once; it is removed by the next call where this one was killed.
     type: bool
     default: false
     version_added: 0.1.0
@@ -78,7 +80,7 @@ host:
     - C(certificates) for migration over TLS, with C(directory), C(files) (those of them that are there) and
       C(verify) (whether a client needs its own). Empty where the module does not run on that host.
     - With O(facts), C(facts) of what VMs can have there, such as C(machines), C(networks), C(memory), C(secrets),
-      C(interfaces), C(mounts), C(qemu_user), C(selinux) and C(listening) (ports).
+      C(interfaces), C(mounts), C(writes) (on NFS), C(qemu_user), C(selinux) and C(listening) (ports).
   returned: success
   type: dict
 domains:

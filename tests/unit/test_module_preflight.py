@@ -53,6 +53,7 @@ def with_shared_disk(lab, cache: str = "none") -> None:
     """The guest's disk is on NFS, which both hosts have mounted."""
     lab.kvm2.directories["/nfs"] = {}
     lab.kvm1.share("/nfs", lab.kvm2)
+    lab.kvm2.add_pool("nfs", "/nfs")
     lab.kvm1.write("/nfs/a.qcow2", fake.File(content="a"))
     disk = disk_xml(path="/nfs/a.qcow2").replace("type='qcow2'", f"type='qcow2' cache='{cache}'")
     lab.kvm1.guests[UUID].xml = rich(disk_xml(), disk)
@@ -107,6 +108,13 @@ def change(old: str, new: str):
         lab.kvm1.guests[UUID].xml = rich(old, new)
 
     return make
+
+
+def tried(host, **answers):
+    """What an attempt to write on NFS comes to there, by user; a user of whom nothing is said may."""
+    may = {"look": "", "error": "", "owner": 0}
+    answer = {who: {**may, **answers.get(who, {})} for who in ("qemu", "root")}
+    return lambda lab: lab.writes.update({host: {"/nfs": {"silent": True} if "silent" in answers else answer}})
 
 
 def set_dest(**values):
@@ -274,6 +282,25 @@ OBSTACLES = [
         both(with_shared_disk, there(mounts=[EXT4, {**NFS, "read_only": True}])),
         "/nfs, where /nfs/a.qcow2 lies, is mounted read-only on kvm2",
         "mount it for writing on kvm2",
+    ),
+    *(
+        Obstacle(
+            "exports",
+            both(with_shared_disk, tried(host, **answer)),
+            evidence.format(host),
+            cure.format(host),
+            failure_class="nfs_export",
+        )
+        for host in ("kvm1", "kvm2")
+        for answer, evidence, cure in (
+            ({"qemu": {"error": "EROFS"}}, "/nfs is exported read-only to {}", "export it with rw to {}"),
+            (
+                {"qemu": {"look": "ESTALE"}, "root": {"look": "ESTALE"}},
+                "{} cannot look into /nfs: Stale file handle",
+                "export it to {}, and mount it there anew",
+            ),
+            ({"silent": True}, "the server of /nfs does not answer {}", "see to the server"),
+        )
     ),
     Obstacle(
         "caches",
@@ -614,7 +641,7 @@ def world(lab):
 
 @pytest.mark.parametrize("check", [True, False], ids=["check mode", "real run"])
 @pytest.mark.parametrize("obstacle", OBSTACLES, ids=IDS)
-def test_c2_33_34_39_40_42_43_44_45_48_49_53_54_56_60_65_each_obstacle_is_found_and_keeps_the_vm_where_it_is(
+def test_c2_33_34_39_40_42_43_44_45_48_49_53_54_55_56_60_65_each_obstacle_is_found_and_keeps_the_vm_where_it_is(
     ready, obstacle, check
 ):
     obstacle.make(ready)
@@ -753,6 +780,19 @@ WARNINGS = [
         "cpu",
         "a has the CPU of its host as it is, and kvm1 has AMD EPYC, kvm2 AMD Milan",
     ),
+    *(
+        (
+            both(with_shared_disk, tried("kvm2", qemu={"error": "EACCES"}, root=root)),
+            "exports",
+            "libvirt-qemu may make no file in /nfs on kvm2 (Permission denied), and root is nobody there",
+        )
+        for root in ({"error": "EACCES"}, {"owner": 65534})
+    ),
+    (
+        both(with_shared_disk, tried("kvm2", qemu={"error": "ENOSPC"}, root={"error": "ENOSPC"})),
+        "exports",
+        "nothing can be written in /nfs on kvm2: No space left on device",
+    ),
     (
         both(
             with_shared_disk,
@@ -765,7 +805,7 @@ WARNINGS = [
 
 
 @pytest.mark.parametrize(("make", "check", "evidence"), WARNINGS)
-def test_c2_45_52_61_what_may_be_meant_is_a_warning_and_keeps_nobody_from_moving(ready, make, check, evidence):
+def test_c2_45_52_55_61_what_may_be_meant_is_a_warning_and_keeps_nobody_from_moving(ready, make, check, evidence):
     make(ready)
     result = go(ready)
     assert not result.failed, result.msg
@@ -849,6 +889,10 @@ def test_a_bare_module_judges_what_its_uris_reach_and_says_what_it_cannot(lab):
         (there(selinux={"enforcing": False, "on": []}), {}),
         (lambda lab: lab.closed_ports.update({ADDRESS: range(49152, 49216)}), {"migrate_uri": f"rdma://{ADDRESS}"}),
         (there(huge_pages={"1073741824": 1}), {}),
+        # libvirt gives the image to QEMU's user, or the user may do so itself.
+        (tried("kvm2", qemu={"error": "EACCES"}), {}),
+        (tried("kvm2", root={"error": "EACCES"}), {}),
+        (tried("kvm2", root={"owner": 65534}), {}),
         (there(ssh_helpers=[]), {}),
         (lambda lab: lab.machines["kvm1"].update(daemon_ssh=False), {"control": "direct"}),
         (lambda lab: lab.machines["kvm1"].update(daemon_ssh=False), {"dest_uri": "qemu+tcp://kvm2/system"}),

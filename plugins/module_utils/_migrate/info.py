@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import posixpath
 from contextlib import suppress
 from dataclasses import asdict
 from typing import Any, Dict, List, Sequence
@@ -14,7 +15,7 @@ from .._libvirt import MIGRATION_OUT, Domain, Host, LibvirtFailure, NotFound
 from .._pure import domain_xml, needs
 from .._pure import uri as uris
 from .._pure.refusal import Refusal
-from . import facts
+from . import facts, writes
 from . import worker as workers
 from .local import Local
 from .place import connect, refusal, state_of
@@ -25,17 +26,19 @@ def gather(uri: str, names: Sequence[str], timeout: float, local: Local, detaile
     parsed = uris.parse(uri, "uri")
     host = connect(uri, timeout, "uri", read_only=True)
     try:
+        pools = host.pools()
+        domains = [_domain(host, domain, detailed) for domain in host.domains() if not names or domain.name in names]
+        used = [pool.path for pool in pools if pool.is_directory]
+        used += [posixpath.dirname(disk["path"]) for domain in domains for disk in domain["disks"]]
         return {
             "changed": False,
             "host": {
                 **_host(host),
                 "certificates": local.certificates() if parsed.is_local else None,
-                **({"facts": _facts(host, local if parsed.is_local else None)} if detailed else {}),
+                **({"facts": _facts(host, local if parsed.is_local else None, used)} if detailed else {}),
             },
-            "domains": [
-                _domain(host, domain, detailed) for domain in host.domains() if not names or domain.name in names
-            ],
-            "pools": [{"name": pool.name, "path": pool.path, "active": pool.active} for pool in host.pools()],
+            "domains": domains,
+            "pools": [{"name": pool.name, "path": pool.path, "active": pool.active} for pool in pools],
             "journal": local.journal() if parsed.is_local else [],
             **(_runs(local, names) if parsed.is_local else {"runs": [], "unfinished": []}),
         }
@@ -45,12 +48,14 @@ def gather(uri: str, names: Sequence[str], timeout: float, local: Local, detaile
         host.close()
 
 
-def _facts(host: Host, local: Local | None) -> Dict[str, Any]:
+def _facts(host: Host, local: Local | None, used: Sequence[str]) -> Dict[str, Any]:
+    """`used` are the directories where images may lie."""
     found = facts.of_host(host)
     if local is None:
         return found
     own = {"addresses": facts.own_addresses(), "certificates": local.certificate_facts()}
-    return {**found, **facts.of_machine(), **own}
+    machine = facts.of_machine()
+    return {**found, **machine, **own, "writes": writes.attempt(used, machine)}
 
 
 def _runs(local: Local, names: Sequence[str]) -> Dict[str, Any]:

@@ -13,14 +13,14 @@ from typing import Any, Dict, Mapping, Tuple
 from .._libvirt import Host, LibvirtFailure, NoAnswer, Volume
 from .._pure import needs as parts
 from .._pure import options as table
-from .._pure import preflight
+from .._pure import preflight, storage
 from .._pure import uri as uris
 from .._pure.domain_xml import Definition
 from .._pure.findings import FAIL, WARN, Finding
 from .._pure.needs import Needs
 from .._pure.preflight import Case
 from .._pure.refusal import Refusal
-from . import facts
+from . import facts, writes
 from .disks import Layout
 from .local import Local
 from .probe import Storage
@@ -67,7 +67,9 @@ class Survey:
         needs = parts.of(self._options.get("dest_xml") or text)
         here: Mapping[str, Any] = {"cpu": parts.offers(self._source.capabilities).cpu}
         if self._local is not None:
-            here = {**here, **facts.of_machine()}
+            machine = facts.of_machine()
+            used = [posixpath.dirname(plan.source) for plan in layout.plans if plan.action == storage.USE]
+            here = {**here, **machine, "writes": writes.attempt(used, machine)}
             if self._options["tls"] == "true":
                 here["certificates"] = self._local.certificate_facts()
         there = self._facts_there(needs)

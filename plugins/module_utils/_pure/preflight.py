@@ -11,7 +11,9 @@ VM that is shut off only when it starts is a warning.
 
 from __future__ import annotations
 
+import errno
 import math
+import os
 import posixpath
 from dataclasses import dataclass, field
 from typing import Any, Callable, Dict, Iterator, List, Mapping, Sequence, Tuple
@@ -556,6 +558,62 @@ def _mounts(case: Case) -> Iterator[Found]:
             )
 
 
+def _exports(case: Case) -> Iterator[Found]:
+    """What an NFS server lets both hosts do, which it tells nobody who does not try."""
+    for host, facts, paths in (
+        (case.source, case.here, [plan.source for plan in case.used]),
+        (case.dest, case.there, [plan.dest for plan in case.used]),
+    ):
+        for folder in dict.fromkeys(map(posixpath.dirname, paths)):
+            if mount_of(f"{folder}/image", facts.get("mounts") or ()).get("type", "") not in NFS_TYPES:
+                continue
+            tried = (facts.get("writes") or {}).get(folder)
+            if tried is None:
+                yield Found(SKIPPED, f"{host} has not tried to write in {folder}: no storage pool covers it")
+            else:
+                yield _export(case, host, folder, tried, facts.get("qemu_user") or {})
+
+
+def _export(case: Case, host: str, folder: str, tried: Mapping[str, Any], user: Mapping[str, Any]) -> Found:
+    if tried.get("silent"):
+        return Found(
+            case.stops, f"the server of {folder} does not answer {host}", "see to the server, and the way there"
+        )
+    qemu, root = tried["qemu"], tried["root"]
+    if qemu["look"] and root["look"]:
+        return Found(
+            case.stops,
+            f"{host} cannot look into {folder}: {_why(root)}",
+            f"export it to {host}, and mount it there anew",
+        )
+    if "EROFS" in (qemu["error"], root["error"]):
+        return Found(
+            case.stops, f"{folder} is exported read-only to {host}", f"export it with rw to {host} (module nfs_export)"
+        )
+    # What root makes belongs to somebody else where root is nobody.
+    squashed = root["error"] in _DENIED or root["owner"]
+    if qemu["error"] in _DENIED and squashed:
+        return Found(
+            WARN,
+            f"{user.get('name', 'QEMU')} may make no file in {folder} on {host} ({_why(qemu)}), and root is nobody"
+            " there, so that libvirt cannot give images to it",
+            f"export it with no_root_squash to {host} (module nfs_export), or let QEMU's user own directory and images",
+        )
+    # An image that is there already may have what a new file lacks.
+    other = [one for one in (qemu, root) if one["error"] and one["error"] not in _DENIED]
+    if other:
+        return Found(WARN, f"nothing can be written in {folder} on {host}: {_why(other[0])}", "see to the server")
+    return Found(PASS, f"files can be made in {folder} on {host}")
+
+
+_DENIED = ("EACCES", "EPERM")
+
+
+def _why(tried: Mapping[str, Any]) -> str:
+    code = tried["look"] or tried["error"]
+    return os.strerror(getattr(errno, code)) if hasattr(errno, code) else code
+
+
 def _caches(case: Case) -> Iterator[Found]:
     drops = all(libvirt >= DROPS_CACHE[0] and qemu >= DROPS_CACHE[1] for libvirt, qemu in case.versions)
     if not case.runs or drops or case.options["unsafe"]:
@@ -771,6 +829,7 @@ CHECKS = (
     Check("live_definition", "What runs is what its definition says.", _live_definition),
     Check("space", "There is room for the disks that are copied.", _space, "no_space"),
     Check("mounts", "Shared disks are on file systems that both hosts may write to.", _mounts, "read_only"),
+    Check("exports", "NFS servers let both hosts write to shared disks.", _exports, "nfs_export"),
     Check("caches", "Caches of shared disks are seen by the other host, or given up.", _caches, "unsafe_cache"),
     Check("qemu_users", "QEMU has the same numbers on both hosts.", _qemu_users, "qemu_user"),
     Check("selinux", "SELinux lets QEMU use shared storage.", _selinux, role="selinux"),

@@ -11,7 +11,7 @@ import pytest
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.testing import patch_module_args
 
-from ansible_collections.kvmops.migration.plugins.module_utils._migrate import facts, local, worker
+from ansible_collections.kvmops.migration.plugins.module_utils._migrate import facts, local, worker, writes
 from ansible_collections.kvmops.migration.plugins.modules import virt_domblk_info, virt_migrate, virt_migrate_info
 from fake import carry as fake_carry
 from fake import libvirt as fake
@@ -75,10 +75,18 @@ class Lab:
         self.links = {}
         monkeypatch.setattr(local.Local, "link", lambda _, address: self.links.get(address, ("", None)))
         monkeypatch.setattr(facts, "of_machine", lambda: dict(self.machines.get(self.world.local, {})))
+        # By host and directory on NFS, what an attempt to write there comes to; it goes well where nothing is said.
+        self.writes = {}
+        monkeypatch.setattr(writes, "attempt", self._attempt)
         monkeypatch.setattr(facts, "own_addresses", lambda: self.names.get(self.world.local, ["172.16.1.9"]))
         monkeypatch.setattr(facts, "addresses", lambda name: self.names.get(name, ["172.16.1.9"]))
         monkeypatch.setattr(facts, "ports", self._ports)
         self.on("kvm1")
+
+    def _attempt(self, directories, machine):
+        well = {who: {"look": "", "error": "", "owner": uid} for who, uid in (("qemu", 64055), ("root", 0))}
+        said = self.writes.get(self.world.local, {})
+        return {one: said.get(one, well) for one in writes.on_nfs(directories, machine.get("mounts", ()))}
 
     def _ports(self, address, numbers):
         self.probed += [(address, number) for number in numbers]
