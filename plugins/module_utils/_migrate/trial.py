@@ -90,7 +90,7 @@ def main(directory: str, prefix: str, *users: str) -> None:
         seen = look(directory)
         name = f"{prefix}{int(time.time())}-{os.getpid()}-{uid}"
         answer[user] = {"look": seen, **({"error": seen, "owner": None} if seen else write(directory, name))}
-    print(json.dumps(answer))
+    sys.stdout.write(json.dumps(answer))
 
 
 if __name__ == "__main__":
