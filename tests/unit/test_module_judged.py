@@ -6,8 +6,9 @@ from __future__ import annotations
 
 import copy
 
+from ansible_collections.kvmops.migration.plugins.module_utils._migrate import writes
 from fake import libvirt as fake
-from fake.lab import DEST_URI, IMAGE, OTHER
+from fake.lab import DEST_URI, IMAGE, OTHER, UUID
 
 
 def moves(*names, **more):
@@ -81,3 +82,29 @@ def test_a_bad_option_is_the_answer_to_its_move_alone(lab):
     assert result.moves[0]["failure_class"] == "bad_option"
     assert result.moves[1]["outcome"] == "planned"
     assert result.moves[1]["disks"][0]["source"] == IMAGE
+
+
+def test_all_guests_are_measured_at_once_and_once(lab):
+    """However many they are, and however many hosts they could go to, no more than a second is waited for."""
+    lab.add()
+    lab.add(name="b", uuid=OTHER, image="/vm/b.qcow2")
+    lab.add(name="c", uuid="33333333-3333-4333-8333-333333333333", image="", state=fake.VIR_DOMAIN_SHUTOFF)
+    result = lab.info(_moves=[*moves("a", "b", "c"), *moves("a", dest_host="kvm3"), *moves("nosuch")])
+    calls = [one for one in lab.kvm1.calls if one in ("startDirtyRateCalc", "domainListGetStats")]
+    assert calls[:2] == ["startDirtyRateCalc"] * 2
+    assert calls[2:] == ["domainListGetStats"] * 6, "three looks for each of two guests"
+    assert ["forecast" in one for one in result.moves] == [True, True, False, True, False]
+
+
+def test_a_directory_is_tried_once_for_all_vms(lab, monkeypatch):
+    lab.kvm2.directories["/nfs"] = {}
+    lab.kvm1.share("/nfs", lab.kvm2)
+    lab.machines["kvm1"] = {"mounts": [{"path": "/nfs", "type": "nfs4", "read_only": False}]}
+    for name, uuid in (("a", UUID), ("b", OTHER)):
+        lab.add(name=name, uuid=uuid, image=f"/nfs/{name}.qcow2")
+    tried = []
+    attempt = writes.attempt
+    monkeypatch.setattr(writes, "attempt", lambda paths, machine: tried.extend(paths) or attempt(paths, machine))
+    result = lab.info(_moves=moves("a", "b"))
+    assert tried == ["/nfs"]
+    assert all(one["outcome"] == "planned" for one in result.moves)

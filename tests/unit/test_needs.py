@@ -14,9 +14,7 @@ from ansible_collections.kvmops.migration.plugins.module_utils._pure import need
 SWITCH = "<virtualport type='openvswitch'><parameters interfaceid='x'/></virtualport>"
 STOPPED = "<interface type='network'><source network='n' portgroup='web'/></interface>"
 # Where it runs, libvirt tells its bridge, too, and the port that it has there.
-RUNNING = (
-    f"<interface type='bridge'><source network='n' portgroup='web' portid='p' bridge='ovs0'/>{SWITCH}</interface>"
-)
+RUNNING = f"<interface type='bridge'><source network='n' portgroup='web' portid='p' bridge='ovs0'/>{SWITCH}</interface>"
 
 
 def of(*interfaces):

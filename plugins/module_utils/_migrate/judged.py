@@ -9,12 +9,14 @@ They share their connections, and what was looked at through them: work grows wi
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any, Dict, Iterator, List, Mapping, Sequence
 
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 
 from .._domblk.info import Images
-from .._pure import checks
+from .._libvirt import LibvirtFailure
+from .._pure import checks, outcome
 from .._pure import options as table
 from .._pure import uri as uris
 from .._pure.refusal import Refusal
@@ -46,7 +48,22 @@ def judge(module: Any, moves: Sequence[Mapping[str, Any]], local: Local) -> List
     of every VM of the host."""
     images = Images.of(module)
     with Links() as links:
-        return [_one(module, move, links, local, images) for given in moves for move in _every(given, links)]
+        every = [move for given in moves for move in _every(given, links)]
+        _measure(every, links)
+        return [_one(module, move, links, local, images) for move in every]
+
+
+def _measure(moves: Sequence[Mapping[str, Any]], links: Links) -> None:
+    """Begin to measure every guest that a forecast is made for: all of them pass one second together."""
+    for move in moves:
+        # What is wrong with it is the answer to this move.
+        with suppress(Refusal, LibvirtFailure):
+            options = _validated(move)
+            host = links.connect(options["uri"], options["connect_timeout"], "uri")
+            domain = host.find(options["name"])
+            forecast = options["preflight"] != "skip" and options["mode"] in ("auto", "live")
+            if forecast and domain is not None and domain.state == outcome.RUNNING:
+                links.measure(host, domain.uuid)
 
 
 def _every(given: Mapping[str, Any], links: Links) -> Iterator[Dict[str, Any]]:

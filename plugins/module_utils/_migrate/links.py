@@ -6,12 +6,14 @@
 
 from __future__ import annotations
 
-from typing import Dict, List
+from typing import Any, Dict, List, Mapping, Sequence, Tuple
 
 from .._domblk.carry import Ahead
 from .._libvirt import Host
 from .._pure.refusal import Refusal
 from . import place as places
+from . import writes
+from .outlook import Measuring
 from .probe import Storage
 
 
@@ -25,6 +27,8 @@ class Links:
         self._known: Dict[str, Host] = {}
         self._refused: Dict[str, Refusal] = {}
         self._storages: Dict[str, Storage] = {}
+        self._measured: Dict[Tuple[str, str], Measuring] = {}
+        self._tried: Dict[str, Any] = {}
 
     def __enter__(self) -> Links:
         return self
@@ -54,3 +58,15 @@ class Links:
         if host.uri not in self._storages:
             self._storages[host.uri] = Storage(host, run_id, now)
         return self._storages[host.uri]
+
+    def measure(self, host: Host, uuid: str) -> Measuring:
+        """The measurement of a guest's dirty rate, which is begun now unless it was before."""
+        if (host.uri, uuid) not in self._measured:
+            self._measured[host.uri, uuid] = Measuring(host, uuid)
+        return self._measured[host.uri, uuid]
+
+    def attempt(self, directories: Sequence[str], machine: Mapping[str, Any]) -> Dict[str, Any]:
+        """What attempts to write in directories of this machine come to, each of which is made once."""
+        wanted = list(dict.fromkeys(directories))
+        self._tried.update(writes.attempt([one for one in wanted if one not in self._tried], machine))
+        return {one: self._tried[one] for one in wanted if one in self._tried}

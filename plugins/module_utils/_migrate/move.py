@@ -308,7 +308,7 @@ class Move:
         """Look at what both hosts say of themselves, and at the way between them."""
         if self._options["preflight"] != "skip":
             told = (self._facts or {}).get("host", {}).get("facts")
-            case = self._case(mode, layout, values, self._dest_pools, told)
+            case = self._case(mode, layout, values, self._dest_pools, told, self._links.attempt)
             if self._forecasts(mode):
                 size = self._watch(mode, layout, steps).size
                 ahead = outlook.look_ahead(case, self._place.uuid, measuring, self._source, self._local, steps, size)
@@ -324,10 +324,16 @@ class Move:
     def _measure(self, mode: str) -> Measuring | None:
         """Begin to measure how fast a guest that goes on meanwhile writes its memory, while the checks are made."""
         goes_on = self._forecasts(mode) and self._may_hand_over()
-        return Measuring(self._source, self._place.uuid) if goes_on else None
+        return self._links.measure(self._source, self._place.uuid) if goes_on else None
 
     def _case(
-        self, mode: str, layout: Layout, values: Mapping[str, Any], pools: Storage, told: Mapping[str, Any] | None
+        self,
+        mode: str,
+        layout: Layout,
+        values: Mapping[str, Any],
+        pools: Storage,
+        told: Mapping[str, Any] | None,
+        attempt: survey.Attempt | None = None,
     ) -> Case:
         defined = self._before if mode in table.ACTIVE and self._is_persistent else ""
         look = survey.Survey(
@@ -339,6 +345,7 @@ class Move:
             pools,
             told,
             self._local,
+            attempt=attempt,
         )
         images = {plan.source: self._volume(plan.source) for plan in layout.copied} if mode in table.ACTIVE else {}
         return look.case(self._text, defined, layout, self._definition, images)

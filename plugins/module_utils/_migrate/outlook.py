@@ -31,28 +31,29 @@ class Measuring:
     def __init__(self, host: Host, uuid: str):
         self._host = host
         self._uuid = uuid
+        self._rate: int | None = None
         self._trouble = ""
         try:
             host.measure_dirty_rate(uuid, SECONDS)
         except LibvirtFailure as error:
-            # The same guest may be looked at for several destinations at once, and one measurement is for all.
+            # Somebody else looks at the same guest, and one measurement is for all.
             self._trouble = "" if GOES_ON in str(error) else str(error)
 
     def result(self) -> Tuple[int | None, str]:
-        """Bytes per second, or None with the reason."""
+        """Bytes per second, or None with the reason; it is waited for once."""
         deadline = time.monotonic() + SECONDS + PATIENCE
         try:
-            while not self._trouble:
-                rate = self._host.dirty_rate(self._uuid)
-                if rate is not None:
-                    return rate, ""
+            while self._rate is None and not self._trouble:
+                self._rate = self._host.dirty_rate(self._uuid)
+                if self._rate is not None:
+                    break
                 if time.monotonic() > deadline:
                     self._trouble = f"QEMU did not tell within {SECONDS + PATIENCE:g} s"
                 else:
                     time.sleep(STEP)
         except LibvirtFailure as error:
             self._trouble = str(error)
-        return None, self._trouble
+        return self._rate, self._trouble
 
 
 def look_ahead(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import posixpath
 from contextlib import suppress
-from typing import Any, Dict, Mapping, Tuple
+from typing import Any, Callable, Dict, Mapping, Sequence, Tuple
 
 from .._libvirt import Host, LibvirtFailure, NoAnswer, Volume
 from .._pure import needs as parts
@@ -26,11 +26,15 @@ from .local import Local
 from .probe import Storage
 from .report import Report
 
+# Tries to write in directories, by what the machine is.
+Attempt = Callable[[Sequence[str], Mapping[str, Any]], Dict[str, Any]]
+
 
 class Survey:
     """One way from a source to a destination, which may not answer; `local` where this machine is the source.
 
-    `there` is what the destination said of itself by its own login, None where only libvirt can be asked.
+    `there` is what the destination said of itself by its own login, None where only libvirt can be asked, and `attempt`
+    what may know of earlier attempts to write here.
     """
 
     def __init__(
@@ -44,6 +48,7 @@ class Survey:
         there: Mapping[str, Any] | None,
         local: Local | None,
         dest_name: str = "",
+        attempt: Attempt | None = None,
     ):
         self._name = name
         self._mode = mode
@@ -53,6 +58,7 @@ class Survey:
         self._pools = pools
         self._there = there
         self._local = local
+        self._attempt = attempt or writes.attempt
         self._dest_name = str(dest) if dest is not None else dest_name
 
     def case(
@@ -69,7 +75,7 @@ class Survey:
         if self._local is not None:
             machine = facts.of_machine()
             used = [posixpath.dirname(plan.source) for plan in layout.plans if plan.action == storage.USE]
-            here = {**here, **machine, "writes": writes.attempt(used, machine)}
+            here = {**here, **machine, "writes": self._attempt(used, machine)}
             if self._options["tls"] == "true":
                 here["certificates"] = self._local.certificate_facts()
         there = self._facts_there(needs)
