@@ -45,7 +45,7 @@ options:
     version_added: 0.1.0
   dest_hosts:
     description:
-      - Inventory names of hosts: could the VMs move there? The host itself is left out.
+      - Inventory names of hosts to which the VMs could move, or not. The host itself is left out.
       - It is found out as in check mode of M(kvmops.migration.virt_migrate), by connections that all VMs share, and
         returned in RV(moves) and RV(matrix).
     type: list
