@@ -141,6 +141,16 @@ def test_what_is_recommended(known, options):
     assert {advice.option: advice.value for advice in one.recommended} == options
 
 
+def test_what_is_recommended_is_said_in_one_line():
+    known = Known(memory=64 * GIB, dirty_rate=1000 * MIB, link="eth1", link_speed=100 * GIGABIT)
+    assert forecast.of(known).cure == (
+        "parallel: true and parallel_connections: 3 (eth1 carries as many) or policy: must_complete (post-copy, or a"
+        " stop, ends it) or policy: minimal_downtime (it is slowed down until it ends)"
+    )
+    nothing = replace(known, link_speed=MIB, helps=("auto_converge",), memory=GIB)
+    assert forecast.of(nothing).cure == "give it a faster path"
+
+
 def go(lab, **options):
     """Over gigabit Ethernet, unless there are other links."""
     lab.links.setdefault("172.16.1.9", ("eth1", 1000))

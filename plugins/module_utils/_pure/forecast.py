@@ -11,7 +11,7 @@ to its end where the guest writes less than the path carries. Rates are in bytes
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Dict, List, Tuple
 
 MIB = 1 << 20
@@ -72,11 +72,13 @@ class Advice:
     option: str
     value: Any
     reason: str
+    # Whether it is of use only together with the next one.
+    with_next: bool = False
 
     @property
     def text(self) -> str:
         value = str(self.value).lower() if isinstance(self.value, bool) else self.value
-        return f"{self.option}: {value} ({self.reason})"
+        return f"{self.option}: {value} " + ("and " if self.with_next else f"({self.reason}) or ")
 
 
 @dataclass(frozen=True)
@@ -140,6 +142,11 @@ class Forecast:
         said += self._times()
         return "; ".join(said)
 
+    @property
+    def cure(self) -> str:
+        """What is recommended, for a person; each by itself is enough."""
+        return "".join(one.text for one in self.recommended)[: -len(" or ")] or "give it a faster path"
+
     def _times(self) -> List[str]:
         parts = []
         if self.memory_s is not None:
@@ -168,7 +175,9 @@ class Forecast:
             "link": self.known.link,
             **rounded,
             "downtime_ms": self.downtime_ms,
-            "recommended": [asdict(one) for one in self.recommended],
+            "recommended": [
+                {"option": one.option, "value": one.value, "reason": one.reason} for one in self.recommended
+            ],
             "text": self.text,
         }
 
@@ -233,8 +242,8 @@ def _advice(known: Known, need: float, speed: float, speed_by: str) -> Tuple[Adv
         advice.append(Advice("bandwidth", math.floor(need / MIB) + 1, what))
     wanted = math.floor(need / ONE_CONNECTION) + 1
     if speed_by == CONNECTION and link and need < link and wanted <= MOST_CONNECTIONS:
-        advice.append(Advice("parallel", True, f"{known.link} carries more than one connection does"))
-        advice.append(Advice("parallel_connections", max(2, wanted), "as many as that takes"))
+        advice.append(Advice("parallel", True, f"{known.link} carries more than one connection does", True))
+        advice.append(Advice("parallel_connections", max(2, wanted), f"{known.link} carries as many"))
     if speed_by == TUNNELLED and link and need < min(link, ONE_CONNECTION):
         advice.append(Advice("tunnelled", False, "the way from QEMU to QEMU is faster"))
     stop = math.ceil(known.memory / speed * 1000)

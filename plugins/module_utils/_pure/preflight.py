@@ -706,8 +706,7 @@ def _convergence(case: Case) -> Iterator[Found]:
     elif forecast.helped(one):
         yield Found(PASS, f"estimate: {one.text}; {', '.join(forecast.helped(one))}")
     else:
-        cures = [advice.text for advice in one.recommended]
-        yield Found(WARN, f"estimate: {one.text}", " or ".join(cures) or "give it a faster path")
+        yield Found(WARN, f"estimate: {one.text}", one.cure)
 
 
 def _lock_managers(case: Case) -> Iterator[Found]:
