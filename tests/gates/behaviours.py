@@ -12,7 +12,6 @@ Usage: python tests/gates/behaviours.py           write the page
 from __future__ import annotations
 
 import ast
-import difflib
 import re
 import sys
 from collections import Counter
@@ -21,10 +20,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
+from generated import DOCS, TOP, finish, settle
 
-TOP = Path(__file__).resolve().parents[2]
 DATA = TOP / "tests" / "behaviours.yml"
-PAGE = TOP / "docs" / "behaviours.md"
+PAGE = DOCS / "behaviours.md"
 # By the folder of a test, the column in which it is named.
 TIERS = {"unit": "On fakes", "integration": "In the lab"}
 NAME = re.compile(r"test((?:_c\d+(?:_\d+)+)+)(?:_|$)")
@@ -122,17 +121,9 @@ def main(arguments: list[str]) -> int:
     cases = [case for _title, of_section in sections for case in of_section]
     found = ((tier, file, name) for tier in TIERS for file, name in tests(TOP / "tests" / tier))
     wrong = assign(cases, found)
-    text = page(sections)
-    if arguments == ["--check"]:
-        written = PAGE.read_text(encoding="utf-8") if PAGE.exists() else ""
-        stale = list(difflib.unified_diff(written.splitlines(), text.splitlines(), "written", "as it should be", n=0))
-        if stale:
-            wrong += [f"{PAGE.relative_to(TOP)} is not up to date: run python tests/gates/behaviours.py", *stale[:20]]
-    else:
-        PAGE.write_text(text, encoding="utf-8")
+    wrong += settle(__file__, PAGE, page(sections), arguments)
     covered = sum(case.covered for case in cases)
-    print("\n".join(wrong) if wrong else f"{len(cases)} cases, {covered} with tests")
-    return 1 if wrong else 0
+    return finish(wrong, f"{len(cases)} cases, {covered} with tests")
 
 
 if __name__ == "__main__":

@@ -15,10 +15,11 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-TOP = Path(__file__).resolve().parents[2]
+from generated import DOCS, TOP, finish, settle
+
 TABLE = TOP / "plugins" / "module_utils" / "_pure" / "preflight.py"
 LAB = TOP / "tests" / "integration" / "test_preflight.py"
-PAGE = TOP / "docs" / "preflight.md"
+PAGE = DOCS / "preflight.md"
 TAIL = """
 ## The forecast
 
@@ -82,14 +83,8 @@ def page() -> str:
 
 def main(arguments: list[str]) -> int:
     wanted = page()
-    if arguments == ["--check"]:
-        if not PAGE.exists() or PAGE.read_text(encoding="utf-8") != wanted:
-            print(f"{PAGE.relative_to(TOP)} is not up to date: run python tests/gates/preflight.py")
-            return 1
-    else:
-        PAGE.write_text(wanted, encoding="utf-8")
-    print(f"{wanted.count(chr(10) + '| `')} checks")
-    return 0
+    wrong = settle(__file__, PAGE, wanted, arguments)
+    return finish(wrong, f"{wanted.count(chr(10) + '| `')} checks")
 
 
 if __name__ == "__main__":
