@@ -31,7 +31,7 @@ help: ## list the targets
 root:
 	@[ "$$(id -u)" = 0 ] || { echo 'the lab boots containers and makes network namespaces: run make as root (or with sudo)' >&2; exit 1; }
 
-.PHONY: setup packages venv venv-core219
+.PHONY: setup packages venv venv-core219 venv-docs
 setup: packages venv ## install what everything here needs: Debian packages (as root), virtual environment
 	@echo 'ready; to work in the environment: . .venv/bin/activate'
 
@@ -45,7 +45,10 @@ venv:
 venv-core219:
 	@$(GATES)/venv.sh venv-core219 tests/requirements-core219.txt 3.11 3.12 3.13 >/dev/null
 
-.PHONY: lint unit unit-core219 sanity molecule test test-full
+venv-docs:
+	@$(GATES)/venv.sh venv-docs tests/requirements-docs.txt 3.14 3.13 3.12 3.11 >/dev/null
+
+.PHONY: lint unit unit-core219 sanity docs molecule test test-full
 lint: packages venv ## all static checks; G='mypy reuse' runs only those
 	@$(IN_VENV) python $(GATES)/run.py lint $(G)
 
@@ -57,6 +60,9 @@ unit-core219: venv venv-core219 ## unit tests on the oldest supported ansible-co
 
 sanity: packages venv ## ansible-test sanity on the built collection
 	@$(IN_VENV) $(GATES)/sanity.sh $(SANITY)
+
+docs: venv venv-docs ## the documentation site, in build/docs/html; a warning is an error
+	@$(IN_VENV) -e venv-docs python $(GATES)/docs.py
 
 molecule: rootfs ## all scenarios on the lab (as root); S='default domblk' runs these, S=roles those of the roles
 	@$(IN_VENV) python $(GATES)/scenarios.py $(S)
@@ -86,6 +92,6 @@ bench: root packages venv ## measure virt_migrate against bare virsh (as root, l
 
 .PHONY: clean
 clean: ## remove what was made in the checkout; the cache stays
-	@rm -rf .ansible .mypy_cache .ruff_cache .hypothesis .pytest_cache .venv playbooks/.collections tests/output kvmops-migration-*.tar.gz
+	@rm -rf .ansible .mypy_cache .ruff_cache .hypothesis .pytest_cache .venv build playbooks/.collections tests/output kvmops-migration-*.tar.gz
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 	@echo "kept: $${KVMOPS_CACHE:-$${XDG_CACHE_HOME:-$$HOME/.cache}/kvmops-migration} (rm -rf it to begin cold)"

@@ -67,6 +67,8 @@ LINT = (
     Check("argument-specs", "python tests/gates/argument_specs.py"),
     Check("behaviours", "python tests/gates/behaviours.py --check"),
     Check("preflight", "python tests/gates/preflight.py --check"),
+    Check("troubleshooting", "python tests/gates/troubleshooting.py --check"),
+    Check("playbooks", "python tests/gates/playbooks.py --check"),
     # Of what runs on hosts; the documented minimum is in tests/config.yml too.
     Check("python-3.8", "vermin --target=3.8- --no-tips --violations plugins/modules plugins/module_utils"),
     Check("ruff-check", "ruff check ."),
@@ -76,6 +78,7 @@ TEST = (
     Check("lint", "make --no-print-directory lint"),
     Check("unit", "make --no-print-directory unit"),
     Check("unit-core219", "make --no-print-directory unit-core219"),
+    Check("docs", "make --no-print-directory docs"),
     Check("sanity", "make --no-print-directory sanity", slow=True),
     # prepare.yml runs all roles. Scenarios of each of them come with `full`: they take longer than all else here.
     Check("roles", "make --no-print-directory molecule S='name_resolution prepare'", slow=True),
