@@ -34,7 +34,10 @@ PAGES = {
     "docs/**/*.md": "{}.html",
 }
 # The start page has the links of the checkout's layout; people open the folder.
-START = '<!DOCTYPE html><meta charset="utf-8"><title>{0}</title><meta http-equiv="refresh" content="0; url=docs/index.html">\n'
+START = """<!DOCTYPE html>
+<meta charset="utf-8"><title>kvmops.migration</title>
+<meta http-equiv="refresh" content="0; url=docs/index.html">
+"""
 
 
 def gather() -> None:
@@ -82,7 +85,7 @@ def main() -> int:
     )  # fmt: skip
     if not made:
         return 1
-    (HTML / "index.html").write_text(START.format(COLLECTION), encoding="utf-8")
+    (HTML / "index.html").write_text(START, encoding="utf-8")
     missing = list(without_page())
     print("\n".join(missing) if missing else f"{HTML / 'index.html'}: {len(list(HTML.rglob('*.html')))} pages")
     return 1 if missing else 0

@@ -20,7 +20,10 @@ def settle(script: str, page: Path, text: str, arguments: list[str]) -> list[str
     stale = list(difflib.unified_diff(written.splitlines(), text.splitlines(), "written", "as it should be", n=0))
     if not stale:
         return []
-    return [f"{page.relative_to(TOP)} is not up to date: run python {Path(script).resolve().relative_to(TOP)}", *stale[:20]]
+    return [
+        f"{page.relative_to(TOP)} is not up to date: run python {Path(script).resolve().relative_to(TOP)}",
+        *stale[:20],
+    ]
 
 
 def finish(wrong: list[str], summary: str) -> int:

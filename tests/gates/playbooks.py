@@ -28,15 +28,15 @@ FAMILIES = ("Debian", "RedHat")
 HEAD = """<!-- Made by tests/gates/playbooks.py of playbooks/*.yml and roles/*/meta/argument_specs.yml: do not edit. -->
 # Playbooks
 
-Each is a thin call of roles, and runs by its full name too: `ansible-playbook kvmops.migration.migrate`. Variables of the
-inventory that they all know are in [concepts](concepts.md#the-inventory). A short name in the second column is what the
-variable is by default: `-e vm=web1` sets `migrate_vm`.
+Each is a thin call of roles, and runs by its full name too: `ansible-playbook kvmops.migration.migrate`. Variables of
+the inventory that they all know are in [concepts](concepts.md#the-inventory). A short name in the second column is what
+the variable is by default: `-e vm=web1` sets `migrate_vm`.
 """
 PACKAGES = """## Packages
 
-What roles install, by the family of the host. Debian 12 is tested on real hosts; the names for the RHEL family are in the
-roles, and none of them has been run there yet. Role `firewall` installs `firewalld`, or `iptables` where `firewall_backend`
-says so; the packages of sanlock come with `libvirt_host_lock_manager: sanlock` only.
+What roles install, by the family of the host. Debian 12 is tested on real hosts; the names for the RHEL family are in
+the roles, and none of them has been run there yet. Role `firewall` installs `firewalld`, or `iptables` where
+`firewall_backend` says so; the packages of sanlock come with `libvirt_host_lock_manager: sanlock` only.
 
 | role | Debian | RHEL family |
 |---|---|---|

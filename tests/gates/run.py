@@ -69,6 +69,7 @@ LINT = (
     Check("preflight", "python tests/gates/preflight.py --check"),
     Check("troubleshooting", "python tests/gates/troubleshooting.py --check"),
     Check("playbooks", "python tests/gates/playbooks.py --check"),
+    Check("examples", "python tests/gates/examples.py"),
     # Of what runs on hosts; the documented minimum is in tests/config.yml too.
     Check("python-3.8", "vermin --target=3.8- --no-tips --violations plugins/modules plugins/module_utils"),
     Check("ruff-check", "ruff check ."),

@@ -27,25 +27,17 @@ HEAD = """<!-- Made by tests/gates/troubleshooting.py of plugins/module_utils/_p
      tests/unit/fixtures/messages.yml tries it with: do not edit. -->
 # Troubleshooting
 
-A move that fails says why in one line, `msg`, and says it again as data: `failure_class` is one word for the kind of
-failure, `cure` is what helps, and `role` the role of this collection that does it, where there is one. With
-`outcome` the result tells what has become of the VM:
+A move that fails says why in one line, `msg`, and again as data: `failure_class` is one word for the kind of failure,
+`cure` what helps, and `role` the role of this collection that does it, where there is one. What has become of the VM is
+in `outcome` ([what each means](concepts.md#how-a-run-ends)). What was found before anything was tried is in `checks`
+([what is checked](preflight.md)).
 
-| outcome | where the VM is | what to do |
-|---|---|---|
-| `refused` | where it was; nothing was tried | what `cure` says; all obstacles are in `checks` ([what is checked](preflight.md)) |
-| `failed` | where it was, running if it ran; what was tried is taken back | what `cure` says, below by class; `logs` has the end of QEMU's logs |
-| `undetermined` | not known: a host does not answer | when it does, the same command again, or `recover.yml` |
-| `postcopy_failed` | half of it on each host; destroy neither | when the network is back, `postcopy_resume: true` ([how](../README.md#a-post-copy-that-a-broken-network-has-stopped)) |
-| `split_brain` | on both hosts; nothing was touched | read `msg`: it names both, and which one must never be resumed where that is known; end one by hand |
-| `crashed`, `lost` | crashed, or on neither of the two; nothing was touched | `msg` and `logs` say what is known |
-
-While a move goes on, `status.yml` says what it waits for; `cancel.yml` ends it, and `recover.yml` settles what a killed run
-has left ([playbooks](playbooks.md)).
+While a move goes on, `status.yml` says what it waits for; `cancel.yml` ends it, and `recover.yml` settles what a killed
+run has left ([playbooks](playbooks.md)).
 
 Below are the classes of failures that come from messages of libvirt, QEMU and OpenSSH: under each what helps, and the
 messages that mean it. Names in capitals are those of your VM and hosts. A message that is in none has the class
-[`libvirt`](#libvirt). Every message here is tried on a libvirt made for tests (`tests/unit/test_module_messages.py`).
+[`libvirt`](#libvirt). Each is tried on a libvirt made for tests (`tests/unit/test_module_messages.py`).
 """
 
 
