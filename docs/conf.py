@@ -15,7 +15,7 @@ from docutils import nodes
 project = "kvmops.migration"
 author = "The kvmops.migration authors"
 project_copyright = "2026, " + author
-title = html_title = "kvmops.migration"
+html_title = "kvmops.migration"
 
 extensions = ["myst_parser", "sphinx_antsibull_ext"]
 root_doc = "docs/index"
@@ -26,6 +26,8 @@ nitpicky = True
 myst_heading_anchors = 4
 
 html_theme = "sphinx_ansible_theme"
+html_theme_options = {"topbar_links": {}, "display_version": False}
+html_short_title = "kvmops.migration"
 html_show_sourcelink = False
 html_copy_source = False
 html_use_index = False
@@ -51,6 +53,12 @@ def elsewhere(_app, _env, node, content):
     return nodes.reference("", "", content, internal=False, refuri=ANSIBLE + page)
 
 
+def home(_app, _page, _template, context, _doctree):
+    """Let the head of each page lead to the start page of this site, and not of its server."""
+    context["theme_documentation_home_url"] = context["pathto"](root_doc)
+
+
 def setup(app):
     app.connect("missing-reference", elsewhere)
+    app.connect("html-page-context", home)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
