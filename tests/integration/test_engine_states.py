@@ -18,7 +18,10 @@ PINNED = "<vcpu placement='static' cpuset='0'>"
 
 
 def leave_stale(guest: engine.Guest, host: str) -> None:
+    """On that host and not on the other one, where an earlier test may have left it."""
     guest.virsh(host, "desc", "--config", "--title", "--new-desc", STALE)
+    if guest.look()[other(host)].persistent:
+        guest.virsh(other(host), "desc", "--config", "--title", "--new-desc", "")
 
 
 def is_stale(guest: engine.Guest, host: str) -> bool:
