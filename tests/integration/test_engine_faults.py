@@ -54,6 +54,7 @@ def moves_on(guest: Guest, source: str) -> None:
 # --- the link
 
 
+@full
 def test_c3_66_a_link_that_comes_back_is_waited_for():
     source = SHARED.bring()
     call = slowly(SHARED, source)
@@ -239,6 +240,7 @@ def test_c6_100_a_post_copy_that_fails_is_left_alone_until_it_is_resumed():
         BUSY.lives(dest)
 
 
+@full
 def test_c6_102_a_post_copy_fails_twice_and_is_resumed_twice():
     source = BUSY.bring()
     dest = other(source)

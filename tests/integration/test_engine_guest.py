@@ -17,7 +17,7 @@ from tests.lab import faults
 from tests.lab.paths import STATE
 
 from .conftest import PLAYBOOKS, REPOSITORY, plain_environment
-from .engine import HYPERVISORS, Answer, Call, Guest, other, virt_migrate, wait_for, without_records
+from .engine import HYPERVISORS, Answer, Call, Guest, full, other, virt_migrate, wait_for, without_records
 from .test_engine_killed import comes_to, held, kill_worker, recover
 
 pytestmark = pytest.mark.usefixtures("mended", "guests")
@@ -447,7 +447,7 @@ def test_c2_58_a_medium_that_may_be_missing_is_left_out():
 # --- C3: what a guest stands on fails while it moves
 
 
-@pytest.mark.parametrize("side", ["source", "destination"])
+@pytest.mark.parametrize("side", [pytest.param("source", marks=full), "destination"])
 def test_c3_81_a_tpm_that_dies_leaves_the_guest_in_one_place(side):
     """QEMU ends when it loses the guest's TPM, with a move or without: the source's ends the guest."""
     source = FIRM.bring()

@@ -166,7 +166,7 @@ def test_c3_75_a_run_in_which_something_is_killed_ends_right(victim, step):
     nothing_is_left(guest)
 
 
-@pytest.mark.parametrize("which", ["source", "dest"])
+@pytest.mark.parametrize("which", [pytest.param("source", marks=full), "dest"])
 def test_c3_73_a_qemu_that_is_killed_in_the_job(which):
     """The source's own ends the guest, as it would without a move; the destination's costs only the move."""
     guest = LOCAL
