@@ -57,6 +57,10 @@ options:
     type: dict
     default: {}
     version_added: 0.1.0
+  _moves:
+    description: The moves that are judged. Filled by the action plugin, and refused in a playbook.
+    type: list
+    elements: dict
 seealso:
   - module: kvmops.migration.virt_migrate
 """
