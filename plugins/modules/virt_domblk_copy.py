@@ -130,7 +130,9 @@ options:
     type: bool
     default: true
   force:
-    description: Replace files that are in the way, and give up what O(format) loses.
+    description:
+      - Replace files that are in the way, and give up what O(format) loses.
+      - Files in the way of a VM that runs stay where they are, and it is refused - QEMU makes new ones for it.
     type: bool
     default: false
   progress:

@@ -49,7 +49,9 @@ class Report:
         for name, *cells in table:
             self._print(name, cells)
         loads = f"{self.load:.1f} before and {os.getloadavg()[0]:.1f} after"
-        lines = ["| | " + " | ".join(self.columns) + " |", "|---" * (1 + len(self.columns)) + "|"]
+        # A name may have a pipe, which is no border of a cell.
+        names = [name.replace("|", r"\|") for name in self.columns]
+        lines = ["| | " + " | ".join(names) + " |", "|---" * (1 + len(self.columns)) + "|"]
         return "\n".join(
             (
                 f"{self.about[0].upper()}{self.about[1:]}; {len(self.rows)} runs on {self.began}, load {loads}.",

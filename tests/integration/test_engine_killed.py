@@ -27,6 +27,8 @@ STATE = "/var/lib/kvmops-migration"
 # The steps at which a run can be held, and the middle of libvirt's own job.
 STEPS = ("journalled", "prepared", "moving", "moved", "settled", "finishing")
 JOB = "in the job"
+# Seconds.
+DEAD = 45
 
 
 def statuses(host: str) -> list[dict]:
@@ -186,6 +188,65 @@ def test_c3_73_a_qemu_that_is_killed_in_the_job(which):
     else:
         assert guest.shapes() == {source: "shut off, persistent"}
         assert sum(qemus(guest.name).values()) == 0
+
+
+@pytest.mark.parametrize("step", STEPS if FULL else STEPS[1:4:2])
+@pytest.mark.parametrize("side", ["source", "dest"])
+def test_c3_73_a_qemu_that_is_killed_between_two_steps_ends_its_guest_in_one_place(side, step):
+    """The guest dies with its only QEMU; it is defined in one place then, and can be started and moved."""
+    guest = LOCAL
+    source = guest.bring(shape="running, persistent")
+    dest = other(source)
+    victim = source if side == "source" else dest
+    with held(source, step):
+        call = Call(source, {"name": guest.name, "dest_host": dest, "tls": "false"})
+        comes_to(guest, source, step)
+        died = qemus(guest.name)[victim] > 0
+        if died:
+            faults.kill_qemu(victim, guest.name)
+    answer = call.answer()
+    at_rest(guest)
+    if not died:
+        answer.ok()
+        guest.lives(dest)
+        nothing_is_left(guest)
+        return
+    recover()
+    assert sum(qemus(guest.name).values()) == 0, answer.out
+    shapes = guest.shapes()
+    assert list(shapes.values()) == ["shut off, persistent"], (shapes, answer.out)
+    nothing_is_left(guest)
+    (home,) = shapes
+    guest.boot(home)
+    reconcile(guest, dest)
+    nothing_is_left(guest)
+
+
+@full
+@pytest.mark.parametrize("step", STEPS)
+def test_c3_67_a_link_that_is_dead_for_a_while_between_two_steps_ends_right(step):
+    """For longer than libvirt waits for a sign of life of the other host."""
+    guest = LOCAL
+    source = guest.bring(shape="running, persistent")
+    dest = other(source)
+    with held(source, step):
+        call = Call(source, {"name": guest.name, "dest_host": dest, "tls": "false"})
+        comes_to(guest, source, step)
+        for host in HYPERVISORS:
+            faults.drop(host)
+    time.sleep(DEAD)
+    counts = qemus(guest.name)
+    for host in HYPERVISORS:
+        faults.restore(host)
+    assert sum(counts.values()) >= 1, counts
+    answer = call.answer()
+    at_rest(guest)
+    recover()
+    counts = qemus(guest.name)
+    assert sum(counts.values()) == 1, (counts, answer.out)
+    nothing_is_left(guest)
+    reconcile(guest, dest)
+    nothing_is_left(guest)
 
 
 # MiB per second: its working set alone takes a minute. A guest that gets no CPU for a moment dirties nothing, and may

@@ -410,7 +410,8 @@ class Relocation:
             raise Refusal(
                 f"{move.dest} exists, and QEMU makes a new image for a running VM",
                 "dest_image_exists",
-                "remove it, or give another place",
+                "remove it (an earlier relocation leaves the image where it was, unless it is told remove_source: true),"
+                " or give another place; or shut the VM down, and say force: true",
             )
         disk = definition[move.target]
         chain = chain_of(disk, move.source, self._request.images)
