@@ -410,7 +410,7 @@ class Relocation:
             raise Refusal(
                 f"{move.dest} exists, and QEMU makes a new image for a running VM",
                 "dest_image_exists",
-                "remove it (an earlier relocation leaves the image where it was, unless it is told remove_source: true),"
+                "remove it (an earlier relocation leaves the image where it was, unless told remove_source: true),"
                 " or give another place; or shut the VM down, and say force: true",
             )
         disk = definition[move.target]
