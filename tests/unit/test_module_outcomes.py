@@ -301,6 +301,12 @@ def test_a_guest_that_is_nowhere_afterwards(lab):
     result = lab.move()
     assert result.outcome == "lost"
     assert lab.kvm2.file(IMAGE) is not None
+    assert not marks(lab.kvm2)
+
+
+def marks(host) -> list[str]:
+    """What says by which run an image was made."""
+    return [name for names in host.directories.values() for name in names if name.startswith(".kvmops")]
 
 
 @pytest.mark.parametrize("keep", [False, True])
@@ -323,6 +329,7 @@ def test_a_definition_that_was_there_before_is_no_guest_that_has_moved(lab, keep
     assert "a has ended" in result.msg
     assert lab.where() == (SHUTOFF if keep else None, SHUTOFF)
     assert lab.kvm2.file(IMAGE) is not None
+    assert not marks(lab.kvm2)
 
 
 def test_images_of_a_guest_that_has_moved_and_gone_stay(lab):

@@ -159,6 +159,10 @@ class Ending:
             self._refresh_pools()
         elif end.row.outcome == outcome.LOST:
             self._take_back_unfinished()
+        if end.row.outcome in SETTLED and not settled:
+            # Nobody is going to ask by which run the images were made.
+            self._reconnect()
+            self._remove_markers()
         self._worker.phase(statuses.FINISHING)
         said = outcome.say(end.row, ledger.name, str(self._source), str(self._dest), end.source_state, end.dest_state)
         self._report.finished(changed=not settled, outcome=end.row.outcome)
