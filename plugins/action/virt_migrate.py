@@ -11,7 +11,7 @@ from ansible.plugins.action import ActionBase
 
 from ansible_collections.kvmops.migration.plugins.plugin_utils.errand import Errand
 from ansible_collections.kvmops.migration.plugins.plugin_utils.runs import MODULE
-from ansible_collections.kvmops.migration.plugins.plugin_utils.sites import Elsewhere, Here
+from ansible_collections.kvmops.migration.plugins.plugin_utils.sites import Here, Others
 
 
 class ActionModule(ActionBase):
@@ -24,23 +24,15 @@ class ActionModule(ActionBase):
     def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         variables = task_vars or {}
         result: dict[str, Any] = super().run(tmp, variables)
-        elsewhere: dict[str, Elsewhere] = {}
-
-        def reach(host: str) -> Elsewhere:
-            if host not in elsewhere:
-                elsewhere[host] = Elsewhere(self, host, variables["hostvars"][host])
-            return elsewhere[host]
-
         here = Here(self, self._task.delegate_to or variables["inventory_hostname"], variables)
-        errand = Errand(here, self._task.args, variables, reach, self.MODULE)
-        try:
-            if self._task.async_val or self._task.check_mode:
-                answer = here.execute(self.MODULE, errand.arguments(), wrap_async=bool(self._task.async_val))
-            else:
-                answer = errand.run()
-        finally:
-            errand.close()
-            for site in elsewhere.values():
-                site.close()
+        with Others(self, variables) as reach:
+            errand = Errand(here, self._task.args, variables, reach, self.MODULE)
+            try:
+                if self._task.async_val or self._task.check_mode:
+                    answer = here.execute(self.MODULE, errand.arguments(), wrap_async=bool(self._task.async_val))
+                else:
+                    answer = errand.run()
+            finally:
+                errand.close()
         result.update(answer)
         return result

@@ -13,7 +13,7 @@ from ansible.plugins.action import ActionBase
 from ansible_collections.kvmops.migration.plugins.module_utils._pure import options as table
 from ansible_collections.kvmops.migration.plugins.module_utils._pure.refusal import Refusal
 from ansible_collections.kvmops.migration.plugins.plugin_utils.errand import INFO_MODULE, Errand
-from ansible_collections.kvmops.migration.plugins.plugin_utils.sites import Elsewhere, Here
+from ansible_collections.kvmops.migration.plugins.plugin_utils.sites import Here, Others
 from ansible_collections.kvmops.migration.plugins.plugin_utils.values import check_known, listed
 
 # Stands for a VM of which the name is not known yet.
@@ -30,23 +30,13 @@ class ActionModule(ActionBase):
         variables = task_vars or {}
         result: dict[str, Any] = super().run(tmp, variables)
         here = Here(self, self._task.delegate_to or variables["inventory_hostname"], variables)
-        elsewhere: dict[str, Elsewhere] = {}
-
-        def reach(host: str) -> Elsewhere:
-            if host not in elsewhere:
-                elsewhere[host] = Elsewhere(self, host, variables["hostvars"][host])
-            return elsewhere[host]
-
         args = dict(self._task.args)
         if "_moves" in args:
             raise AnsibleActionFail("_moves is filled by the collection and is not an option")
-        try:
+        with Others(self, variables) as reach:
             if args.get("dest_hosts"):
                 args["_moves"] = self._moves(args, here, variables, reach)
             result.update(here.execute(INFO_MODULE, args, wrap_async=bool(self._task.async_val)))
-        finally:
-            for site in elsewhere.values():
-                site.close()
         return result
 
     def _moves(self, args: dict[str, Any], here: Here, variables: dict[str, Any], reach: Any) -> list[dict[str, Any]]:

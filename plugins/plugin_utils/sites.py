@@ -137,6 +137,27 @@ class Elsewhere:
         plugin.set_options(task_keys=keys, var_options={name: self._vars[name] for name in names if name in self._vars})
 
 
+class Others:
+    """The other hosts of the inventory by their names, each connected once. Used as a context, which closes them."""
+
+    def __init__(self, action: ActionBase, variables: dict[str, Any]):
+        self._action = action
+        self._variables = variables
+        self._sites: dict[str, Elsewhere] = {}
+
+    def __enter__(self) -> Others:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        for site in self._sites.values():
+            site.close()
+
+    def __call__(self, host: str) -> Elsewhere:
+        if host not in self._sites:
+            self._sites[host] = Elsewhere(self._action, host, self._variables["hostvars"][host])
+        return self._sites[host]
+
+
 def _readable(host_vars: Any) -> dict[str, Any]:
     """The host's variables that Ansible itself uses; one that cannot be templated there is as good as not set."""
     found: dict[str, Any] = {"ansible_facts": {}}

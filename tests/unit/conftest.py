@@ -28,6 +28,7 @@ from fake import libvirt as fake  # noqa: E402 - it must be there before anythin
 
 sys.modules["libvirt"] = fake
 
+# These ask for it, and are late for that.
 from ansible_collections.kvmops.migration.plugins.module_utils._migrate import job, outlook, settle  # noqa: E402
 from fake.lab import Lab  # noqa: E402
 
