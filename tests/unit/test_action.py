@@ -526,9 +526,7 @@ def info(monkeypatch):
     """Run virt_migrate_info on kvm1; what was asked of whom."""
     asked = []
     monkeypatch.setattr(virt_migrate_info, "Here", lambda _plugin, host, _vars: Site(host, asked, dict))
-    monkeypatch.setattr(
-        virt_migrate_info, "Elsewhere", lambda _plugin, host, _vars: Closing(host, asked, lambda: FACTS)
-    )
+    monkeypatch.setattr(sites, "Elsewhere", lambda _plugin, host, _vars: Closing(host, asked, lambda: FACTS))
 
     def info(**args):
         task = mock.MagicMock(args=args, async_val=0, delegate_to=None)
