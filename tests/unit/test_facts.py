@@ -18,7 +18,7 @@ MOUNTS = r"""sysfs /sys sysfs rw,nosuid 0 0
 /dev/vda1 / ext4 rw,relatime 0 0
 10.0.1.235:/vm /vm\040data nfs4 ro,relatime 0 0
 /dev/vdb /vm ext4 rw 0 0
-10.0.1.235:/vm /vm nfs rw,vers=3 0 0
+10.0.1.235:/vm /vm nfs rw,vers=3,local_lock=posix 0 0
 10.0.1.235:/l /labelled nfs4 rw,seclabel,vers=4.2 0 0
 10.0.1.235:/o /one\040label nfs4 rw,context=system_u:object_r:virt_image_t:s0 0 0
 """
@@ -62,6 +62,7 @@ def test_mounts_are_those_of_storage_and_the_last_one_at_a_place(machine):
         "/one label": ("nfs4", False),
     }
     assert [mount["path"] for mount in mounts if mount["labelled"]] == ["/labelled", "/one label"]
+    assert [mount["path"] for mount in mounts if mount["own_locks"]] == ["/vm"]
     assert mount_of("/vm/a.qcow2", mounts)["type"] == "nfs"
     assert mount_of("/vm data/a.qcow2", mounts)["type"] == "nfs4"
     assert mount_of("/vmx/a.qcow2", mounts)["path"] == "/"

@@ -662,6 +662,19 @@ def test_c2_33_34_39_40_42_43_44_45_48_49_53_54_55_56_60_65_each_obstacle_is_fou
     assert world(ready) == before
 
 
+def test_a_block_device_that_both_hosts_have_is_used_where_it_is(ready):
+    disk = disk_xml(path="/dev/vg/a", kind="block", attribute="dev", image="raw").replace("'raw'", "'raw' cache='none'")
+    ready.kvm1.guests[UUID].xml = rich(disk_xml(), disk)
+    for machine in ready.machines.values():
+        machine["devices"] = {"/dev/vg/a": {"id": "naa.600140501", "size": 1 << 30}}
+    result = go(ready)
+    assert result.outcome == "migrated", result
+    (found,) = result.disks
+    assert (found["action"], found["evidence"]) == ("shared", "shared")
+    assert found["reason"] == "/dev/vg/a on kvm1 and /dev/vg/a on kvm2 are naa.600140501"
+    assert "UNSAFE" not in ready.flags()
+
+
 @pytest.mark.parametrize("check", [True, False], ids=["check mode", "real run"])
 def test_without_obstacles_nothing_is_found_and_the_vm_moves(ready, check):
     result = go(ready, check=check)
@@ -769,6 +782,17 @@ WARNINGS = [
         lambda lab: setattr(lab.kvm1.guests[UUID], "inactive_xml", rich("<vcpu>2", "<vcpu>4")),
         "live_definition",
         "the definition of a is not what runs: 4 vCPUs; 2 vCPUs",
+    ),
+    *(
+        (
+            both(
+                with_shared_disk,
+                lambda lab, host=host: lab.machines[host].update(mounts=[EXT4, {**NFS, "own_locks": True}]),
+            ),
+            "locks",
+            f"/nfs is mounted on {host} so that no other host sees its locks",
+        )
+        for host in ("kvm1", "kvm2")
     ),
     (
         there(qemu_conf={"lock_manager": "lockd"}),

@@ -306,6 +306,17 @@ def test_a_block_device_of_which_nothing_is_known(lab, refused):
     refused("sharedness_unknown", storage="copy")
 
 
+def test_a_block_device_that_is_another_one_there(lab, refused):
+    lab.add(xml=domain_xml(disks=[disk_xml(path="/dev/vg/a", kind="block", attribute="dev")]), image="")
+    for host, name in (("kvm1", "naa.61"), ("kvm2", "naa.62")):
+        lab.machines[host] = {"devices": {"/dev/vg/a": {"id": name, "size": 1 << 20}}}
+    facts = lab.facts("kvm2")
+    cure = "make a file of it first: virt_domblk_copy on this host"
+    for options in ({}, {"storage": "copy"}):
+        refused("not_shared", "naa.61, and /dev/vg/a on kvm2 is naa.62", cure, _dest_facts=facts, **options)
+    refused("not_shared", "storage: shared was said", _dest_facts=facts, storage="shared")
+
+
 def test_c2_58_a_medium_that_the_destination_lacks(lab, refused):
     lab.add(xml=domain_xml(disks=[disk_xml(), disk_xml("sda", "/vm/x.iso", "raw", "cdrom")]))
     lab.kvm1.write("/vm/x.iso", fake.File("raw"))

@@ -124,7 +124,7 @@ def test_copy_all_is_never_silently_nothing(case):
     [
         (Disk("vda"), storage.SHARED),
         (Disk("vda", type="network", source="rbd/a"), storage.SHARED),
-        (Disk("vda", type="block", source="/dev/x"), storage.UNKNOWN),
+        (Disk("vda", type="block", source="/dev/x"), None),
         (Disk("vda", type="volume", source="a", pool="p"), storage.UNKNOWN),
         (Disk("vda", source="/vm/a"), None),
     ],
@@ -132,3 +132,26 @@ def test_copy_all_is_never_silently_nothing(case):
 def test_what_the_kind_of_a_disk_proves(disk, verdict):
     evidence = storage.by_kind(disk)
     assert (evidence and evidence.verdict) == verdict
+
+
+NAA, OTHER = "naa.600140501", "naa.600140502"
+
+
+@pytest.mark.parametrize(
+    ("here", "there", "verdict", "reason"),
+    [
+        ((NAA, 10), (NAA, 10), storage.SHARED, "/dev/x on a and /dev/y on b are naa.600140501"),
+        ((NAA, 10), (OTHER, 10), storage.NOT_SHARED, "/dev/x on a is naa.600140501, and /dev/y on b is naa.600140502"),
+        # A volume that has grown, and one host has not noticed.
+        ((NAA, 10), (NAA, 20), storage.UNKNOWN, "/dev/x on a has 10 bytes, /dev/y on b 20"),
+        (("", 10), ("", 20), storage.NOT_SHARED, "/dev/x on a has 10 bytes, and /dev/y on b 20"),
+        (("", 10), ("", 10), storage.UNKNOWN, "/dev/x on a has no name that is its own"),
+        ((NAA, 10), ("", 10), storage.UNKNOWN, "/dev/y on b has no name that is its own"),
+        ((NAA, 10), None, storage.UNKNOWN, "nothing is known of /dev/y on b"),
+        (None, (NAA, 10), storage.UNKNOWN, "nothing is known of /dev/x on a"),
+    ],
+)
+def test_devices_are_the_same_by_what_nothing_else_is_called(here, there, verdict, reason):
+    told = [one and {"id": one[0], "size": one[1]} for one in (here, there)]
+    evidence = storage.same_device(*told, "/dev/x on a", "/dev/y on b")
+    assert (evidence.verdict, reason in evidence.reason) == (verdict, True), evidence

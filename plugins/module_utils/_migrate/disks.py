@@ -17,6 +17,7 @@ from .._pure.domain_xml import Definition, Disk
 from .._pure.findings import Findings
 from .._pure.refusal import Refusal
 from .._pure.storage import COPY, DiskPlan, Evidence, Wish
+from . import devices
 from .local import Local
 from .probe import Storage
 
@@ -50,7 +51,8 @@ class Disks:
     """The disks of one guest between two hosts.
 
     `arriving` is the guest as it shall be at the destination, where that was given; `local` where this machine is the
-    source, else None. `to_devices` are the targets of files that are to be copied to a device there.
+    source, else None. `to_devices` are the targets of files that are to be copied to a device there, and
+    `devices_there` what the destination says of its block devices.
     """
 
     def __init__(
@@ -62,9 +64,11 @@ class Disks:
         local: Local | None,
         findings: Findings,
         to_devices: Sequence[str] = (),
+        devices_there: Mapping[str, Any] | None = None,
     ):
         self._findings = findings
         self._to_devices = frozenset(to_devices)
+        self._devices_there = devices_there or {}
         self._definition = definition
         self._arriving = arriving or definition
         self._source = source
@@ -128,10 +132,23 @@ class Disks:
             return known
         if not storage.writable(disk):
             return Evidence(storage.UNKNOWN, "it is read-only")
+        if disk.type != there.type:
+            return Evidence(storage.UNKNOWN, f"dest_xml gives it another source, {there.type} {there.source}")
+        if disk.type == "block":
+            return self._same_device(disk, there)
         evidence = self.of_directory(disk.directory, there.directory)
         if evidence.verdict == storage.SHARED and posixpath.basename(there.source) != posixpath.basename(disk.source):
             return Evidence(storage.NOT_SHARED, f"dest_xml gives it another image, {there.source}")
         return evidence
+
+    def _same_device(self, disk: Disk, there: Disk) -> Evidence:
+        here = devices.known() if self._local is not None else {}
+        return storage.same_device(
+            here.get(disk.source),
+            self._devices_there.get(there.source),
+            f"{disk.source} on {self._source.host}",
+            f"{there.source} on {self._dest.host}",
+        )
 
     def of_directory(self, directory: str, at_dest: str = "") -> Evidence:
         """Whether both hosts share a directory."""

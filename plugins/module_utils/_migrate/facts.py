@@ -23,6 +23,7 @@ from typing import Any, Callable, Collection, Dict, List, Sequence, Tuple
 
 from .._libvirt import Host, LibvirtFailure, NoAnswer, bounded
 from .._pure import certificates, needs
+from . import devices
 
 # Seconds that a name gets to resolve.
 NAME_PATIENCE = 3.0
@@ -75,6 +76,7 @@ def of_machine() -> Dict[str, Any]:
             name for name in _names("sys/class/net") if os.path.isdir(_path(f"sys/class/net/{name}/bridge"))
         ],
         "mounts": _mounts(),
+        "devices": devices.known(ROOT),
         "qemu_conf": {name: conf[name] for name in _SETTINGS if name in conf},
         "qemu_user": _qemu_user(conf),
         "selinux": _selinux(),
@@ -203,10 +205,13 @@ def _mounts() -> List[Dict[str, Any]]:
             "read_only": "ro" in options,
             # Whether files have labels there, of their own or one for all of them.
             "labelled": any(option == "seclabel" or option.startswith("context=") for option in options),
+            # Whether a lock that is taken here is seen here only (nfs(5)).
+            "own_locks": any(option in _OWN_LOCKS for option in options),
         }
     return list(found.values())
 
 
+_OWN_LOCKS = ("nolock", "local_lock=all", "local_lock=posix")
 _NO_STORAGE = frozenset(
     (
         *("autofs", "binfmt_misc", "bpf", "cgroup", "cgroup2", "configfs", "debugfs", "devpts", "devtmpfs", "efivarfs"),

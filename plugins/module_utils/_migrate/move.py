@@ -282,6 +282,7 @@ class Move:
             self._local,
             findings,
             [target for target, there in self._placed.items() if there.block],
+            self._told.get("devices"),
         )
         layout = disks.lay_out(wish, mode == "offline", self._facts, self._options["force"])
         self._guest.check(
@@ -307,8 +308,7 @@ class Move:
     ) -> None:
         """Look at what both hosts say of themselves, and at the way between them."""
         if self._options["preflight"] != "skip":
-            told = (self._facts or {}).get("host", {}).get("facts")
-            case = self._case(mode, layout, values, self._dest_pools, told, self._links.attempt)
+            case = self._case(mode, layout, values, self._dest_pools, self._told or None, self._links.attempt)
             if self._forecasts(mode):
                 size = self._watch(mode, layout, steps).size
                 ahead = outlook.look_ahead(case, self._place.uuid, measuring, self._source, self._local, steps, size)
@@ -352,13 +352,17 @@ class Move:
 
     def _explained(self, refusal: Refusal, mode: str, layout: Layout, values: Mapping[str, Any]) -> Refusal:
         """A failure on the way, with what is in the way now: it may have come since the checks."""
-        told = (self._facts or {}).get("host", {}).get("facts") or {}
         try:
             pools = Storage(self._dest, self._request.run_id, self._request.now)
-            case = self._case(mode, layout, values, pools, {**told, **facts.of_host(self._dest)})
+            case = self._case(mode, layout, values, pools, {**self._told, **facts.of_host(self._dest)})
         except LibvirtFailure:
             return refusal
         return survey.explained(refusal, case, self._report)
+
+    @property
+    def _told(self) -> Mapping[str, Any]:
+        """What the destination has said of itself by its own login, empty where it was not asked."""
+        return (self._facts or {}).get("host", {}).get("facts") or {}
 
     @property
     def _is_persistent(self) -> bool:

@@ -722,6 +722,23 @@ def _lock_managers(case: Case) -> Iterator[Found]:
         )
 
 
+def _locks(case: Case) -> Iterator[Found]:
+    """QEMU keeps a second one off an image by locks on it, which a mount can keep to its own host (nfs(5))."""
+    for host, facts, paths in (
+        (case.source, case.here, [plan.source for plan in case.used]),
+        (case.dest, case.there, [plan.dest for plan in case.used]),
+    ):
+        found = {one["path"]: one for one in (mount_of(path, facts.get("mounts") or ()) for path in paths) if one}
+        for path, mount in found.items():
+            if mount.get("own_locks"):
+                yield Found(
+                    WARN,
+                    f"{path} is mounted on {host} so that no other host sees its locks: QEMU would not notice that its"
+                    " disk is in use elsewhere",
+                    f"mount {path} on {host} anew without nolock and local_lock",
+                )
+
+
 def mount_of(path: str, mounts: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
     """The mount that a file lies on."""
     best: Mapping[str, Any] = {}
@@ -828,6 +845,7 @@ CHECKS = (
     Check("live_definition", "What runs is what its definition says.", _live_definition),
     Check("space", "There is room for the disks that are copied.", _space, "no_space"),
     Check("mounts", "Shared disks are on file systems that both hosts may write to.", _mounts, "read_only"),
+    Check("locks", "A lock on a shared disk is seen by the other host.", _locks, role="nfs_client"),
     Check("exports", "NFS servers let both hosts write to shared disks.", _exports, "nfs_export"),
     Check("caches", "Caches of shared disks are seen by the other host, or given up.", _caches, "unsafe_cache"),
     Check("qemu_users", "QEMU has the same numbers on both hosts.", _qemu_users, "qemu_user"),

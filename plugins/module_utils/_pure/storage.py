@@ -75,14 +75,33 @@ class Wish:
 
 
 def by_kind(disk: Disk) -> Evidence | None:
-    """What the kind of a disk alone proves; None where the hosts must be looked at."""
+    """What the kind of a disk alone proves; None for files and devices, for which the hosts must be looked at."""
     if not disk.source:
         return Evidence(SHARED, "the drive is empty")
     if disk.type == "network":
         return Evidence(SHARED, "a network disk is the same from every host")
-    if disk.type != "file":
+    if disk.type not in ("file", "block"):
         return Evidence(UNKNOWN, f"for a disk of type {disk.type} there is no proof that both hosts see the same one")
     return None
+
+
+def same_device(here: Mapping[str, Any] | None, there: Mapping[str, Any] | None, source: str, dest: str) -> Evidence:
+    """Whether two block devices are one, by what each host says of its own; `source` and `dest` name them."""
+    if not here or not there:
+        lacks = dest if here else source
+        return Evidence(UNKNOWN, f"nothing is known of {lacks}")
+    if here["id"] and there["id"]:
+        if here["id"] != there["id"]:
+            return Evidence(NOT_SHARED, f"{source} is {here['id']}, and {dest} is {there['id']}")
+        if here["size"] != there["size"]:
+            return Evidence(
+                UNKNOWN, f"both are {here['id']}, and {source} has {here['size']} bytes, {dest} {there['size']}"
+            )
+        return Evidence(SHARED, f"{source} and {dest} are {here['id']}")
+    if here["size"] != there["size"]:
+        return Evidence(NOT_SHARED, f"{source} has {here['size']} bytes, and {dest} {there['size']}")
+    lacks = dest if here["id"] else source
+    return Evidence(UNKNOWN, f"{lacks} has no name that is its own in all the world (WWN, or a volume on such devices)")
 
 
 def writable(disk: Disk) -> bool:
@@ -205,8 +224,12 @@ def _cure_unknown(disk: Disk, wish: Wish, others: Sequence[str]) -> str:
         shared = f"say disks: [{', '.join(others)}] if they do, which leaves it out"
     else:
         shared = "move the VM with virt_migrate and storage: shared if they do"
+    return f"{shared}; if not, {_make_a_file(disk)}"
+
+
+def _make_a_file(disk: Disk) -> str:
     return (
-        f"{shared}; if not, make a file of it first: virt_domblk_copy on this host, without dest_host, with"
+        "make a file of it first: virt_domblk_copy on this host, without dest_host, with"
         f" disks: [{disk.target}] and dest_dir: /DIRECTORY"
     )
 
@@ -220,6 +243,8 @@ def _plan_local(disk: Disk, evidence: Evidence, wish: Wish, offline: bool) -> Di
         raise Refusal(
             f"{said} was said, but {what}", "not_shared", "use storage: copy, or put the disk on shared storage"
         )
+    if disk.type != "file":
+        raise Refusal(f"{what}, and it is no file that could be copied", "not_shared", _make_a_file(disk))
     if offline and wish.stays:
         raise Refusal(
             f"{what}, and {wish.stays}",

@@ -11,7 +11,7 @@ import pytest
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.testing import patch_module_args
 
-from ansible_collections.kvmops.migration.plugins.module_utils._migrate import facts, local, worker, writes
+from ansible_collections.kvmops.migration.plugins.module_utils._migrate import devices, facts, local, worker, writes
 from ansible_collections.kvmops.migration.plugins.modules import virt_domblk_info, virt_migrate, virt_migrate_info
 from fake import carry as fake_carry
 from fake import libvirt as fake
@@ -75,6 +75,7 @@ class Lab:
         self.links = {}
         monkeypatch.setattr(local.Local, "link", lambda _, address: self.links.get(address, ("", None)))
         monkeypatch.setattr(facts, "of_machine", lambda: dict(self.machines.get(self.world.local, {})))
+        monkeypatch.setattr(devices, "known", lambda: self.machines.get(self.world.local, {}).get("devices", {}))
         # By host and directory on NFS, what an attempt to write there comes to; it goes well where nothing is said.
         self.writes = {}
         monkeypatch.setattr(writes, "attempt", self._attempt)
