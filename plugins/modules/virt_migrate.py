@@ -17,8 +17,8 @@ description:
   - An option that is newer than libvirt or QEMU on one of the two hosts is refused with the version that it
     needs; what excludes each other is refused before a connection is used.
   - Whether both hosts share a disk is proven, by a probe file or by the WWN of a block device, and never guessed. A
-    shared disk is never copied; one that is not shared is copied by QEMU while the VM runs, and sent through ssh, verified, when it is shut off
-    (M(kvmops.migration.virt_domblk_copy) has more options for that).
+    shared disk is never copied; one that is not shared is copied by QEMU while the VM runs, and sent through ssh,
+    verified, when it is shut off (M(kvmops.migration.virt_domblk_copy) has more options for that).
   - What libvirt keeps beside memory and disks goes along (autostart flag, metadata, changes that wait for the next
     start, UEFI variables, TPM state, snapshots, checkpoints), or the move is refused with what helps.
   - While a run moves the VM, the same call joins it. One that wants another end for the VM, its disks or its data is
