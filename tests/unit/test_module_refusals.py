@@ -282,7 +282,8 @@ def test_a_disk_left_out_of_the_list_would_be_missing(lab, refused):
 def test_a_disk_that_cannot_be_copied(lab, refused, disks, text):
     drives = [disk_xml(), disk_xml("sda", "/vm/x.iso", "raw", "cdrom"), disk_xml("sdb", "", device="cdrom")]
     lab.add(xml=domain_xml(disks=drives))
-    refused("disk_target", text, migrate_disks=disks)
+    result = refused("disk_target", text, migrate_disks=disks)
+    assert [row["id"] for row in result.checks if row["status"] == "fail"] == ["storage"]
 
 
 def test_a_shared_disk_on_top_of_a_local_one(lab, refused):

@@ -43,6 +43,7 @@ def cases(draw):
 
 def planned(case):
     try:
+        storage.check_listed(case[0], case[2].migrate_disks)
         return storage.plan(*case)
     except Refusal as refusal:
         assert refusal.cure

@@ -78,6 +78,8 @@ class Disks:
     def lay_out(self, wish: Wish, offline: bool, facts: Mapping[str, Any] | None, force: bool) -> Layout:
         """Decide for every disk; what must not move like this is a finding, and has no part in the layout."""
         findings = self._findings
+        with findings.must("storage"):
+            storage.check_listed(self._definition, wish.migrate_disks)
         evidence: Dict[str, Evidence] = {}
         for disk in self._definition.disks:
             if storage.writable(disk):

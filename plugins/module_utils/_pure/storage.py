@@ -120,8 +120,6 @@ def plan(
     Raises Refusal at the first that must not move like this, unless `attempt` is a context that keeps the refusal: then
     that disk is left out.
     """
-    with attempt():
-        _check_listed(definition, wish.migrate_disks)
     # What virt_domblk_copy can be told to copy.
     files = tuple(disk.target for disk in definition.disks if writable(disk) and disk.type == "file")
     plans: List[DiskPlan] = []
@@ -156,7 +154,8 @@ def summary(plans: Sequence[DiskPlan]) -> str:
     return "none" if not actions else "mixed" if len(actions) > 1 else actions.pop()
 
 
-def _check_listed(definition: Definition, listed: Sequence[str]) -> None:
+def check_listed(definition: Definition, listed: Sequence[str]) -> None:
+    """Refuse a list of disks in which one is no disk that could be copied; what else it says means nothing then."""
     for target in listed:
         disk = definition.disk(target)
         if disk is None:
