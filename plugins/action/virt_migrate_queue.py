@@ -107,7 +107,7 @@ class ActionModule(ActionBase):
             try:
                 asked.setdefault(move["source"], {})[number] = self._errand(0, move, facts).arguments()
             except AnsibleError as error:
-                results[number] = _unreachable(error)
+                results[number] = _failure(error)
         pipes = {self._apart(partial(self._judge_those_of, host, those)): those for host, those in asked.items()}
         for pipe, those in pipes.items():
             said = _answer(pipe)
@@ -118,7 +118,7 @@ class ActionModule(ActionBase):
         try:
             said = self._site(source, 0).execute(INFO_MODULE, {"name": [], "_moves": list(moves.values())})
         except AnsibleError as error:
-            said = _unreachable(error)
+            said = _failure(error)
         finally:
             self._close_sites()
         if "moves" not in said:
@@ -155,7 +155,7 @@ class ActionModule(ActionBase):
         try:
             return errand.run()
         except AnsibleError as error:
-            return _unreachable(error)
+            return _failure(error)
         finally:
             errand.close()
             self._close_sites()
@@ -176,8 +176,9 @@ def _arguments(move: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in move.items() if key not in OWN}
 
 
-def _unreachable(error: AnsibleError) -> dict[str, Any]:
-    return {"failed": True, "changed": False, "msg": str(error), "failure_class": "unreachable"}
+def _failure(error: AnsibleError) -> dict[str, Any]:
+    said = getattr(error, "result", {})
+    return {"failed": True, "changed": False, "failure_class": "unreachable", **said, "msg": str(error)}
 
 
 def _answer(pipe: int) -> dict[str, Any]:

@@ -54,7 +54,7 @@ class Errand:
         self.name = str(args.get("name"))
         for hidden in table.HIDDEN:
             if hidden in args:
-                raise AnsibleActionFail(f"{hidden} is filled by the collection and is not an option")
+                raise refused(f"{hidden} is filled by the collection and is not an option")
 
     @property
     def result(self) -> dict[str, Any] | None:
@@ -123,7 +123,7 @@ class Errand:
         if dest not in variables["hostvars"]:
             known = variables["groups"].get(variables.get("migration_hosts_group", DEFAULT_GROUP))
             hosts = known or variables["groups"]["all"]
-            raise AnsibleActionFail(f"dest_host: {dest!r} is not in the inventory; known hosts: {', '.join(hosts)}")
+            raise refused(f"dest_host: {dest!r} is not in the inventory; known hosts: {', '.join(hosts)}")
         host_vars = variables["hostvars"][dest]
         address = host_vars.get("migration_address")
         if dest == self._site.host:
@@ -153,6 +153,11 @@ class Errand:
             display.warning(f"dest_host: {dest} does not tell what is on it, its journal is not used: {reason}")
             return None
         return {"host": said["host"], "journal": said["journal"]}
+
+
+def refused(message: str) -> AnsibleActionFail:
+    """The failure of a task whose options cannot be used, with what the module itself would answer."""
+    return AnsibleActionFail(message, result={"changed": False, "outcome": "refused", "failure_class": "bad_option"})
 
 
 def _said(args: Mapping[str, Any], option: str, default: bool = False) -> bool:

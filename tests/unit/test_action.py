@@ -118,6 +118,7 @@ def test_an_unknown_destination_is_answered_with_the_known_ones(run, group, know
     with pytest.raises(AnsibleActionFail) as refused:
         run(dest_host="kvm9", group=group)
     assert str(refused.value) == f"dest_host: 'kvm9' is not in the inventory; known hosts: {known}"
+    assert refused.value.result == {"changed": False, "outcome": "refused", "failure_class": "bad_option"}
 
 
 @pytest.mark.parametrize("host", ["kvm1", "kvm3"])
@@ -515,7 +516,7 @@ def test_a_queue_in_check_mode_asks_every_host_once_and_watches_nothing(queue):
 
 def test_a_host_that_does_not_answer_keeps_no_other_move_from_being_judged(queue):
     result, _asked = queue(check=True, moves=[move("a", source="kvm4"), move("b"), move("c", dest_host="nosuch")])
-    assert [one.get("outcome") for one in result["results"]] == [None, "planned", None]
+    assert [one.get("outcome") for one in result["results"]] == [None, "planned", "refused"]
     assert result["results"][0]["failure_class"] == "unreachable"
     assert "a: no route" in result["msg"]
     assert "c: dest_host: 'nosuch' is not in the inventory" in result["msg"]
