@@ -51,6 +51,9 @@ DefaultDeviceTimeoutSec=900
 DefaultTimeoutStartSec=900
 """
 CLOCK_QUESTIONS = 20
+SITE = "usr/lib/python3/dist-packages"
+MODULE = "kvmops_bytecode"
+BYTECODE = Path(__file__).with_name("bytecode.py")
 ADDRESSES = "etc/kvmops-addresses"
 ADDRESS_UNIT = """[Unit]
 Description=Addresses of this host
@@ -95,6 +98,9 @@ class Machine(Host):
         wanted.symlink_to("../kvmops-addresses.service")
         self._write("etc/systemd/system.conf.d/kvmops-lab.conf", MANAGER)
         self._write("etc/sysctl.d/kvmops-lab.conf", "net.ipv6.conf.all.disable_ipv6 = 1\n")
+        # Read by every Python that starts (site.py).
+        self._write(f"{SITE}/{MODULE}.py", BYTECODE.read_text(encoding="ascii"))
+        self._write(f"{SITE}/{MODULE}.pth", f"import {MODULE}\n")
         self._write("etc/machine-id", uuid.uuid5(uuid.NAMESPACE_DNS, f"{self.name}.{NAME}").hex + "\n")
 
     def boot(self, root: Path, *, kvm: bool) -> None:
