@@ -182,7 +182,7 @@ def test_everything_again_changes_nothing(hypervisors):
 def test_c8_116_a_broken_line_leaves_the_live_table_as_it_is(hosts):
     server = hosts["labstor1"]
     before = server.check_output("exportfs -v; cat /etc/exports")
-    server.check_output("echo '/srv *(rw, sync)' > /etc/exports.d/broken.exports")
+    server.check_output("mkdir -p /etc/exports.d; echo '/srv *(rw, sync)' > /etc/exports.d/broken.exports")
     try:
         run = ansible("ansible-playbook", "prepare.yml", "--tags", "nfs_server")
         assert run.rc != 0, run.out
