@@ -386,6 +386,7 @@ EDITS = st.lists(
 
 
 @given(TEXTS)
+@example(b"/a\\ # x\n")
 def test_c8_116_what_was_read_is_written_as_it_was(data):
     parsed = exports.parse(data)
     assert parsed.text.encode("latin-1") == data

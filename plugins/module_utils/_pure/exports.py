@@ -119,7 +119,9 @@ class Parsed:
 
     def bytes_of(self, entry: Entry) -> bytes:
         """The export alone, as it is written."""
-        return self.data[entry.start : entry.stop] + b"\n"
+        alone = self.data[entry.start : entry.stop]
+        # Before a newline the last byte of such a path would let the line go on.
+        return alone + (b" \n" if alone.endswith(b"\\") else b"\n")
 
 
 class _Broken(Exception):
