@@ -43,6 +43,13 @@ options:
     type: bool
     default: false
     version_added: 0.1.0
+  records:
+    description:
+      - Tell also the newest record of each VM that a run of this collection has left on this host, whether the VM is still
+        there or not. It is returned in RV(records).
+    type: bool
+    default: false
+    version_added: 0.1.0
   dest_hosts:
     description:
       - Inventory names of hosts to which the VMs could move, or not. The host itself is left out.
@@ -126,6 +133,14 @@ unfinished:
   returned: success
   type: list
   elements: dict
+records:
+  description:
+    - The records, each of which is what M(kvmops.migration.virt_migrate) or M(kvmops.migration.virt_domblk_copy) answered,
+      without C(diff). M(kvmops.migration.virt_migrate_report) makes a page of them.
+    - Empty where the module does not run on the host that O(uri) leads to.
+  returned: with O(records)
+  type: list
+  elements: dict
 moves:
   description:
     - What M(kvmops.migration.virt_migrate) answers in check mode, for each VM and each of O(dest_hosts); C(name) and
@@ -167,6 +182,7 @@ def main() -> None:
             "uri": {"type": "str", "default": "qemu:///system"},
             "connect_timeout": {"type": "int", "default": 20},
             "facts": {"type": "bool", "default": False},
+            "records": {"type": "bool", "default": False},
             # The action plugin makes moves of these two.
             "dest_hosts": {"type": "list", "elements": "str", "default": []},
             "options": {"type": "dict", "default": {}},

@@ -28,7 +28,7 @@ from .._migrate.disks import image_users
 from .._migrate.local import Local
 from .._migrate.place import connect, refusal, state_of
 from .._migrate.worker import Worker
-from .._pure import domain_xml, domblk, outcome
+from .._pure import domain_xml, domblk, jobstats, outcome
 from .._pure import status as statuses
 from .._pure import uri as uris
 from .._pure.domain_xml import Definition, Disk, Place
@@ -113,6 +113,8 @@ class Relocation:
         self._request = request
         self._host = host
         self._result = result
+        self._began = int(time.time())
+        self._series = jobstats.Series()
 
     def run(self) -> Dict[str, Any]:
         request, host, options = self._request, self._host, self._request.options
@@ -124,7 +126,7 @@ class Relocation:
                 f"VM {options['name']} was not found on {host}", "not_found", f"give the name of one that is: {known}"
             )
         state = state_of(domain)
-        self._result.update(uuid=domain.uuid, state=state)
+        self._result.update(uuid=domain.uuid, state=state, host=host.hostname)
         text = host.xml(domain.uuid, inactive=domain.persistent and not domain.active)
         definition = domain_xml.parse(text)
         domblk.check(request.wish, definition)
@@ -152,6 +154,17 @@ class Relocation:
     def _finished(self, said: str, changed: bool, **more: Any) -> Dict[str, Any]:
         self._result.update(outcome=said, changed=changed or self._result["changed"], **more)
         return self._result
+
+    def keep(self, **answer: Any) -> None:
+        """Once something was begun, what is answered is the record of the run, but for the definitions."""
+        if not self._result.get("run"):
+            return
+        self._result.update(began=self._began, steps=self._request.worker.steps, series=self._series.points)
+        record = {key: value for key, value in {**self._result, **answer}.items() if key != "diff"}
+        try:
+            self._request.local.record_run(self._result["run"], record)
+        except OSError as error:
+            self._result["warnings"].append(f"the record cannot be written: {error}")
 
     def _diff(self, before: str, after: str) -> Dict[str, Any]:
         if not self._request.diff:
@@ -303,7 +316,7 @@ class Relocation:
             try:
                 worker.phase(statuses.JOURNALLED)
                 worker.phase(statuses.COPYING)
-                tell = _teller(worker)
+                tell = self._teller()
                 known = carrying.copy(tell, worker.phase, lambda dest, begun: self._note_begun(ledger, dest, begun))
                 worker.phase(statuses.COPIED)
                 # The last moment at which nothing has its name yet.
@@ -366,9 +379,10 @@ class Relocation:
                 if not move.block:
                     ledger.made[move.dest] = _file(move.dest)
                     self._note(ledger)
-            self._wait_until_ready(domain, moves)
+            tell = self._teller()
+            self._wait_until_ready(domain, moves, tell)
             worker.phase(statuses.COPIED)
-            self._wait_until_ready(domain, moves)
+            self._wait_until_ready(domain, moves, tell)
             if domain.persistent:
                 self._check_unchanged(domain, moves)
                 places = {move.target: move.place for move in moves}
@@ -427,8 +441,22 @@ class Relocation:
             "bytes": sum(image.allocated or 0 for image in copied),
         }
 
-    def _wait_until_ready(self, domain: Domain, moves: Sequence[Move]) -> None:
-        tell = _teller(self._request.worker)
+    def _teller(self) -> Callable[[int, int], None]:
+        worker, began = self._request.worker, time.monotonic()
+
+        def tell(done: int, total: int) -> None:
+            wish = worker.wish()
+            if wish is not None:
+                raise Refusal(f"it was given up: {wish[1]}", wish[0], "run again when it is wanted")
+            elapsed = time.monotonic() - began
+            worker.say(**statuses.copying(done, total, elapsed))
+            self._series.add(jobstats.copied(done, total, elapsed))
+
+        return tell
+
+    def _wait_until_ready(
+        self, domain: Domain, moves: Sequence[Move], tell: Callable[[int, int], None]
+    ) -> None:
         while True:
             found = domain_xml.mirrors(self._host.xml(domain.uuid))
             jobs = [self._host.block_job_progress(domain.uuid, move.target) for move in moves]
@@ -460,6 +488,7 @@ class Relocation:
             raise Refusal(
                 f"the journal cannot be written: {error}", "not_permitted", "run as root (become: true)"
             ) from error
+        self._result["run"] = ledger.run
 
     def _failed(self, ledger: CopyLedger, error: Exception) -> Refusal:
         """The refusal that says so, once nothing is left of the run."""
@@ -616,18 +645,6 @@ def settle_earlier(request: Any, host: Host, result: Dict[str, Any]) -> List[str
     return outcomes
 
 
-def _teller(worker: Worker) -> Callable[[int, int], None]:
-    began = time.monotonic()
-
-    def tell(done: int, total: int) -> None:
-        wish = worker.wish()
-        if wish is not None:
-            raise Refusal(f"it was given up: {wish[1]}", wish[0], "run again when it is wanted")
-        worker.say(**statuses.copying(done, total, time.monotonic() - began))
-
-    return tell
-
-
 def _said(error: Exception) -> Refusal:
     if isinstance(error, Refusal):
         return error
@@ -667,6 +684,7 @@ def run(request: Request) -> Dict[str, Any]:
         "files": [],
     }
     host: Host | None = None
+    relocation: Relocation | None = None
     try:
         uri = request.options["uri"]
         if not uris.parse(uri, "uri").is_local:
@@ -676,13 +694,19 @@ def run(request: Request) -> Dict[str, Any]:
                 "run virt_domblk_copy on that host",
             )
         host = connect(uri, request.options["connect_timeout"], "uri")
-        return Relocation(request, host, result).run()
-    except Refusal as error:
-        error.details = {**result, "outcome": REFUSED, **error.details}
-        raise
-    except LibvirtFailure as error:
-        raise refusal(error, "libvirt failed", {}, **{**result, "outcome": FAILED}) from error
-    finally:
+        relocation = Relocation(request, host, result)
+        relocation.run()
         result["duration_s"] = round(time.monotonic() - began, 3)
+        relocation.keep()
+        return result
+    except (Refusal, LibvirtFailure) as error:
+        result["duration_s"] = round(time.monotonic() - began, 3)
+        said = refusal(error, "libvirt failed") if isinstance(error, LibvirtFailure) else error
+        said.details = {"outcome": FAILED if said is not error else REFUSED, **said.details}
+        if relocation is not None:
+            relocation.keep(failed=True, msg=said.message, **said.result())
+        said.details = {**result, **said.details}
+        raise said from (error if said is not error else error.__cause__)
+    finally:
         if host is not None:
             host.close()

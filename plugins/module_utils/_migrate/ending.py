@@ -99,7 +99,7 @@ class Ending:
         self._source, self._dest = settlement.source.host, settlement.dest.host
         self._report.note_end(end)
         self._report.add(
-            series=job.series,
+            series=job.series or self._report.result["series"],
             actions=job.actions + [_cleanup(job, what) for what in end.done],
             progress=job.progress(finished=end.row.outcome == outcome.MIGRATED),
             downtime_limit_ms=job.downtime_limit,
@@ -347,8 +347,12 @@ class Ending:
         return tried(lambda local: local.forget(self._ledger.uuid, paths), self._local)
 
     def record(self, phase: str) -> str:
-        record = {**self._report.result, "outcome": phase, "run": self._ledger.run}
-        return tried(lambda local: local.record_run(self._ledger.run, record), self._local)
+        """Keep what is known so far; the run's own process completes it by its answer, see `run.py`."""
+        run = self._ledger.run
+        self._report.add(run=run, began=self._report.began, steps=self._worker.steps)
+        self._report.recorded = run if self._local is not None else ""
+        record = {**self._report.result, "outcome": phase}
+        return tried(lambda local: local.record_run(run, record), self._local)
 
     def _warn(self, text: str) -> None:
         if text:

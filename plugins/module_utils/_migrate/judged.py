@@ -32,6 +32,9 @@ def tell(module: Any) -> Dict[str, Any]:
     """The result of virt_migrate_info."""
     params, local = module.params, Local(module.run_command)
     found = gather(params["uri"], params["name"], params["connect_timeout"], local, params["facts"])
+    if params["records"]:
+        is_local = uris.parse(params["uri"], "uri").is_local
+        found["records"] = local.last_records(params["name"]) if is_local else []
     if params["_moves"] is None:
         return found
     values = [value for move in params["_moves"] for value in move.values() if isinstance(value, str)]

@@ -240,8 +240,20 @@ class Local:
         """Keep the record of a run, and only the newest of all records."""
         jsonfile.store(os.path.join(self._runs, f"{run_id}.json"), record, lasting=True)
         for name in sorted(_names(self._runs))[:-KEPT_RUNS]:
-            with suppress(FileNotFoundError):
-                os.unlink(os.path.join(self._runs, name))
+            for path in (name, _beside(name)):
+                with suppress(FileNotFoundError):
+                    os.unlink(os.path.join(self._runs, path))
+
+    def last_records(self, names: Sequence[str]) -> List[Dict[str, Any]]:
+        """The newest record of each VM of which there is one here, or of each of these VMs, the newest first."""
+        found: Dict[str, Dict[str, Any]] = {}
+        for name in sorted(_names(self._runs), reverse=True):
+            record = jsonfile.load(os.path.join(self._runs, name)) or {}
+            vm = record.get("name")
+            if isinstance(vm, str) and vm not in found and (not names or vm in names):
+                outage = jsonfile.load(os.path.join(self._runs, _beside(name)))
+                found[vm] = {**record, **({"outage": outage} if outage else {})}
+        return list(found.values())
 
 
 def _compare(image: Mapping[str, Any], identity: Mapping[str, int]) -> str:
@@ -278,6 +290,11 @@ def _speed(interface: str) -> int | None:
     told = [_text(os.path.join(NETWORKS, name, "speed")).strip() for name in real or [interface]]
     # It is -1 where there is none to tell, and reading it fails where the link is down.
     return max((int(speed) for speed in told if speed.isdigit() and int(speed)), default=None)
+
+
+def _beside(name: str) -> str:
+    """The file beside a record that has what the controller has measured while the run went on."""
+    return f"{name[: -len('.json')]}.outage"
 
 
 def _names(directory: str) -> List[str]:

@@ -680,6 +680,7 @@ class Move:
     def _carry(self, ending: Ending, ledger: Ledger, carrying: Carrying) -> None:
         """Send the files; when this fails, nothing of them is left."""
         worker, began = self._request.worker, time.monotonic()
+        series = jobstats.Series()
 
         def tell(done: int, total: int) -> None:
             wish = worker.wish()
@@ -687,6 +688,8 @@ class Move:
                 raise Refusal(f"the copy was given up: {wish[1]}", wish[0], "run again when it is wanted")
             elapsed = time.monotonic() - began
             worker.say(**statuses.copying(done, total, elapsed))
+            series.add(jobstats.copied(done, total, elapsed))
+            self._report.add(series=series.points)
 
         def begins(dest: str, begun: Dict[str, Any]) -> None:
             for one in ledger.carried:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from typing import Any, Dict, Mapping
+from typing import Any, Callable, Dict, Mapping
 
 from .._domblk.info import Images
 from .._libvirt import Host
@@ -42,6 +42,8 @@ class Request:
     copy: Wish = field(default_factory=Wish)
     # The images of this machine.
     images: Images | None = None
+    # A result without what must not be shown.
+    cleaned: Callable[[Dict[str, Any]], Dict[str, Any]] = dict
 
     @property
     def run_id(self) -> str:
@@ -64,6 +66,8 @@ class Report:
         self._began = time.monotonic()
         # Seconds since 1970.
         self.began = int(began)
+        # The run whose record is kept, once there is one.
+        self.recorded = ""
         self.result: Dict[str, Any] = {"changed": False, "name": name, "warnings": []}
         self.findings = Findings(self.result["warnings"])
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from contextlib import nullcontext
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Mapping
 
 from .._domblk import relocate
 from .._domblk.carry import way_to
@@ -19,7 +19,7 @@ from .._pure import uri as uris
 from .._pure.refusal import Refusal
 from . import place as places
 from .disks import Layout
-from .ending import CURES
+from .ending import CURES, tried
 from .ledger import Ledger
 from .links import Links
 from .move import Move
@@ -45,13 +45,27 @@ def run_through(links: Links, request: Request) -> Dict[str, Any]:
     """The same by connections that others use, too."""
     report = Report(request.options["name"], request.now)
     try:
-        return _run(request, report, links)
+        result = _run(request, report, links)
     except Refusal as error:
         error.details = {**report.finished(), "outcome": REFUSED, **error.details}
+        _keep(request, report, {"failed": True, "msg": error.message, **error.result()})
         raise
     except LibvirtFailure as error:
         known_as = {"name": request.options["name"]}
-        raise places.refusal(error, "libvirt failed", known_as, **{**report.finished(), "outcome": REFUSED}) from error
+        said = places.refusal(error, "libvirt failed", known_as, **{**report.finished(), "outcome": REFUSED})
+        _keep(request, report, {"failed": True, "msg": said.message, **said.result()})
+        raise said from error
+    _keep(request, report, result)
+    return result
+
+
+def _keep(request: Request, report: Report, result: Mapping[str, Any]) -> None:
+    """The record of a run that has begun to change something is what it answers, but for the definitions."""
+    if report.recorded:
+        record = {key: value for key, value in request.cleaned(dict(result)).items() if key != "diff"}
+        trouble = tried(lambda local: local.record_run(report.recorded, record), request.local)
+        if trouble:
+            report.warn(trouble)
 
 
 def _run(request: Request, report: Report, links: Links) -> Dict[str, Any]:

@@ -10,6 +10,8 @@ import os
 import time
 from typing import Any, Dict, List, Mapping
 
+from ansible.module_utils.common.parameters import remove_values
+
 from .._domblk.info import Images
 from .._pure import checks, domblk, outcome
 from .._pure import options as table
@@ -78,7 +80,16 @@ def request_of(
         options["on_controller_loss"] if options["_watch"] else "",
         told(options, copy),
     )
-    return Request(options, local, worker, check_mode, module._diff, copy=copy, images=images)
+    return Request(
+        options,
+        local,
+        worker,
+        check_mode,
+        module._diff,
+        copy=copy,
+        images=images,
+        cleaned=lambda result: dict(remove_values(result, module.no_log_values)),
+    )
 
 
 def told(options: Mapping[str, Any], copy: Wish) -> Dict[str, Any]:

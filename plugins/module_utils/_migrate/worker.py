@@ -31,6 +31,8 @@ LEASE = 30.0
 # Seconds that the folder of a run which has ended waits for a controller that fetches its answer.
 KEPT = 600.0
 HOLD_STEP = 0.05
+# Steps that are kept of a run: there are ten of them, and some come again for each file.
+KEPT_STEPS = 40
 # What a person and a lost controller want of a run.
 CANCELLED = "cancelled"
 CONTROLLER_LOST = "controller_lost"
@@ -62,8 +64,10 @@ class Worker:
         # What the run was told, for whoever wants to join it.
         self._told = told or {}
         self._locks: List[int] = []
-        self._renewed = time.monotonic()
+        self._began = self._renewed = time.monotonic()
         self._lease = 0
+        # When each step began, in seconds since the run did.
+        self.steps: List[Dict[str, Any]] = [{"t": 0.0, "step": statuses.CHECKING}]
         self._status: Dict[str, Any] = {
             "run": run_id,
             "pid": os.getpid(),
@@ -181,6 +185,8 @@ class Worker:
 
     def phase(self, name: str) -> None:
         """A step of the run begins. A file hold/PHASE keeps it waiting there, so that tests can kill what they like."""
+        if name != self.steps[-1]["step"] and len(self.steps) < KEPT_STEPS:
+            self.steps.append({"t": round(time.monotonic() - self._began, 3), "step": name})
         self.say(phase=name, waits="")
         hold = os.path.join(RUN_DIRECTORY, "hold", name)
         if not (self.seen and os.path.exists(hold)):

@@ -65,6 +65,16 @@ def sample(stats: Mapping[str, Any], seconds: float) -> Dict[str, Any]:
     }
 
 
+def copied(done: int, total: int, seconds: float) -> Dict[str, Any]:
+    """One point of the series that is taken while files are copied."""
+    return {
+        "t": round(seconds, 3),
+        "disk_processed": done,
+        "disk_remaining": max(0, total - done),
+        "throughput": int(done / seconds) if seconds else 0,
+    }
+
+
 def networks(before: Mapping[str, Tuple[int, int]], after: Mapping[str, Tuple[int, int]]) -> List[Dict[str, Any]]:
     """What each network interface has carried between two looks at its counters, the busiest first."""
     carried = [
