@@ -155,17 +155,6 @@ class Relocation:
         self._result.update(outcome=said, changed=changed or self._result["changed"], **more)
         return self._result
 
-    def keep(self, **answer: Any) -> None:
-        """Once something was begun, what is answered is the record of the run, but for the definitions."""
-        if not self._result.get("run"):
-            return
-        self._result.update(began=self._began, steps=self._request.worker.steps, series=self._series.points)
-        record = {key: value for key, value in {**self._result, **answer}.items() if key != "diff"}
-        try:
-            self._request.local.record_run(self._result["run"], record)
-        except OSError as error:
-            self._result["warnings"].append(f"the record cannot be written: {error}")
-
     def _diff(self, before: str, after: str) -> Dict[str, Any]:
         if not self._request.diff:
             return {}
@@ -451,6 +440,7 @@ class Relocation:
             elapsed = time.monotonic() - began
             worker.say(**statuses.copying(done, total, elapsed))
             self._series.add(jobstats.copied(done, total, elapsed))
+            self._result["series"] = self._series.points
 
         return tell
 
@@ -488,7 +478,8 @@ class Relocation:
             raise Refusal(
                 f"the journal cannot be written: {error}", "not_permitted", "run as root (become: true)"
             ) from error
-        self._result["run"] = ledger.run
+        worker = self._request.worker
+        self._result.update(run=ledger.run, began=self._began, steps=worker.steps, series=self._series.points)
 
     def _failed(self, ledger: CopyLedger, error: Exception) -> Refusal:
         """The refusal that says so, once nothing is left of the run."""
@@ -684,7 +675,7 @@ def run(request: Request) -> Dict[str, Any]:
         "files": [],
     }
     host: Host | None = None
-    relocation: Relocation | None = None
+    failure: Refusal | None = None
     try:
         uri = request.options["uri"]
         if not uris.parse(uri, "uri").is_local:
@@ -694,19 +685,28 @@ def run(request: Request) -> Dict[str, Any]:
                 "run virt_domblk_copy on that host",
             )
         host = connect(uri, request.options["connect_timeout"], "uri")
-        relocation = Relocation(request, host, result)
-        relocation.run()
-        result["duration_s"] = round(time.monotonic() - began, 3)
-        relocation.keep()
-        return result
-    except (Refusal, LibvirtFailure) as error:
-        result["duration_s"] = round(time.monotonic() - began, 3)
-        said = refusal(error, "libvirt failed") if isinstance(error, LibvirtFailure) else error
-        said.details = {"outcome": FAILED if said is not error else REFUSED, **said.details}
-        if relocation is not None:
-            relocation.keep(failed=True, msg=said.message, **said.result())
-        said.details = {**result, **said.details}
-        raise said from (error if said is not error else error.__cause__)
+        return Relocation(request, host, result).run()
+    except Refusal as error:
+        failure = error
+        error.details = {**result, "outcome": REFUSED, **error.details}
+        raise
+    except LibvirtFailure as error:
+        failure = refusal(error, "libvirt failed", {}, **{**result, "outcome": FAILED})
+        raise failure from error
     finally:
+        result["duration_s"] = round(time.monotonic() - began, 3)
+        _keep(request, result, failure)
         if host is not None:
             host.close()
+
+
+def _keep(request: Request, result: Dict[str, Any], failure: Refusal | None) -> None:
+    """The record of a run that has begun something is what it answers, but for the definitions."""
+    if not result.get("run"):
+        return
+    said = {"failed": True, "msg": failure.message, **failure.result()} if failure is not None else {}
+    record = {key: value for key, value in {**result, **said}.items() if key != "diff"}
+    try:
+        request.local.record_run(result["run"], {**record, "duration_s": result["duration_s"]})
+    except OSError as error:
+        result["warnings"].append(f"the record of the run cannot be written: {error}")
