@@ -206,6 +206,10 @@ state:
   returned: on this host, when it was found
   type: str
   sample: running
+host:
+  description: Name of the host.
+  returned: on this host, when the VM was found
+  type: str
 disks:
   description:
     - The disks that move, each with C(target), C(source), C(dest) and C(format); on this host also whether the new
@@ -238,6 +242,31 @@ removed:
 left_behind:
   description: Images that stay where they were, each with C(host), C(target) and C(path).
   returned: after a copy
+  type: list
+  elements: dict
+run:
+  description:
+    - Name of the run. What it has answered is kept as its record on the host that it ran on, in
+      C(/var/lib/kvmops-migration/runs). The newest 100 are kept.
+  returned: when something was begun
+  type: str
+  sample: 1795715649-5c32e813
+began:
+  description: When the run began, in seconds since 1970.
+  returned: when something was begun
+  type: int
+  sample: 1795715649
+steps:
+  description: The steps of the run, each with C(step) and C(t), in seconds since the run began.
+  returned: when something was begun
+  type: list
+  elements: dict
+  sample: [{"t": 0.0, "step": "checking"}, {"t": 0.025, "step": "journalled"}, {"t": 0.031, "step": "copying"}]
+series:
+  description:
+    - Samples taken while images were copied, at most 120, each with C(t) (seconds since the beginning of that),
+      C(disk_processed) and C(disk_remaining) in bytes, and C(throughput) in bytes per second.
+  returned: when something was copied
   type: list
   elements: dict
 settled:

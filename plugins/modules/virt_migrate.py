@@ -658,10 +658,29 @@ series:
   description:
     - Samples taken while the VM moved, at most 120, each with C(t) (seconds), what is processed and what remains of
       memory and disks in bytes, C(iteration), C(dirty_rate) and smoothed C(throughput) in bytes per second, C(percent),
-      C(memory_percent) and C(disk_percent).
+      C(memory_percent) and C(disk_percent). While files of a VM that is shut off are copied, C(t) counts from the
+      beginning of that, and only what concerns disks is told.
   returned: when the VM was found
   type: list
   elements: dict
+run:
+  description:
+    - Name of the run. What it has answered is kept as its record on the host that it ran on, in
+      C(/var/lib/kvmops-migration/runs), with what O(outage_address) has found. The newest 100 are kept.
+  returned: when something was begun
+  type: str
+  sample: 1795715649-5c32e813
+began:
+  description: When the run began, in seconds since 1970.
+  returned: when something was begun
+  type: int
+  sample: 1795715649
+steps:
+  description: The steps of the run, each with C(step) and C(t), in seconds since the run began.
+  returned: when something was begun
+  type: list
+  elements: dict
+  sample: [{"t": 0.0, "step": "checking"}, {"t": 0.025, "step": "journalled"}, {"t": 0.031, "step": "moving"}]
 snapshots:
   description:
     - Names of the snapshots that go with the VM. They are in its images, so all of them must be shared; what libvirt

@@ -110,6 +110,8 @@ class Errand:
             if matters and self._outage.trouble(found):
                 result["warnings"] = [*result.get("warnings", []), self._outage.trouble(found)]
             self._outage = None
+            if result.get("run"):
+                runs.keep_outage(self._site, str(result["run"]), found)
         if result.get("failed") and result.get("outcome") in TRIED:
             logs = {"source": runs.log_tail(self._site, self.name)}
             if self._dest is not None:

@@ -23,7 +23,7 @@ from ansible_collections.kvmops.migration.plugins.module_utils._pure.status impo
 from ansible_collections.kvmops.migration.plugins.plugin_utils import plots
 
 TEMPLATE = "report.html.j2"
-RECORDS = "/var/lib/kvmops-migration/runs"
+RECORDS = f"{statuses.STATE_DIRECTORY}/{statuses.RUNS}"
 Record = Mapping[str, Any]
 
 GOOD, CALM, BAD, DOUBTFUL = "good", "calm", "bad", "doubtful"
@@ -99,7 +99,7 @@ class Run:
     def __init__(self, number: int, record: Record):
         self._record = record
         self.id = f"run-{number}"
-        self.name = str(record.get("name") or "")
+        self.name = str(record.get("name") or "A VM")
         self.run = str(record.get("run") or "")
         self.outcome = str(record.get("outcome") or ("refused" if record.get("failed") else ""))
         self.headline, self.tone = OUTCOMES.get(self.outcome, (self.outcome.replace("_", " "), CALM))
@@ -207,7 +207,7 @@ class Run:
         record = self._record
         memory, disk = record.get("memory") or {}, record.get("disk") or {}
         found = []
-        if record.get("mode") in ("live", "nonlive"):
+        if self.run and record.get("mode") in ("live", "nonlive"):
             found += [self._standstill(), self._outage()]
         if self.took:
             found.append(Figure("The whole run", seconds(self.took)))
@@ -306,13 +306,9 @@ class Run:
             ]
 
         wanted = (
-            ("Memory that was still to be sent", "", [("memory", "memory", points("memory_remaining", "memory_processed"))]),
-            ("Disks that were still to be sent", "", [("disks", "disk", points("disk_remaining", "disk_processed"))]),
-            (
-                "How fast it was sent, and how fast the VM wrote its memory",
-                "/s",
-                [("sent", "memory", points("throughput")), ("dirtied", "dirty", points("dirty_rate"))],
-            ),
+            ("Memory still to be sent", "", [("memory", "memory", points("memory_remaining", "memory_processed"))]),
+            ("Disks still to be sent", "", [("disks", "disk", points("disk_remaining", "disk_processed"))]),
+            ("How fast it went", "/s", [("sent", "memory", points("throughput")), ("dirtied by the VM", "dirty", points("dirty_rate"))]),
         )
         made = (plots.plot(title, series, self.end, self._moments, suffix) for title, suffix, series in wanted)
         return [plot for plot in made if plot is not None]
@@ -409,6 +405,11 @@ def chosen(results: Sequence[Record], records: Sequence[Record]) -> list[Record]
     names = {str(one.get("name")) for one in results}
     shown += [one for name, one in sorted(last.items()) if name not in names]
     return shown
+
+
+def listed(records: Sequence[Record]) -> list[dict[str, str]]:
+    """Which runs those are, in a few words."""
+    return [{key: str(one.get(key) or "") for key in ("name", "run", "outcome")} for one in records]
 
 
 def _shown(result: Record, by_run: Mapping[str, Record], last: Mapping[str, Record]) -> Record:

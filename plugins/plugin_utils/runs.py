@@ -20,7 +20,12 @@ from typing import Any
 
 from ansible.errors import AnsibleActionFail, AnsibleConnectionFailure, AnsibleError
 
-from ansible_collections.kvmops.migration.plugins.module_utils._pure.status import RUN_DIRECTORY, Teller
+from ansible_collections.kvmops.migration.plugins.module_utils._pure.status import (
+    RUN_DIRECTORY,
+    RUNS,
+    STATE_DIRECTORY,
+    Teller,
+)
 
 MODULE = "kvmops.migration.virt_migrate"
 # Seconds between two lines of progress, and between two looks: soon at first, because most moves are short.
@@ -41,6 +46,10 @@ answer() {{ [ -s "$d/result.json" ] && echo done && cat "$d/result.json" && exit
 answer; [ -e "$d/lock" ] || {{ echo gone; exit; }}
 flock -n "$d/lock" true; [ $? = 0 ] || {{ echo alive; cat "$d/status.json"; exit; }}
 answer; echo dead; tail -n {lines} "$d/log"
+"""
+# Beside the record of a run: what was measured from outside, which only the controller knows.
+KEEP = """d={folder}; umask 077
+[ ! -e "$d"/{run}.json ] || {{ printf %s {found} >"$d"/{run}.new && mv "$d"/{run}.new "$d"/{run}.outage; }}
 """
 # Others may wait for the answer too, cancel.yml for one: they see within a moment that it is there.
 REMOVE = """d={folder}; [ ! -d "$d" ] || flock -w 10 "$d/waiting" rm -rf "$d"
@@ -180,6 +189,13 @@ def _parsed(text: str) -> dict[str, Any]:
     except ValueError:
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def keep_outage(site: Any, run_id: str, found: Mapping[str, Any]) -> None:
+    """Let the record of a run have what a probe has found, where that run has left a record."""
+    folder = shlex.quote(f"{STATE_DIRECTORY}/{RUNS}")
+    with suppress(AnsibleError):
+        site.shell(KEEP.format(folder=folder, run=shlex.quote(run_id), found=shlex.quote(json.dumps(found))))
 
 
 def log_tail(site: Any, name: str) -> list[str]:

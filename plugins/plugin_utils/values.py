@@ -22,7 +22,7 @@ SOME_HOST = "qemu+ssh://root@host/system"
 def problem(args: Mapping[str, Any]) -> str:
     """One line on what is wrong with the arguments of one call, or nothing."""
     validator = ArgumentSpecValidator(table.argument_spec())
-    judged = validator.validate(_plain(args))
+    judged = validator.validate(plain(args))
     if judged.error_messages:
         return " ".join(judged.error_messages[0].split())
     values = judged.validated_parameters
@@ -48,8 +48,8 @@ def listed(value: Any) -> list[str]:
     return [str(name).strip() for name in names]
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Mappings and lists of Ansible's own kinds as those of Python, which the validator changes as it goes."""
     if isinstance(value, Mapping):
-        return {key: _plain(one) for key, one in value.items()}
-    return [_plain(one) for one in value] if isinstance(value, (list, tuple)) else value
+        return {key: plain(one) for key, one in value.items()}
+    return [plain(one) for one in value] if isinstance(value, (list, tuple)) else value

@@ -26,7 +26,9 @@ def params(**options):
 
 
 def call(copy=None, **options):
-    module = SimpleNamespace(params=params(**options), run_command=None, check_mode=False, _diff=False)
+    module = SimpleNamespace(
+        params=params(**options), run_command=None, check_mode=False, _diff=False, no_log_values=set()
+    )
     return start.start(module, copy=copy)
 
 

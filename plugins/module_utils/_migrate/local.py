@@ -6,7 +6,8 @@
 
 The journal says which images a VM left behind here, so that a later move back may replace them. It is one JSON file per
 VM. A run that has begun to change something has its ledger among the unfinished ones until it is settled, and its
-record among the runs afterwards: one JSON file per run. Nothing in them is secret, and only root reads them.
+record among the runs afterwards: one JSON file per run, and beside it what the controller has measured meanwhile.
+Nothing in them is secret, and only root reads them.
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ from typing import Any, Callable, Dict, List, Mapping, Sequence, Tuple
 
 from .._pure import certificates
 from .._pure.refusal import Refusal
+from .._pure.status import RUNS, STATE_DIRECTORY
 from . import jsonfile
 from .ledger import Ledger
 
-STATE_DIRECTORY = "/var/lib/kvmops-migration"
 KEPT_RUNS = 100
 NETWORKS = "/sys/class/net"
 # Status, output and errors of a command, as of AnsibleModule.run_command.
@@ -38,7 +39,7 @@ class Local:
         directory = STATE_DIRECTORY
         self._run_command = run_command
         self._journal = os.path.join(directory, "journal")
-        self._runs = os.path.join(directory, "runs")
+        self._runs = os.path.join(directory, RUNS)
         self._unfinished = os.path.join(directory, "unfinished")
 
     # Images

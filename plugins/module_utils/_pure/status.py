@@ -10,6 +10,9 @@ from typing import Any, Dict, List, Mapping
 
 # Where each run has a folder of its own, on volatile storage of the host that it runs on.
 RUN_DIRECTORY = "/run/kvmops-migration"
+# What outlives it: the journal, ledgers of what has begun, and the records of runs.
+STATE_DIRECTORY = "/var/lib/kvmops-migration"
+RUNS = "runs"
 # The phases of a run, in their order. Between any two of them everything may be killed, and the next run must know what
 # to do; see `Worker.phase`.
 CHECKING = "checking"
