@@ -18,11 +18,13 @@ MODULE = """#!/usr/bin/python
 import json
 import os
 from ansible.module_utils.basic import AnsibleModule
-names = ("name", "cleanup", "moves", "options", "limits", "facts")
+names = ("name", "cleanup", "moves", "options", "limits", "facts", "records", "dest_dir", "dest_host")
 module = AnsibleModule(argument_spec={name: {"type": "raw"} for name in names}, supports_check_mode=True)
 with open(TOLD) as stream:
     said = json.load(stream)[os.environ["TEST_HOST"]][NAME]
     said["moves"], said["check"] = module.params["moves"], module.check_mode
+    if not module.params["records"]:
+        said.pop("records", None)
     (module.fail_json if said.get("failed") else module.exit_json)(**said)
 """
 INFO = {"changed": False, "domains": [], "unfinished": [], "runs": [], "journal": []}
@@ -38,7 +40,11 @@ def play(tmp_path):
         (collection / name).symlink_to(TOP / name)
     (collection / "plugins" / "plugin_utils").symlink_to(TOP / "plugins" / "plugin_utils")
     told = tmp_path / "told.json"
-    for name in ("virt_migrate_info", "virt_migrate", "virt_migrate_queue"):
+    for kind in ("action", "modules"):
+        own = f"{kind}/virt_migrate_report.py"
+        (collection / "plugins" / kind).mkdir(exist_ok=True)
+        (collection / "plugins" / own).symlink_to(TOP / "plugins" / own)
+    for name in ("virt_migrate_info", "virt_migrate", "virt_migrate_queue", "virt_domblk_copy"):
         text = MODULE.replace("TOLD", repr(str(told))).replace("NAME", repr(name))
         (collection / "plugins" / "modules" / f"{name}.py").write_text(text)
 
@@ -48,9 +54,10 @@ def play(tmp_path):
         python.chmod(0o755)
         return {"ansible_connection": "local", "ansible_python_interpreter": str(python)}
 
-    def play(playbook, *infos, queue=None, **variables):
+    def play(playbook, *infos, queue=None, copied=None, check=False, **variables):
         hosts = {f"kvm{number}": info for number, info in enumerate(infos, 1)}
         moved = {"virt_migrate": {"outcome": "migrated"}, "virt_migrate_queue": queue or {"results": []}}
+        moved["virt_domblk_copy"] = copied or {"name": "a", "outcome": "already_there"}
         told.write_text(json.dumps({host: {"virt_migrate_info": info, **moved} for host, info in hosts.items()}))
         inventory = tmp_path / "hosts.json"
         inventory.write_text(json.dumps({"hypervisors": {"hosts": {host: place(host) for host in hosts}}}))
@@ -62,7 +69,7 @@ def play(tmp_path):
             "ANSIBLE_NOCOLOR": "1",
         }
         return subprocess.run(
-            [*command, "-e", json.dumps(variables)],
+            [*command, *(["--check"] if check else []), "-e", json.dumps(variables)],
             capture_output=True,
             text=True,
             check=False,
@@ -176,3 +183,100 @@ def test_migrate_tells_every_finding(play):
     assert done.returncode != 0
     for told in ("FAIL ports: port 49152 is closed", "cure: open it (role", "WARN tls: it travels", "pass: guest"):
         assert told in done.stdout, done.stdout
+
+
+RECORD = {"name": "a", "run": "5-x", "began": 5, "duration_s": 3.0, "outcome": "migrated", "mode": "live"}
+MOVED = {"results": [{**RECORD, "changed": True, "msg": "in hand only"}], "changed": True}
+
+
+def test_migrate_writes_a_report_of_the_record_and_a_second_run_changes_nothing(play, tmp_path):
+    page = tmp_path / "report.html"
+    done = play("migrate", known(records=[RECORD]), known(2, ()), queue=MOVED, vm="a", dest="kvm2", report="report.html")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"the report of a is at {page}" in done.stdout
+    first = page.read_text()
+    assert "a: moved" in first
+    # The VM is at its destination now, and its record where it was.
+    again = play("migrate", known(domains=(), records=[RECORD]), known(2), vm="a", dest="kvm2", report=str(page))
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "changed=0" in again.stdout
+    assert page.read_text() == first
+
+
+def test_a_move_that_has_failed_has_a_report_and_fails(play, tmp_path):
+    page = tmp_path / "report.html"
+    silent = {"failed": True, "msg": "no libvirt"}
+    refused = {**REFUSED, "results": [BAD]}
+    done = play("migrate", known(), known(2, ()), silent, queue=refused, vm="a", dest="kvm2", report=str(page))
+    assert done.returncode != 0
+    assert "a: port 49152 is closed" in done.stdout, done.stdout
+    text = page.read_text()
+    assert "Refused, nothing was tried" in text
+    assert "port 49152 is closed" in text
+    assert "open it" in text
+
+
+def test_what_could_not_even_begin_is_in_the_report(play, tmp_path):
+    page = tmp_path / "report.html"
+    broken = {"failed": True, "msg": "moves: no way"}
+    done = play("migrate", known(records=[RECORD]), known(2, ()), queue=broken, vm="a", dest="kvm2", report=str(page))
+    assert done.returncode != 0
+    assert "moves: no way" in page.read_text()
+
+
+def test_a_report_tells_of_all_groups_of_moves(play, tmp_path):
+    """With hooks VMs move in groups, and the second one has failed here after its hook."""
+    page, hook = tmp_path / "report.html", tmp_path / "hook.yml"
+    hook.write_text("- ansible.builtin.fail: {msg: hooked}\n  when: migrate_step.name == 'b'\n")
+    queue = {"results": [{**RECORD, "changed": True}, {**RECORD, "name": "b", "run": "6-x", "changed": True}]}
+    infos = known(domains=("a", "b")), known(2, ())
+    limits = {"migrate_limits": {"total": 1}, "migrate_post_tasks": str(hook)}
+    done = play("migrate", *infos, queue=queue, vm="a,b", dest="kvm2", report=str(page), **limits)
+    assert done.returncode != 0
+    assert "hooked" in done.stdout
+    text = page.read_text()
+    assert 'id="run-1"' in text
+    assert 'id="run-2"' in text
+
+
+def test_check_mode_writes_no_report_and_says_so(play, tmp_path):
+    page = tmp_path / "report.html"
+    planned = {"results": [{**GOOD, "outcome": "planned"}], "changed": True}
+    done = play("migrate", known(), known(2, ()), queue=planned, check=True, vm="a", dest="kvm2", report=str(page))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"check mode: no report is written to {page}" in done.stdout
+    assert not page.exists()
+
+
+@pytest.mark.parametrize("playbook", ["migrate", "import", "relocate"])
+@pytest.mark.parametrize("check", [True, False])
+def test_a_report_that_cannot_be_written_stops_everything_before_it_begins(play, tmp_path, playbook, check):
+    hook = tmp_path / "hook.yml"
+    hook.write_text(f"- ansible.builtin.copy: {{content: x, dest: '{tmp_path}/hooked'}}\n")
+    options = {"vm": "a", "dest": "kvm2", "dest_dir": "/x", "report": "missing/a.html", "migrate_pre_tasks": str(hook)}
+    done = play(playbook, known(), known(2, ()), check=check, **options)
+    assert done.returncode != 0
+    assert "there is no directory" in done.stdout, done.stdout + done.stderr
+    assert "Ask the hypervisors" not in done.stdout
+    assert not (tmp_path / "hooked").exists()
+
+
+@pytest.mark.parametrize("playbook", ["import", "relocate"])
+@pytest.mark.parametrize("failed", [True, False])
+def test_copies_have_a_report_too(play, tmp_path, playbook, failed):
+    page = tmp_path / "report.html"
+    record = {**RECORD, "outcome": "failed" if failed else "copied", "failed": failed, "msg": "no space", "host": "kvm1"}
+    infos = known(records=[record]), known(2, ())
+    done = play(playbook, *infos, copied=record, vm="a", dest="kvm2", dest_dir="/x", report=str(page))
+    assert (done.returncode != 0) == failed, done.stdout + done.stderr
+    text = page.read_text()
+    assert ("no space" in text) == failed
+    assert ("Disks moved" in text) != failed
+
+
+def test_a_vm_without_any_run_has_no_report(play, tmp_path):
+    page = tmp_path / "report.html"
+    done = play("migrate", known(domains=()), known(2), vm="a", dest="kvm2", report=str(page))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "there is no run to report" in done.stdout
+    assert not page.exists()
