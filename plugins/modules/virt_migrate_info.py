@@ -45,8 +45,8 @@ options:
     version_added: 0.1.0
   records:
     description:
-      - Tell also the newest record of each VM that a run of this collection has left on this host, whether the VM is still
-        there or not. It is returned in RV(records).
+      - Tell also the newest record of each VM that a run of this collection has left on this host, whether the VM is
+        still there or not. It is returned in RV(records).
     type: bool
     default: false
     version_added: 0.1.0
@@ -135,8 +135,8 @@ unfinished:
   elements: dict
 records:
   description:
-    - The records, each of which is what M(kvmops.migration.virt_migrate) or M(kvmops.migration.virt_domblk_copy) answered,
-      without C(diff). M(kvmops.migration.virt_migrate_report) makes a page of them.
+    - The records, each of which is what M(kvmops.migration.virt_migrate) or M(kvmops.migration.virt_domblk_copy)
+      answered, without C(diff). M(kvmops.migration.virt_migrate_report) makes a page of them.
     - Empty where the module does not run on the host that O(uri) leads to.
   returned: with O(records)
   type: list

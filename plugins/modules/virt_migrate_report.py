@@ -15,7 +15,7 @@ description:
     has become of the VM, with what helps where it has not moved.
   - The file needs nothing else. It loads nothing, has no script, follows the reader's choice of light or dark, and can
     be printed.
-  - The page follows from the records alone, so that the same records change nothing. It says nothing of when it was made.
+  - The page follows from the records alone, so that the same records change nothing. It does not say when it was made.
   - No host is touched. Run it once (C(run_once)).
 author:
   - The kvmops.migration authors (@kvmops)
@@ -47,8 +47,8 @@ options:
     default: []
   records:
     description:
-      - What M(kvmops.migration.virt_migrate_info) returned as RV(kvmops.migration.virt_migrate_info#module:records) on all
-        hypervisors. A record is on the host that the VM left.
+      - What M(kvmops.migration.virt_migrate_info) returned on all hypervisors as
+        RV(kvmops.migration.virt_migrate_info#module:records). A record is on the host that the VM left.
       - Of a VM that is not in O(results) the newest one is shown.
     type: list
     elements: dict

@@ -4,14 +4,14 @@
 # PRIVATE to the collection: it can have breaking changes at any time.
 """Plots of a report as pure geometry: numbers in, places out.
 
-A place along an axis is a percentage of it, so that a page can stretch lines to any width while its text keeps its size.
+A place along an axis is a percentage of it: a page can stretch lines to any width then, while its text keeps its size.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from ansible_collections.kvmops.migration.plugins.module_utils._pure.status import size
 
@@ -65,12 +65,19 @@ class Plot:
     lines: Sequence[Line]
     values: Sequence[Tick]
     times: Sequence[Tick]
-    marks: Sequence[Mark] = field(default_factory=tuple)
+    marks: Sequence[Mark]
+
+    @property
+    def said(self) -> str:
+        """The plot for whoever does not see it."""
+        return ". ".join((self.title, *(line.said for line in self.lines)))
 
 
 def time_ticks(end: float) -> list[Tick]:
     """Round moments between 0 and `end` seconds."""
-    step = next((step for step in STEPS_OF_TIME if end / step <= TIME_TICKS), 86400 * math.ceil(end / 86400 / TIME_TICKS))
+    step = next(
+        (step for step in STEPS_OF_TIME if end / step <= TIME_TICKS), 86400 * math.ceil(end / 86400 / TIME_TICKS)
+    )
     count = int(end / step + 1e-9)
     return [Tick(percent(number * step, end), clock(number * step)) for number in range(count + 1)]
 

@@ -186,7 +186,11 @@ class Run:
         """The hosts, each with what the VM is there since."""
         record = self._record
         found = [
-            {"part": part, **{key: str(one.get(key) or "") for key in ("host", "uri")}, "state": _state(one.get("state"))}
+            {
+                "part": part,
+                **{key: str(one.get(key) or "") for key in ("host", "uri")},
+                "state": _state(one.get("state")),
+            }
             for part, one in (("From", record.get("source")), ("To", record.get("dest")))
             if isinstance(one, Mapping)
         ]
@@ -308,7 +312,11 @@ class Run:
         wanted = (
             ("Memory still to be sent", "", [("memory", "memory", points("memory_remaining", "memory_processed"))]),
             ("Disks still to be sent", "", [("disks", "disk", points("disk_remaining", "disk_processed"))]),
-            ("How fast it went", "/s", [("sent", "memory", points("throughput")), ("dirtied by the VM", "dirty", points("dirty_rate"))]),
+            (
+                "How fast it went",
+                "/s",
+                [("sent", "memory", points("throughput")), ("dirtied by the VM", "dirty", points("dirty_rate"))],
+            ),
         )
         made = (plots.plot(title, series, self.end, self._moments, suffix) for title, suffix, series in wanted)
         return [plot for plot in made if plot is not None]
@@ -316,16 +324,16 @@ class Run:
     # What was found, and what went along
 
     @property
-    def checks(self) -> list[Record]:
-        return _rows(self._record, "checks")
+    def checks(self) -> list[dict[str, str]]:
+        return [_texts(one, "id", "status", "evidence", "cure", "role") for one in _rows(self._record, "checks")]
 
     @property
-    def obstacles(self) -> list[Record]:
+    def obstacles(self) -> list[dict[str, str]]:
         """What has failed, and then what is only worth a warning."""
         return [one for status in (findings.FAIL, findings.WARN) for one in self._found(status)]
 
     @property
-    def passed(self) -> list[Record]:
+    def passed(self) -> list[dict[str, str]]:
         return self._found(findings.PASS)
 
     @property
@@ -333,16 +341,23 @@ class Run:
         """Names of checks by the reason for which they were not made."""
         reasons: dict[str, list[str]] = {}
         for one in self._found(findings.SKIPPED):
-            reasons.setdefault(str(one.get("evidence") or ""), []).append(str(one.get("id")))
+            reasons.setdefault(one["evidence"], []).append(one["id"])
         return reasons
 
-    def _found(self, status: str) -> list[Record]:
-        return [one for one in self.checks if one.get("status") == status]
+    def _found(self, status: str) -> list[dict[str, str]]:
+        return [one for one in self.checks if one["status"] == status]
 
     @property
-    def disks(self) -> list[Record]:
+    def disks(self) -> list[dict[str, str]]:
         """Each with where it is and what was done about it; files say more of that."""
-        return _rows(self._record, "files") or _rows(self._record, "disks")
+        return [
+            {
+                **_texts(one, "target", "source", "dest", "reason"),
+                "action": str(one.get("action") or "moved").replace("_", " "),
+                "size": size(one["bytes"]) if isinstance(one.get("bytes"), int) else "",
+            }
+            for one in _rows(self._record, "files") or _rows(self._record, "disks")
+        ]
 
     @property
     def networks(self) -> list[dict[str, str]]:
@@ -366,7 +381,8 @@ class Run:
     @property
     def settled(self) -> list[str]:
         return [
-            f"run {one.get('run')}: {str(one.get('outcome')).replace('_', ' ')}" for one in _rows(self._record, "settled")
+            f"run {one.get('run')}: {str(one.get('outcome')).replace('_', ' ')}"
+            for one in _rows(self._record, "settled")
         ]
 
     @property
@@ -381,6 +397,10 @@ class Run:
 
 def _rows(record: Record, key: str) -> list[Record]:
     return [one for one in record.get(key) or () if isinstance(one, Mapping)]
+
+
+def _texts(row: Record, *keys: str) -> dict[str, str]:
+    return {key: str(row.get(key) or "") for key in keys}
 
 
 def _told(sample: Record, key: str, known: str) -> bool:
@@ -461,7 +481,9 @@ def summary(runs: Sequence[Run]) -> str:
     counts: dict[str, int] = {}
     for run in runs:
         counts[run.headline] = counts.get(run.headline, 0) + 1
-    return f"{len(runs)} VMs: " + ", ".join(f"{count} {words[:1].lower()}{words[1:]}" for words, count in counts.items())
+    return f"{len(runs)} VMs: " + ", ".join(
+        f"{count} {words[:1].lower()}{words[1:]}" for words, count in counts.items()
+    )
 
 
 def page(records: Sequence[Record]) -> str:
@@ -474,7 +496,7 @@ def page(records: Sequence[Record]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals.update(size=size, height=plots.HEIGHT, width=plots.WIDTH)
+    environment.globals.update(height=plots.HEIGHT, width=plots.WIDTH)
     bars, ticks = overview(runs)
     shown = {"runs": runs, "summary": summary(runs), "overview": bars, "overview_ticks": ticks}
     return environment.get_template(TEMPLATE).render(shown).strip() + "\n"

@@ -50,7 +50,7 @@ def test_the_record_is_what_was_answered(recorder, kind):
     [
         ("policy", ["checking", "journalled", "prepared", "moving", "moved", "settled", "finishing"]),
         ("failed", ["checking", "journalled", "prepared", "moving", "moved", "settled", "finishing"]),
-        ("offline", [step for step in statuses.PHASES]),
+        ("offline", list(statuses.PHASES)),
     ],
 )
 def test_the_record_has_the_steps(recorder, kind, steps):
@@ -270,7 +270,20 @@ def test_nothing_in_a_record_becomes_markup(recorder):
     assert "<b>" not in text
 
 
-KEYS = ("steps", "series", "actions", "checks", "source", "dest", "memory", "disks", "run", "began", "duration_s", "name")
+KEYS = (
+    "steps",
+    "series",
+    "actions",
+    "checks",
+    "source",
+    "dest",
+    "memory",
+    "disks",
+    "run",
+    "began",
+    "duration_s",
+    "name",
+)
 
 
 @given(st.sets(st.sampled_from(KEYS)), st.booleans())
@@ -415,7 +428,7 @@ def test_half_a_file_does_not_stay(tmp_path, monkeypatch):
 def test_a_place_that_cannot_be_written_is_told_in_one_line(tmp_path, path, problem):
     (tmp_path / "file").write_text("x")
     os.mkfifo(tmp_path / "pipe")
-    found = pagefile.obstacle(os.path.abspath(tmp_path / path), path)
+    found = pagefile.obstacle(str(tmp_path / path).removesuffix("/."), path)
     assert problem in found
     assert "cure: " in found
     assert "\n" not in found
@@ -441,7 +454,9 @@ def act(tmp_path):
     """Run the action; gives back its result."""
 
     def act(check=False, **args):
-        task = mock.MagicMock(args={"path": str(tmp_path / "a.html"), **args}, check_mode=check, async_val=0, diff=False)
+        task = mock.MagicMock(
+            args={"path": str(tmp_path / "a.html"), **args}, check_mode=check, async_val=0, diff=False
+        )
         plugin = virt_migrate_report.ActionModule(
             task=task, connection=None, play_context=None, loader=None, templar=None, shared_loader_obj=None
         )

@@ -191,7 +191,9 @@ MOVED = {"results": [{**RECORD, "changed": True, "msg": "in hand only"}], "chang
 
 def test_migrate_writes_a_report_of_the_record_and_a_second_run_changes_nothing(play, tmp_path):
     page = tmp_path / "report.html"
-    done = play("migrate", known(records=[RECORD]), known(2, ()), queue=MOVED, vm="a", dest="kvm2", report="report.html")
+    done = play(
+        "migrate", known(records=[RECORD]), known(2, ()), queue=MOVED, vm="a", dest="kvm2", report="report.html"
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"the report of a is at {page}" in done.stdout
     first = page.read_text()
@@ -265,7 +267,13 @@ def test_a_report_that_cannot_be_written_stops_everything_before_it_begins(play,
 @pytest.mark.parametrize("failed", [True, False])
 def test_copies_have_a_report_too(play, tmp_path, playbook, failed):
     page = tmp_path / "report.html"
-    record = {**RECORD, "outcome": "failed" if failed else "copied", "failed": failed, "msg": "no space", "host": "kvm1"}
+    record = {
+        **RECORD,
+        "outcome": "failed" if failed else "copied",
+        "failed": failed,
+        "msg": "no space",
+        "host": "kvm1",
+    }
     infos = known(records=[record]), known(2, ())
     done = play(playbook, *infos, copied=record, vm="a", dest="kvm2", dest_dir="/x", report=str(page))
     assert (done.returncode != 0) == failed, done.stdout + done.stderr

@@ -444,9 +444,7 @@ class Relocation:
 
         return tell
 
-    def _wait_until_ready(
-        self, domain: Domain, moves: Sequence[Move], tell: Callable[[int, int], None]
-    ) -> None:
+    def _wait_until_ready(self, domain: Domain, moves: Sequence[Move], tell: Callable[[int, int], None]) -> None:
         while True:
             found = domain_xml.mirrors(self._host.xml(domain.uuid))
             jobs = [self._host.block_job_progress(domain.uuid, move.target) for move in moves]

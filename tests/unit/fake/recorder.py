@@ -36,7 +36,9 @@ class Recorder:
         return self._lab.info(records=True).records
 
     def _policy(self):
-        return self._live("web1", shared=True, model=PreCopy(dirty=200 * MIB), policy="must_complete", max_downtime=1000)
+        return self._live(
+            "web1", shared=True, model=PreCopy(dirty=200 * MIB), policy="must_complete", max_downtime=1000
+        )
 
     def _disks(self):
         return self._live(HOSTILE, shared=False, model=PreCopy(dirty=10 * MIB, disk=2000 * MIB))
