@@ -95,7 +95,7 @@ class ActionModule(ActionBase):
                 results[number] = _answer(pipe)
                 queue.end(number)
             vigil.wait()
-        return [{**results[number], "name": moves[number]["name"]} for number in range(len(moves))]
+        return [_told(move, results[number]) for number, move in enumerate(moves)]
 
     def _judge(self, moves: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """What check mode says to each of the moves: every destination is asked once, every source judges all of its
@@ -112,7 +112,7 @@ class ActionModule(ActionBase):
         for pipe, those in pipes.items():
             said = _answer(pipe)
             results.update(said.get("results") or dict.fromkeys(those, said))
-        return [{**results[number], "name": move["name"]} for number, move in enumerate(moves)]
+        return [_told(move, results[number]) for number, move in enumerate(moves)]
 
     def _judge_those_of(self, source: str, moves: dict[int, dict[str, Any]]) -> dict[str, Any]:
         try:
@@ -174,6 +174,13 @@ class ActionModule(ActionBase):
 def _arguments(move: Mapping[str, Any]) -> dict[str, Any]:
     """What of a move is for virt_migrate."""
     return {key: value for key, value in move.items() if key not in OWN}
+
+
+def _told(move: Mapping[str, Any], result: Mapping[str, Any]) -> dict[str, Any]:
+    """An answer with what it is about, also where the run has not come so far that it knows both hosts."""
+    ends = {"source": move["source"], "dest": move.get("dest_host") or move.get("dest")}
+    known = {side: {"host": host} for side, host in ends.items() if host}
+    return {**known, **result, "name": move["name"]}
 
 
 def _failure(error: AnsibleError) -> dict[str, Any]:

@@ -254,8 +254,8 @@ run:
 began:
   description: When the run began, in seconds since 1970.
   returned: when something was begun
-  type: int
-  sample: 1795715649
+  type: float
+  sample: 1795715649.312
 steps:
   description: The steps of the run, each with C(step) and C(t), in seconds since the run began.
   returned: when something was begun

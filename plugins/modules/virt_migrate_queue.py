@@ -74,7 +74,9 @@ EXAMPLES = r"""
 
 RETURN = r"""
 results:
-  description: What M(kvmops.migration.virt_migrate) returned, in the order of O(moves).
+  description:
+    - What M(kvmops.migration.virt_migrate) returned, in the order of O(moves).
+    - Where a run has not come so far that it knows both hosts, C(source) and C(dest) have the C(host) of the inventory.
   returned: always
   type: list
   elements: dict

@@ -26,8 +26,8 @@ STEPS_OF_TIME = (
     *(digit * 10**power for power in (-3, -2, -1, 0) for digit in (1, 2, 5)),
     *(10, 15, 20, 30, 60, 120, 300, 600, 900, 1200, 1800, 3600, 7200, 14400, 28800, 43200, 86400),
 )
-# Marks that are closer than this many percent of the width have one label.
-CLOSE = 7.0
+# Marks that are closer than this many percent of the width have one label: on a telephone, more would lie on each other.
+CLOSE = 12.0
 
 Point = tuple[float, float]
 
@@ -40,7 +40,7 @@ class Tick:
 
 @dataclass(frozen=True)
 class Mark:
-    """A moment, or several that are close together, by the numbers of what was done then."""
+    """A moment, or several that are close together, by the numbers of what was done; the label is at the first one."""
 
     at: float
     label: str
@@ -144,13 +144,13 @@ def marks(moments: Sequence[float], end: float) -> list[Mark]:
     groups: list[list[tuple[int, float]]] = []
     for number, moment in enumerate(moments, 1):
         at = percent(moment, end)
-        if groups and at - groups[-1][-1][1] < CLOSE:
+        if groups and at - groups[-1][0][1] < CLOSE:
             groups[-1].append((number, at))
         else:
             groups.append([(number, at)])
     return [
         Mark(
-            round(sum(at for _number, at in group) / len(group), 3),
+            group[0][1],
             str(group[0][0]) if len(group) == 1 else f"{group[0][0]}-{group[-1][0]}",
             tuple(at for _number, at in group),
         )

@@ -107,7 +107,7 @@ class Run:
         self.steps = [one for one in _rows(record, "steps") if "t" in one and "step" in one]
         self.actions = [one for one in _rows(record, "actions") if "t" in one]
         self.series = [one for one in _rows(record, "series") if "t" in one]
-        self.began = float(record.get("began") or self.run.partition("-")[0] or 0) if self.run else 0.0
+        self.began = float(record.get("began") or _second(self.run))
         self.took = float(record.get("duration_s") or 0)
         # Samples and actions count from the beginning of what travels.
         self._offset = self._begin_of(statuses.COPYING) or self._begin_of(statuses.MOVING)
@@ -185,15 +185,9 @@ class Run:
     def sides(self) -> list[dict[str, str]]:
         """The hosts, each with what the VM is there since."""
         record = self._record
-        found = [
-            {
-                "part": part,
-                **{key: str(one.get(key) or "") for key in ("host", "uri")},
-                "state": _state(one.get("state")),
-            }
-            for part, one in (("From", record.get("source")), ("To", record.get("dest")))
-            if isinstance(one, Mapping)
-        ]
+        ends = (("From", record.get("source")), ("To", record.get("dest")))
+        known = [(part, {"host": one} if isinstance(one, str) else one) for part, one in ends if one]
+        found = [{"part": part, **_texts(one, "host", "uri"), "state": _state(one.get("state"))} for part, one in known]
         if not found and record.get("host"):
             found = [{"part": "On", "host": str(record["host"]), "uri": "", "state": _state(record.get("state"))}]
         return found
@@ -443,11 +437,14 @@ def _shown(result: Record, by_run: Mapping[str, Record], last: Mapping[str, Reco
     return last.get(str(result.get("name")), result)
 
 
-def _age(record: Record) -> tuple[int, str]:
-    """Runs are named after the second in which they began."""
-    run = str(record["run"])
+def _second(run: str) -> int:
+    """When a run began, which its name says."""
     began = run.partition("-")[0]
-    return (int(began) if began.isdigit() else 0, run)
+    return int(began) if began.isdigit() else 0
+
+
+def _age(record: Record) -> tuple[int, str]:
+    return (_second(str(record["run"])), str(record["run"]))
 
 
 def overview(runs: Sequence[Run]) -> tuple[list[Bar], list[plots.Tick]]:

@@ -41,7 +41,7 @@ def test_the_record_is_what_was_answered(recorder, kind):
     (record,) = recorder.records()
     assert record.items() >= {key: value for key, value in answer.items() if key not in ("failed", "warnings")}.items()
     assert record.get("failed", False) == answer["failed"]
-    assert record["run"].startswith(f"{record['began']}-")
+    assert abs(int(record["run"].partition("-")[0]) - record["began"]) < 2
     assert ("cure" in record) == (kind == "failed")
 
 
@@ -373,7 +373,7 @@ def test_what_has_nothing_to_show_is_no_plot():
 def test_moments_close_to_each_other_have_one_label():
     marks = plots.marks([1, 2, 50, 100], 100)
     assert [(mark.label, mark.at, mark.lines) for mark in marks] == [
-        ("1-2", 1.5, (1.0, 2.0)),
+        ("1-2", 1.0, (1.0, 2.0)),
         ("3", 50.0, (50.0,)),
         ("4", 100.0, (100.0,)),
     ]

@@ -113,7 +113,7 @@ class Relocation:
         self._request = request
         self._host = host
         self._result = result
-        self._began = int(time.time())
+        self._began = round(time.time(), 3)
         self._series = jobstats.Series()
 
     def run(self) -> Dict[str, Any]:

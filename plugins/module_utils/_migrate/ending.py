@@ -349,8 +349,7 @@ class Ending:
     def record(self, phase: str) -> str:
         """Keep what is known so far; the run's own process completes it by its answer, see `run.py`."""
         run = self._ledger.run
-        self._report.add(run=run, began=self._report.began, steps=self._worker.steps)
-        self._report.recorded = run if self._local is not None else ""
+        self._report.note_run(run, self._worker.steps, recorded=self._local is not None)
         record = {**self._report.result, "outcome": phase}
         return tried(lambda local: local.record_run(run, record), self._local)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from typing import Any, Callable, Dict, Mapping
+from typing import Any, Callable, Dict, Mapping, Sequence
 
 from .._domblk.info import Images
 from .._libvirt import Host
@@ -66,6 +66,7 @@ class Report:
         self._began = time.monotonic()
         # Seconds since 1970.
         self.began = int(began)
+        self._at = round(began, 3)
         # The run whose record is kept, once there is one.
         self.recorded = ""
         self.result: Dict[str, Any] = {"changed": False, "name": name, "warnings": []}
@@ -101,6 +102,11 @@ class Report:
             guest_time=None,
             series=[],
         )
+
+    def note_run(self, run: str, steps: Sequence[Mapping[str, Any]], recorded: bool) -> None:
+        """By which run all this is, and how that went."""
+        self.add(run=run, began=self._at, steps=list(steps))
+        self.recorded = run if recorded else ""
 
     def note_end(self, end: End) -> None:
         """Where the guest ended up."""
