@@ -26,7 +26,7 @@ STEPS_OF_TIME = (
     *(digit * 10**power for power in (-3, -2, -1, 0) for digit in (1, 2, 5)),
     *(10, 15, 20, 30, 60, 120, 300, 600, 900, 1200, 1800, 3600, 7200, 14400, 28800, 43200, 86400),
 )
-# Marks that are closer than this many percent of the width have one label: on a telephone, more would lie on each other.
+# Marks that are closer than this many percent of the width have one label: on a telephone they would lie on each other.
 CLOSE = 12.0
 
 Point = tuple[float, float]

@@ -129,6 +129,24 @@ def test_hooks_run_before_and_after_on_the_source(migrate, home, tmp_path):
     assert home(VM) == {"labkvm2": "running"}
 
 
+def test_a_report_of_a_move_is_written_and_a_second_run_changes_nothing(migrate, home, tmp_path):
+    page = tmp_path / "report.html"
+    outage = {"outage_address": "192.168.1.101", "outage_from": "labstor1"}
+    wish = ("-e", f"vm={VM}", "-e", "dest=labkvm1", "-e", json.dumps({"report": str(page), "migrate_options": outage}))
+    run = migrate(*wish)
+    assert run.rc == 0, run.out
+    assert f"the report of {VM} is at {page}" in run.out
+    text = page.read_text(encoding="utf-8")
+    for part in ("labkvm2", "labkvm1", "Downtime, by libvirt", "asked from labstor1", "Memory still to be sent"):
+        assert part in text, part
+    assert "not measured" not in text
+    run = migrate(*wish)
+    assert (run.rc, run.changed) == (0, 0), run.out
+    assert page.read_text(encoding="utf-8") == text
+    assert migrate("-e", f"vm={VM}").rc == 0
+    assert home(VM) == {"labkvm2": "running"}
+
+
 # --- faults on the way
 
 
