@@ -158,7 +158,7 @@ class Run:
     @property
     def message(self) -> str:
         """What went wrong, without the cure, which is shown beside it."""
-        said, cure = str(self._record.get("msg") or ""), self.cure
+        said, cure = str(self._record.get("msg") or "") if self.failed else "", self.cure
         return said.removesuffix(f"; cure: {cure}") if cure else said
 
     @property
@@ -477,7 +477,8 @@ def summary(runs: Sequence[Run]) -> str:
         return f"{run.name}: {run.headline[:1].lower()}{run.headline[1:]}{way}"
     counts: dict[str, int] = {}
     for run in runs:
-        counts[run.headline] = counts.get(run.headline, 0) + 1
+        words = run.headline.partition(",")[0]
+        counts[words] = counts.get(words, 0) + 1
     return f"{len(runs)} VMs: " + ", ".join(
         f"{count} {words[:1].lower()}{words[1:]}" for words, count in counts.items()
     )

@@ -60,7 +60,8 @@ def test_the_record_has_the_steps(recorder, kind, steps):
     times = [one["t"] for one in record["steps"]]
     assert times == sorted(times)
     assert times[0] == 0
-    assert times[-1] <= record["duration_s"]
+    # They are counted by two clocks that begin one after the other.
+    assert times[-1] <= record["duration_s"] + 0.5
 
 
 def test_the_record_has_no_definition_and_the_answer_keeps_its_own(lab):
@@ -232,7 +233,7 @@ def test_what_was_refused_shows_every_obstacle_with_its_cure(recorder):
 def test_several_runs_are_on_one_page(recorder):
     answers = [recorder.make(kind) for kind in ("disks", "policy", "failed", "refused")]
     text = report.page(report.chosen(answers, recorder.records()))
-    assert "4 VMs: 2 moved, 1 not moved, 1 refused, nothing was tried" in said(text)
+    assert "4 VMs: 2 moved, 1 not moved, 1 refused" in said(text)
     for number in range(1, 5):
         assert f'id="run-{number}"' in text
         assert f'href="#run-{number}"' in text
@@ -459,7 +460,7 @@ def act(tmp_path):
             args={"path": str(tmp_path / "a.html"), **args}, check_mode=check, async_val=0, diff=False
         )
         plugin = virt_migrate_report.ActionModule(
-            task=task, connection=None, play_context=None, loader=None, templar=None, shared_loader_obj=None
+            task=task, connection=mock.MagicMock(), play_context=None, loader=None, templar=None, shared_loader_obj=None
         )
         return plugin.run(task_vars={})
 

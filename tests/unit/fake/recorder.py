@@ -14,7 +14,7 @@ from fake.lab import disk_xml, domain_xml
 from fake.precopy import MIB, PreCopy
 
 # What a name may be made of, as far as libvirt is concerned.
-HOSTILE = "b<&>\"'é<b>x</b>"
+HOSTILE = "b<&>\"'é<b>x"
 OUTAGE = {"address": "192.0.2.50", "from": "labstor1", "interval_ms": 20, "longest_ms": 131, "replies": 900}
 KINDS = ("policy", "disks", "failed", "refused", "offline")
 
@@ -44,7 +44,7 @@ class Recorder:
         return self._live(HOSTILE, shared=False, model=PreCopy(dirty=10 * MIB, disk=2000 * MIB))
 
     def _failed(self):
-        model = PreCopy(working_set=1000 * MIB, dirty=2000 * MIB)
+        model = PreCopy(working_set=1000 * MIB, dirty=100000 * MIB)
         return self._live("busy", shared=True, model=model, policy="never_pause")
 
     def _refused(self):
