@@ -152,6 +152,11 @@ class Run:
         return "" if downtime is None else f"{downtime} ms"
 
     @property
+    def outage(self) -> str:
+        longest = (self._record.get("outage") or {}).get("longest_ms")
+        return "" if longest is None else f"{longest} ms"
+
+    @property
     def beginning(self) -> str:
         return when(self.began) if self.began else ""
 
@@ -235,7 +240,7 @@ class Run:
     def _outage(self) -> Figure:
         outage, label = self._record.get("outage") or {}, "Downtime, measured outside"
         if not outage:
-            return Figure(label, "not measured", "option outage_address asks for it")
+            return Figure(label, "not measured", "outage_address asks for it")
         if outage.get("longest_ms") is None:
             return Figure(label, "not measured", str(outage.get("msg") or ""))
         note = f"longest time without an answer from {outage.get('address')}, asked from {outage.get('from')}"
