@@ -265,7 +265,7 @@ steps:
 series:
   description:
     - Samples taken while images were copied, at most 120, each with C(t) (seconds since the beginning of that),
-      C(disk_processed) and C(disk_remaining) in bytes, and C(throughput) in bytes per second.
+      C(disk_processed) and C(disk_remaining) in bytes, and C(throughput) in bytes per second, but for the first moment.
   returned: when something was copied
   type: list
   elements: dict

@@ -60,3 +60,8 @@ def test_networks_are_those_that_carried_something_the_busiest_first():
         {"interface": "private0", "tx_bytes": 900, "rx_bytes": 20},
         {"interface": "lan0", "tx_bytes": 2, "rx_bytes": 3},
     ]
+
+
+def test_a_copy_has_no_throughput_at_once():
+    assert jobstats.copied(0, 10, 0.0) == {"t": 0.0, "disk_processed": 0, "disk_remaining": 10}
+    assert jobstats.copied(6, 10, 2.0) == {"t": 2.0, "disk_processed": 6, "disk_remaining": 4, "throughput": 3}

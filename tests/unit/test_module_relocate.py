@@ -772,3 +772,38 @@ def test_an_image_keeps_its_name_in_another_format(here):
     assert here.move(format="qcow2").outcome == "copied"
     assert here.files() == ["a.img"]
     assert 'type="qcow2"' in guest.xml
+
+
+def records():
+    return [json.loads(path.read_text()) for path in sorted((Path(local.STATE_DIRECTORY) / "runs").glob("*.json"))]
+
+
+@pytest.mark.parametrize("state", [SHUTOFF, RUNNING])
+def test_a_relocation_leaves_its_record(here, state):
+    here.add(state)
+    result = here.move(diff=True)
+    (record,) = records()
+    assert (record["name"], record["outcome"], record["host"]) == ("a", "copied", "kvm1")
+    assert record["run"] == result.run
+    assert "diff" not in record
+    assert [one["step"] for one in record["steps"]][0::2][:2] == ["checking", "copying"]
+    assert record["series"][-1]["disk_remaining"] == 0
+    assert record["duration_s"] >= 0
+    # Nothing to do leaves nothing.
+    here.move()
+    assert len(records()) == 1
+
+
+def test_a_relocation_that_has_failed_leaves_its_record(here, monkeypatch):
+    here.add()
+
+    def full(*_arguments, **_more):
+        raise stream.StreamError("no space left")
+
+    monkeypatch.setattr(carry.Carrying, "copy", full)
+    result = here.move()
+    assert result.failed
+    (record,) = records()
+    assert record["failed"]
+    assert record["outcome"] == "failed"
+    assert record["msg"] == result.msg

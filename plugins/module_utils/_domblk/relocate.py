@@ -700,7 +700,7 @@ def run(request: Request) -> Dict[str, Any]:
 
 def _keep(request: Request, result: Dict[str, Any], failure: Refusal | None) -> None:
     """The record of a run that has begun something is what it answers, but for the definitions."""
-    if not result.get("run"):
+    if not result.get("run") or not (failure or result.get("outcome")):
         return
     said = {"failed": True, "msg": failure.message, **failure.result()} if failure is not None else {}
     record = {key: value for key, value in {**result, **said}.items() if key != "diff"}

@@ -27,6 +27,8 @@ DISK = (
     ("throughput", "disk_bps"),
 )
 TIMES = (("time_ms", "time_elapsed"), ("setup_ms", "setup_time"))
+# Seconds before which a copy has no throughput that means anything.
+SETTLED = 0.2
 
 
 def _pick(stats: Mapping[str, Any], fields: Any) -> Dict[str, Any]:
@@ -67,12 +69,8 @@ def sample(stats: Mapping[str, Any], seconds: float) -> Dict[str, Any]:
 
 def copied(done: int, total: int, seconds: float) -> Dict[str, Any]:
     """One point of the series that is taken while files are copied."""
-    return {
-        "t": round(seconds, 3),
-        "disk_processed": done,
-        "disk_remaining": max(0, total - done),
-        "throughput": int(done / seconds) if seconds else 0,
-    }
+    point = {"t": round(seconds, 3), "disk_processed": done, "disk_remaining": max(0, total - done)}
+    return {**point, "throughput": int(done / seconds)} if seconds >= SETTLED else point
 
 
 def networks(before: Mapping[str, Tuple[int, int]], after: Mapping[str, Tuple[int, int]]) -> List[Dict[str, Any]]:
