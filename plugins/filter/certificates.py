@@ -6,7 +6,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 name: certificates
 short_description: Say which certificates of a host have to be made anew
-version_added: 0.1.0
+version_added: 1.0.0
 author: The kvmops.migration authors (@kvmops)
 description:
   - Judges the certificates that a host has by the authorities that the controller has, for role

@@ -6,7 +6,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 name: hosts_file
 short_description: Give the text of /etc/hosts the names of all hosts on all networks
-version_added: 0.1.0
+version_added: 1.0.0
 author: The kvmops.migration authors (@kvmops)
 description:
   - Takes the content of C(/etc/hosts) and answers what it shall be, as role C(name_resolution) writes it.

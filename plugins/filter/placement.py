@@ -6,7 +6,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 name: placement
 short_description: Compare the declared placement of VMs with where they are
-version_added: 0.1.0
+version_added: 1.0.0
 author: The kvmops.migration authors (@kvmops)
 description:
   - Takes what every hypervisor said about its domains and answers which VM has to move from where to where.

@@ -6,7 +6,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 name: ssh_trust
 short_description: The lines of known_hosts and authorized_keys by which hosts trust each other
-version_added: 0.1.0
+version_added: 1.0.0
 author: The kvmops.migration authors (@kvmops)
 description:
   - Takes the variables of the hosts and answers what role C(ssh_trust) writes on one of them.

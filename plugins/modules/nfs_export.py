@@ -8,7 +8,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: nfs_export
 short_description: One directory exported over NFS
-version_added: 0.1.0
+version_added: 1.0.0
 description:
   - The wish is that the directory is exported to the named clients with their options, and to nobody else in that file;
     or that the file does not export it.

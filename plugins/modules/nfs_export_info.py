@@ -8,7 +8,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: nfs_export_info
 short_description: What a host exports over NFS
-version_added: 0.1.0
+version_added: 1.0.0
 description:
   - Tells the exports in C(/etc/exports) and C(/etc/exports.d), what is wrong with these files, and which exports are
     live.

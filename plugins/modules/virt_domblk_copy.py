@@ -8,7 +8,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: virt_domblk_copy
 short_description: Move the disks of a VM to another place, or with a shut-off VM to another host
-version_added: 0.1.0
+version_added: 1.0.0
 description:
   - The wish is that the disks of the VM are where O(dest_dir) or O(path_map) say, and that its definition names them
     there. Disks that already are, are left alone.

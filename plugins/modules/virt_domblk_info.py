@@ -8,7 +8,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: virt_domblk_info
 short_description: The disks of VMs, their images, and where those are
-version_added: 0.1.0
+version_added: 1.0.0
 description:
   - Tells what C(virsh domblklist --details) and C(virsh domblkinfo) know of the disks of running and stopped VMs, and
     beyond that what is in their images, what those are based on, which pool and file system they are on, and which

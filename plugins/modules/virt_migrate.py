@@ -8,7 +8,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: virt_migrate
 short_description: Let a libvirt VM live on another host
-version_added: 0.1.0
+version_added: 1.0.0
 description:
   - The wish is that the VM lives at the destination, and nowhere else. A VM that already does is left alone.
   - A running VM moves live. One that is shut off moves as a definition, with the files that the two hosts do not

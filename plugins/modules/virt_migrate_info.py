@@ -8,7 +8,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: virt_migrate_info
 short_description: What one libvirt host says about itself and its VMs
-version_added: 0.1.0
+version_added: 1.0.0
 description:
   - Tells who the host is, which VMs it knows and in which state, its storage pools, and which images
     earlier moves left behind on it.
@@ -42,14 +42,14 @@ options:
         at once; it is removed by the next call where this one was killed.
     type: bool
     default: false
-    version_added: 0.1.0
+    version_added: 1.0.0
   records:
     description:
       - Tell also the newest record of each VM that a run of this collection has left on this host, whether the VM is
         still there or not. It is returned in RV(records).
     type: bool
     default: false
-    version_added: 0.1.0
+    version_added: 1.0.0
   dest_hosts:
     description:
       - Inventory names of hosts to which the VMs could move, or not. The host itself is left out.
@@ -58,12 +58,12 @@ options:
     type: list
     elements: str
     default: []
-    version_added: 0.1.0
+    version_added: 1.0.0
   options:
     description: Options of M(kvmops.migration.virt_migrate) with which they would move.
     type: dict
     default: {}
-    version_added: 0.1.0
+    version_added: 1.0.0
   _moves:
     description: The moves that are judged. Filled by the action plugin, and refused in a playbook.
     type: list

@@ -8,7 +8,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: virt_migrate_queue
 short_description: Let several libvirt VMs live on other hosts, so many moving at a time
-version_added: 0.1.0
+version_added: 1.0.0
 description:
   - Runs M(kvmops.migration.virt_migrate) on the source host of each move, through that host's own login, and shows how
     far they are.

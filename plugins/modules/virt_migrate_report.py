@@ -8,7 +8,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: virt_migrate_report
 short_description: A page about moves of libvirt VMs, made of the records that they leave
-version_added: 0.1.0
+version_added: 1.0.0
 description:
   - Writes one HTML file on the controller with the course of each run, plots of memory and disks that were still to be
     sent, of throughput, dirty rate and what the policy did about it, both downtimes, both hosts, the checks, and what
