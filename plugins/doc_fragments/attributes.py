@@ -40,8 +40,18 @@ attributes:
       - This module does not modify state.
 """
 
+    # To be named before the first of these: of an attribute that two fragments have, the first one's words count.
     LIBVIRT = r"""
 options: {}
+attributes:
+  action_group:
+    description:
+      - Use C(group/kvmops.migration.libvirt) in C(module_defaults) to set defaults for the modules that have O(uri), and
+        C(group/kvmops.migration.migration) for all modules of the collection.
+    support: full
+    membership:
+      - kvmops.migration.libvirt
+      - kvmops.migration.migration
 requirements:
   - libvirt and its Python bindings (Debian and others C(python3-libvirt)) on the host that the module runs on
 notes:

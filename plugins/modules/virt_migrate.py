@@ -28,8 +28,8 @@ description:
 author:
   - The kvmops.migration authors (@kvmops)
 extends_documentation_fragment:
-  - kvmops.migration.attributes
   - kvmops.migration.attributes.libvirt
+  - kvmops.migration.attributes
 attributes:
   check_mode:
     support: full

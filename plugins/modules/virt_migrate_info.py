@@ -15,9 +15,9 @@ description:
 author:
   - The kvmops.migration authors (@kvmops)
 extends_documentation_fragment:
+  - kvmops.migration.attributes.libvirt
   - kvmops.migration.attributes
   - kvmops.migration.attributes.info_module
-  - kvmops.migration.attributes.libvirt
 options:
   name:
     description: Names of the VMs to tell about. By default all.
