@@ -65,6 +65,13 @@ LINT = (
         needs="shellcheck",
     ),
     Check("argument-specs", "python tests/gates/argument_specs.py"),
+    Check("execution-environment", "python tests/gates/execution_environment.py"),
+    Check("antsibull-nox", 'nox --envdir "$CACHE/nox" -e extra-checks'),
+    Check(
+        "workflows",
+        "flows=$(git ls-files '*.github/workflows/*.yml') && zizmor --offline --quiet $flows"
+        " && check-jsonschema --builtin-schema vendor.github-workflows $flows",
+    ),
     Check("behaviours", "python tests/gates/behaviours.py --check"),
     Check("preflight", "python tests/gates/preflight.py --check"),
     Check("troubleshooting", "python tests/gates/troubleshooting.py --check"),
@@ -79,7 +86,9 @@ TEST = (
     Check("lint", "make --no-print-directory lint"),
     Check("unit", "make --no-print-directory unit"),
     Check("unit-core219", "make --no-print-directory unit-core219"),
+    Check("pythons", "make --no-print-directory pythons"),
     Check("docs", "make --no-print-directory docs"),
+    Check("artifact", "make --no-print-directory artifact"),
     Check("sanity", "make --no-print-directory sanity", slow=True),
     # prepare.yml runs all roles, also on a bare host. Scenarios of each of them come with `full`: they take too long.
     Check("roles", "make --no-print-directory molecule S='name_resolution prepare bare'", slow=True),
@@ -90,6 +99,13 @@ TEST = (
 )
 FULL = (
     *TEST,
+    Check(
+        "unit-core220",
+        "tests/gates/find_python.sh 3.14 3.13 3.12 >/dev/null 2>&1 || { echo 'skipped: it needs Python 3.12'; exit; };"
+        " make --no-print-directory unit-core220",
+    ),
+    Check("importer", "make --no-print-directory importer"),
+    Check("release", "make --no-print-directory release"),
     Check("all-roles", "make --no-print-directory molecule S=roles", slow=True),
     Check("demo", "make --no-print-directory demo", slow=True),
 )
@@ -150,7 +166,8 @@ def run(check: Check) -> bool:
                 failures.append(failure)
                 failures.extend(f"        {line[:300]}" for line in CULPRIT.findall(printed)[:CULPRITS_SHOWN])
         else:
-            say(f"  ok    {check.name} {seconds:.1f} s")
+            note = last_line(output)
+            say(f"  ok    {check.name} {seconds:.1f} s" + (f": {note}" if note.startswith("skipped") else ""))
     return not status
 
 
