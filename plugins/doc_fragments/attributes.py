@@ -46,8 +46,8 @@ options: {}
 attributes:
   action_group:
     description:
-      - Use C(group/kvmops.migration.libvirt) in C(module_defaults) to set defaults for the modules that have O(uri), and
-        C(group/kvmops.migration.migration) for all modules of the collection.
+      - Use C(group/kvmops.migration.libvirt) in C(module_defaults) to set defaults for the modules that connect to a
+        libvirt, and C(group/kvmops.migration.migration) for all modules of the collection.
     support: full
     membership:
       - kvmops.migration.libvirt

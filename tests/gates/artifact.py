@@ -35,6 +35,8 @@ DOCUMENTED = {
 }
 # Not of any type but the last, and refused as each of the first.
 WRONG = {"dict": 5, "list": {}, "bool": "perhaps", "int": "few"}
+# The variable by which the example of a site finds the collection.
+PLACE = "KVMOPS_MIGRATION"
 NOISE = ("[WARNING]", "[DEPRECATION WARNING]")
 # ansible-core's own collection, which has no version, where it looks for roles.
 KNOWN_NOISE = ("/_protomatter' does not have a MANIFEST.json",)
@@ -98,6 +100,19 @@ def check_playbooks(installed: Path, home: Path, environment: dict[str, str]) ->
     names = sorted(f"{COLLECTION}.{path.stem}" for path in (installed / "playbooks").glob("*.yml"))
     inventory = installed / "playbooks" / "inventory"
     run("ansible-playbook", "--syntax-check", "-i", inventory, *names, cwd=home, environment=environment)
+
+
+def check_example(installed: Path, home: Path, environment: dict[str, str]) -> Iterator[str]:
+    """The example of a site: a repository of its own, whose scenario takes the lab out of the installed collection."""
+    site = home / "site"
+    shutil.copytree(installed / "extensions" / "pipeline", site)
+    environment = {**environment, PLACE: str(installed)}
+    run("molecule", "syntax", "-s", "lab", cwd=site, environment=environment)
+    scenario = site / "molecule" / "lab"
+    said = yaml.safe_load((scenario / "molecule.yml").read_text(encoding="utf-8"))
+    for name in said["ansible"]["playbooks"].values():
+        if not (scenario / name.replace(f"${{{PLACE}}}", str(installed))).is_file():
+            yield f"extensions/pipeline: there is no {name}"
 
 
 def wrong_arguments(installed: Path) -> tuple[list[tuple[str, str]], dict[str, Any]]:
@@ -180,6 +195,8 @@ def main() -> int:
             step("ansible-doc tells of all modules, filters and roles")
             check_playbooks(installed, home, environment)
             step("all playbooks are found by their full names")
+            faults += check_example(installed, home, environment)
+            step("a site's own scenario finds the lab")
             faults += not_refused(installed, home, environment)
             step("roles refuse wrong arguments")
         except Failed as failure:

@@ -3,13 +3,15 @@
 """Run molecule scenarios, those of roles on one lab that is made once: converge, idempotence and verify of each.
 
 A scenario says that it can do with a lab of others by `converge_sequence: [converge]`; all others run `molecule test`.
-One that fails keeps none of the others from running, and the lab is taken down however it went.
+One that fails keeps none of the others from running, and the lab is taken down however it went. What Ansible says is
+deprecated is said again at the end.
 
 Usage: in_venv.sh python tests/gates/scenarios.py [NAME|roles]...   (all unless named; `roles`: those of roles)
 """
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -22,6 +24,9 @@ TOP = Path(__file__).resolve().parents[2]
 SCENARIOS = TOP / "extensions" / "molecule"
 # What a scenario does on a lab that is there.
 STEPS = ("converge", "idempotence", "verify")
+DEPRECATION = "[DEPRECATION WARNING]"
+# What Ansible said of it, once each and in order.
+deprecations: dict[str, None] = {}
 
 
 def scenarios() -> dict[str, bool]:
@@ -33,13 +38,30 @@ def scenarios() -> dict[str, bool]:
     return found
 
 
+def watched(command: list[str]) -> bool:
+    """Run it, and pass on what it says; what Ansible says of things that will go is kept for the end."""
+    # Colours as without a pipe in between.
+    colours = {"ANSIBLE_FORCE_COLOR": "1", "PY_COLORS": "1"} if sys.stdout.isatty() else {}
+    environment = {**os.environ, "ANSIBLE_DEPRECATION_WARNINGS": "true", **colours}
+    with subprocess.Popen(
+        command, cwd=TOP, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+    ) as running:
+        assert running.stdout is not None
+        try:
+            for line in running.stdout:
+                print(line, end="", flush=True)
+                if DEPRECATION in line:
+                    deprecations[line[line.index(DEPRECATION) :].strip()] = None
+        except KeyboardInterrupt:
+            running.kill()
+            raise
+    return running.returncode == 0
+
+
 def molecule(command: str, scenario: str) -> bool:
     began = time.monotonic()
     print(f"----- molecule {command} -s {scenario}", flush=True)
-    good = (
-        subprocess.run(["molecule", command, "--no-command-borders", "-s", scenario], cwd=TOP, check=False).returncode
-        == 0
-    )
+    good = watched(["molecule", command, "--no-command-borders", "-s", scenario])
     seconds = time.monotonic() - began
     print(f"----- {'ok' if good else 'FAILED'}: molecule {command} -s {scenario} ({seconds:.0f} s)", flush=True)
     return good
@@ -85,6 +107,8 @@ def main(arguments: list[str]) -> int:
     together = [name for name in chosen if name in sharing]
     failed = on_one_lab(together) if together else []
     failed += [name for name in chosen if name not in sharing and not molecule("test", name)]
+    for line in deprecations:
+        print(line)
     print(f"{len(chosen)} scenarios, {time.monotonic() - began:.0f} s: {', '.join(chosen)}")
     if failed:
         print(f"FAILED: {', '.join(failed)}")

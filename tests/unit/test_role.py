@@ -65,10 +65,11 @@ def play(tmp_path):
         environment = {
             **os.environ,
             "ANSIBLE_COLLECTIONS_PATH": str(tmp_path),
+            "ANSIBLE_DEPRECATION_WARNINGS": "true",
             "ANSIBLE_HOME": str(tmp_path / "home"),
             "ANSIBLE_NOCOLOR": "1",
         }
-        return subprocess.run(
+        done = subprocess.run(
             [*command, *(["--check"] if check else []), "-e", json.dumps(variables)],
             capture_output=True,
             text=True,
@@ -76,6 +77,8 @@ def play(tmp_path):
             env=environment,
             cwd=tmp_path,
         )
+        assert "[DEPRECATION WARNING]" not in done.stderr, done.stderr
+        return done
 
     return play
 
