@@ -21,7 +21,10 @@ TOP = Path(__file__).resolve().parents[2]
 BUILD = TOP / "build" / "docs"
 SOURCE, HTML = BUILD / "source", BUILD / "html"
 # Pages, and files that they link to.
-PARTS = ("docs/**/*.md", "docs/conf.py", "README.md", "LICENSE", "playbooks/*.yml", "roles/*/README.md")
+PARTS = (
+    *("docs/**/*.md", "docs/conf.py", "README.md", "LICENSE", "playbooks/*.yml", "roles/*/README.md"),
+    "extensions/pipeline/**/*.yml",
+)
 COLLECTION = "kvmops.migration"
 # By the folder of the parts that each need a page: how it is named, and the page.
 PAGES = {

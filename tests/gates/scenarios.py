@@ -42,9 +42,14 @@ def watched(command: list[str]) -> bool:
     """Run it, and pass on what it says; what Ansible says of things that will go is kept for the end."""
     # Colours as without a pipe in between.
     colours = {"ANSIBLE_FORCE_COLOR": "1", "PY_COLORS": "1"} if sys.stdout.isatty() else {}
-    environment = {**os.environ, "ANSIBLE_DEPRECATION_WARNINGS": "true", **colours}
     with subprocess.Popen(
-        command, cwd=TOP, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+        command,
+        cwd=TOP,
+        env={**os.environ, **colours},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
     ) as running:
         assert running.stdout is not None
         try:
