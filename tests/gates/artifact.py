@@ -33,6 +33,8 @@ DOCUMENTED = {
     "filter": "plugins/filter/*.py",
     "role": "roles/*",
 }
+# What an artifact has of its own.
+OWN = {"FILES.json", "MANIFEST.json"}
 # Not of any type but the last, and refused as each of the first.
 WRONG = {"dict": 5, "list": {}, "bool": "perhaps", "int": "few"}
 # The variable by which the example of a site finds the collection.
@@ -72,6 +74,17 @@ def build(environment: dict[str, str]) -> Path:
     run("ansible-galaxy", "collection", "build", TOP, "--output-path", ARTIFACTS, cwd=TOP, environment=environment)
     (artifact,) = ARTIFACTS.glob("*.tar.gz")
     return artifact
+
+
+def strangers(installed: Path) -> Iterator[str]:
+    """What happened to lie in the checkout: git leaves it out, and build_ignore of galaxy.yml does not."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    done = subprocess.run(command, cwd=TOP, capture_output=True, text=True, check=True)
+    known = {*done.stdout.splitlines(), *OWN}
+    for path in sorted(installed.rglob("*")):
+        name = str(path.relative_to(installed))
+        if path.is_file() and name not in known:
+            yield f"the artifact has {name}, which is not of this repository"
 
 
 def bring(dependencies: dict[str, str], tree: Path) -> None:
@@ -191,7 +204,7 @@ def main() -> int:
             )  # fmt: skip
             step("installed, with its dependencies and nothing else")
             installed = tree.joinpath(*COLLECTION.split("."))
-            faults = list(undocumented(installed, home, environment))
+            faults = [*strangers(installed), *undocumented(installed, home, environment)]
             step("ansible-doc tells of all modules, filters and roles")
             check_playbooks(installed, home, environment)
             step("all playbooks are found by their full names")

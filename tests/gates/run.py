@@ -66,7 +66,7 @@ LINT = (
     ),
     Check("argument-specs", "python tests/gates/argument_specs.py"),
     Check("execution-environment", "python tests/gates/execution_environment.py"),
-    Check("antsibull-nox", 'nox --envdir "$CACHE/nox" -e extra-checks'),
+    Check("antsibull-nox", 'nox --envdir "$CACHE/nox/${COLLECTIONS##*/}" -e extra-checks'),
     Check(
         "workflows",
         "flows=$(git ls-files '*.github/workflows/*.yml') && zizmor --offline --quiet $flows"
