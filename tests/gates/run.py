@@ -69,8 +69,9 @@ LINT = (
     Check("antsibull-nox", 'nox --envdir "$CACHE/nox/${COLLECTIONS##*/}" -e extra-checks'),
     Check(
         "workflows",
-        "flows=$(git ls-files '*.github/workflows/*.yml') && zizmor --offline --quiet $flows"
-        " && check-jsonschema --builtin-schema vendor.github-workflows $flows",
+        "flows=$(git ls-files '*.github/workflows/*.yml') bot=.github/dependabot.yml"
+        " && check-jsonschema --builtin-schema vendor.github-workflows $flows"
+        " && check-jsonschema --builtin-schema vendor.dependabot $bot && zizmor --offline --quiet $flows $bot",
     ),
     Check("behaviours", "python tests/gates/behaviours.py --check"),
     Check("preflight", "python tests/gates/preflight.py --check"),
