@@ -143,8 +143,9 @@ def wrong_arguments(installed: Path) -> tuple[list[tuple[str, str]], dict[str, A
 
 def not_refused(installed: Path, home: Path, environment: dict[str, str]) -> Iterator[str]:
     entries, arguments = wrong_arguments(installed)
-    roles = {path.name for path in installed.glob("roles/*")}
-    yield from (f"role {name}: no specification refuses anything" for name in roles - {role for role, _ in entries})
+    judged = {role for role, _entry in entries}
+    roles = sorted(path.name for path in installed.glob("roles/*"))
+    yield from (f"role {role}: no specification refuses anything" for role in roles if role not in judged)
     tasks = [
         {
             "block": [{"ansible.builtin.include_role": {"name": f"{COLLECTION}.{role}", "tasks_from": entry}}],
