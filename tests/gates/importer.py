@@ -15,8 +15,13 @@ from pathlib import Path
 
 TOP = Path(__file__).resolve().parents[2]
 COMPLAINTS = ("CRITICAL:", "ERROR:", "WARNING:")
-# What flake8's own defaults leave out, and the importer's settings do not: ruff writes slices and long conditions so.
-NOT_OURS = (": E203 ", ": W503 ")
+NOT_OURS = (
+    # What flake8's own defaults leave out, and the importer's settings do not: ruff writes slices and long conditions so.
+    ": E203 ",
+    ": W503 ",
+    # The importer gives ansible-lint a path on which it finds no playbook by its full name; `make artifact` finds them all.
+    "ERROR    Failed to find kvmops.migration.",
+)
 
 
 def main() -> int:
