@@ -16,10 +16,10 @@ from pathlib import Path
 TOP = Path(__file__).resolve().parents[2]
 COMPLAINTS = ("CRITICAL:", "ERROR:", "WARNING:")
 NOT_OURS = (
-    # What flake8's own defaults leave out, and the importer's settings do not: ruff writes slices and long conditions so.
+    # flake8's own defaults leave these two out, and the importer's settings do not: ruff's format contradicts them.
     ": E203 ",
     ": W503 ",
-    # The importer gives ansible-lint a path on which it finds no playbook by its full name; `make artifact` finds them all.
+    # The importer gives ansible-lint a path on which no playbook is found by its full name; `make artifact` finds all.
     "ERROR    Failed to find kvmops.migration.",
 )
 
