@@ -41,7 +41,8 @@ def test_module_defaults_of_a_group_reach_modules_and_action_plugins(tmp_path):
     (tree / "migration").symlink_to(TOP)
     tasks = [
         {
-            f"kvmops.migration.{module}": {"name": "a"} if "name" in options(module) else {},
+            # What would be missing is told of before what is too much.
+            f"kvmops.migration.{module}": {option: "a" for option in ("name", "path") if option in options(module)},
             "register": module,
             "ignore_errors": True,
         }
