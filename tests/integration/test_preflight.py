@@ -75,7 +75,6 @@ TWIN = "7f1c2d3e-0000-4000-8000-00000000000a"
 SAME_UUID = f"cp -p {DAEMON_CONF} {DAEMON_CONF}.before; echo 'host_uuid = \"{TWIN}\"' >> {DAEMON_CONF}; {RESTART}"
 OWN_UUID = f"mv {DAEMON_CONF}.before {DAEMON_CONF}; {RESTART}"
 NAMESAKE = f'<domain type="qemu"><name>{VM}</name><memory>65536</memory><os><type>hvm</type></os></domain>'
-BACKUP = "<domainbackup mode='pull'><server transport='unix' socket='/run/kvmops-backup'/></domainbackup>"
 SLIRP = f'<interface type="user"><mac address="{MAC}"/><model type="virtio"/><alias name="{ALIAS}"/></interface>'
 LUKS = f"""
 cat > /tmp/secret.xml <<END
@@ -229,13 +228,6 @@ MORE = [
         given={"migration_vms": {VM: {"host": DEST, "mode": "offline"}}},
     ),
     Obstacle(
-        "job",
-        "a job is going on with VM centos64a on labkvm1",
-        "virsh domjobabort centos64a",
-        {SOURCE: f'echo "{BACKUP}" > /tmp/backup.xml; virsh backup-begin {VM} /tmp/backup.xml; rm /tmp/backup.xml'},
-        {SOURCE: f"virsh domjobabort {VM}; sleep 1"},
-    ),
-    Obstacle(
         "managed_save",
         "VM centos64a has a saved state on labkvm1",
         "virsh managedsave-remove centos64a",
@@ -244,16 +236,18 @@ MORE = [
     ),
     Obstacle(
         "definition",
-        "persistent_xml",
-        "",
+        "persistent_xml: the XML has no <uuid>, and libvirt would make one up",
+        "give the VM's own UUID",
         given=options(persistent_xml=NAMESAKE),
+        planned=True,
     ),
     Obstacle(
         "devices",
-        "centos64a has",
+        "centos64a has an interface of user-mode networking: its connections break",
         "",
         {SOURCE: f"echo '{SLIRP}' > /tmp/slirp.xml; virsh attach-device {VM} /tmp/slirp.xml --live; rm /tmp/slirp.xml"},
         {SOURCE: NO_BRIDGE},
+        only_warned=True,
     ),
     Obstacle(
         "images",
@@ -274,13 +268,13 @@ MORE = [
         "virsh blockjob centos64a vda --abort",
         {SOURCE: f"virsh blockcopy {VM} vda /vm/copy.qcow2 --transient-job"},
         {SOURCE: f"virsh blockjob {VM} vda --abort; sleep 1; rm -f /vm/copy.qcow2; virsh pool-refresh vm"},
-        others=("job",),
     ),
     Obstacle(
         "sockets",
         "migrate_uri: unix:///nowhere/memory cannot be reached from labkvm1",
         "let both hosts see one directory there",
         given=options(migrate_uri="unix:///nowhere/memory", disks_uri="unix:///nowhere/disks"),
+        others=("copies",),
     ),
     Obstacle(
         "pinned_memory",
@@ -309,16 +303,9 @@ MORE = [
     ),
     Obstacle(
         "versions",
-        "migrate_disks_detect_zeroes",
-        "",
-        given=options(migrate_disks_detect_zeroes=["vda"]),
-    ),
-    Obstacle(
-        "emulator",
-        "labkvm2 has no",
-        "",
-        {DEST: "mv /usr/bin/qemu-system-x86_64 /usr/bin/qemu-system-x86_64.away"},
-        {DEST: "mv /usr/bin/qemu-system-x86_64.away /usr/bin/qemu-system-x86_64"},
+        "detect_zeroes",
+        "10.9.0",
+        given=options(detect_zeroes=["vda"]),
     ),
     Obstacle(
         "secrets",
@@ -337,15 +324,12 @@ MORE = [
     ),
     Obstacle(
         "dest_name",
-        "labkvm1 cannot resolve labkvm2-private, as labkvm2 calls itself",
+        "labkvm1 cannot resolve labkvm2-private, which migrate_uri names",
         "let labkvm1 resolve labkvm2-private",
-        {
-            SOURCE: "cp -p /etc/hosts /etc/hosts.before; sed '/labkvm2/d' /etc/hosts.before > /etc/hosts",
-            **conf('migration_host = "labkvm2-private"'),
-        },
-        {SOURCE: "rm -f /etc/hosts.before", **CONF_UNDO},
+        {SOURCE: "cp -p /etc/hosts /etc/hosts.before; sed '/labkvm2/d' /etc/hosts.before > /etc/hosts"},
+        {SOURCE: "rm -f /etc/hosts.before"},
         role="name_resolution",
-        given={"migration_address": ""},
+        given=options(migrate_uri="tcp://labkvm2-private"),
     ),
     Obstacle(
         "ssh_helper",
@@ -408,7 +392,7 @@ def test_c2_37_40_42_45_46_48_58_an_obstacle_is_found_and_cured(obstacle, footpr
 
 @full
 @cases(MORE, len(OBSTACLES))
-def test_c2_31_32_33_36_62_64_65_another_one_is_found_and_cured(obstacle, footprint, home):
+def test_c2_30_34_35_38_60_62_64_65_another_one_is_found_and_cured(obstacle, footprint, home):
     found_and_cured(obstacle, footprint, home)
 
 
@@ -417,10 +401,10 @@ def found_and_cured(obstacle: Obstacle, footprint: Any, home: Any) -> None:
     with made(obstacle):
         before, lives = footprint(), home(VM)
         done = preflight("-e", given)
-        if not obstacle.planned:
-            assert set(told(done, "WARN" if obstacle.only_warned else "FAIL")) == {obstacle.check, *obstacle.others}, (
-                done.out
-            )
+        if obstacle.only_warned:
+            assert obstacle.check in told(done, "WARN"), done.out
+        elif not obstacle.planned:
+            assert set(told(done)) == {obstacle.check, *obstacle.others}, done.out
         assert (done.rc == 0) == obstacle.only_warned, done.out
         assert obstacle.evidence in done.out, done.out
         assert obstacle.cure in done.out, done.out

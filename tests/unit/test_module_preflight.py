@@ -345,6 +345,14 @@ OBSTACLES = [
     ),
     Obstacle(
         "dest_name",
+        lambda lab: lab.names.update({"kvm2-private": []}),
+        "kvm1 cannot resolve kvm2-private, which migrate_uri names, and libvirt would send the data there",
+        "let kvm1 resolve kvm2-private, or name an address",
+        "name_resolution",
+        {"migrate_uri": "tcp://kvm2-private"},
+    ),
+    Obstacle(
+        "dest_name",
         there(qemu_conf={"migration_host": "localhost.localdomain"}),
         "kvm2 calls itself localhost.localdomain",
         "set migration_address",

@@ -176,6 +176,8 @@ class Survey:
                 return found
             found.update(name=name, name_here=facts.addresses(name))
             address = next(iter(found["name_here"]), "")
+        elif uris.is_name(address):
+            found.update(name=address, name_here=facts.addresses(address), name_given=True)
         found["address"] = address
         if there.get("listening") is None:
             return {**found, "unknown": True}

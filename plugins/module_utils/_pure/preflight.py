@@ -390,7 +390,9 @@ def _dest_name(case: Case) -> Iterator[Found]:
     if not name:
         return
     resolved = case.between.get("name_here")
-    if name.startswith("localhost"):
+    given = case.between.get("name_given", False)
+    which = "which migrate_uri names" if given else f"as {case.dest} calls itself"
+    if name.startswith("localhost") and not given:
         yield Found(
             FAIL,
             f"{case.dest} calls itself {name}, and libvirt would send {case.name} there",
@@ -399,8 +401,8 @@ def _dest_name(case: Case) -> Iterator[Found]:
     elif not resolved:
         yield Found(
             FAIL,
-            f"{case.source} cannot resolve {name}, as {case.dest} calls itself, and libvirt would send the data there",
-            f"let {case.source} resolve {name}, or set migration_address",
+            f"{case.source} cannot resolve {name}, {which}, and libvirt would send the data there",
+            f"let {case.source} resolve {name}, or {'name an address' if given else 'set migration_address'}",
         )
     elif all(map(_is_loopback, resolved)):
         yield Found(
@@ -408,7 +410,7 @@ def _dest_name(case: Case) -> Iterator[Found]:
             f"on {case.source} the name {name} of {case.dest} leads to {resolved[0]}, which is {case.source} itself",
             f"correct the entry of {name} in /etc/hosts on {case.source}, or set migration_address",
         )
-    elif case.there.get("addresses") and all(map(_is_loopback, case.there["addresses"])):
+    elif not given and case.there.get("addresses") and all(map(_is_loopback, case.there["addresses"])):
         yield Found(
             WARN,
             f"on {case.dest} its own name {name} leads to {case.there['addresses'][0]}",
