@@ -118,7 +118,8 @@ def test_an_unknown_destination_is_answered_with_the_known_ones(run, group, know
     with pytest.raises(AnsibleActionFail) as refused:
         run(dest_host="kvm9", group=group)
     assert str(refused.value) == f"dest_host: 'kvm9' is not in the inventory; known hosts: {known}"
-    assert refused.value.result == {"changed": False, "outcome": "refused", "failure_class": "bad_option"}
+    # The oldest ansible-core has more in it.
+    assert refused.value.result.items() >= {"changed": False, "outcome": "refused", "failure_class": "bad_option"}.items()
 
 
 @pytest.mark.parametrize("host", ["kvm1", "kvm3"])
