@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import pytest
 
-from ansible_collections.kvmops.migration.plugins.module_utils._migrate import devices
+from ansible_collections.kvmops.migration.plugins.module_utils._migrate import devices, facts
 
 WWN = "naa.600140501a2b3c4d"
 
@@ -40,11 +40,12 @@ class Machine:
         path.symlink_to(target)
 
     def ids(self):
-        return {path: one["id"] for path, one in devices.known(str(self.root)).items()}
+        return {path: one["id"] for path, one in devices.known().items()}
 
 
 @pytest.fixture
-def machine(tmp_path):
+def machine(tmp_path, monkeypatch):
+    monkeypatch.setattr(facts, "ROOT", str(tmp_path))
     return Machine(tmp_path)
 
 
@@ -102,10 +103,14 @@ def test_ways_of_multipath_empty_devices_and_dead_links_are_left_out(machine):
 
 def test_sizes_and_names_in_folders(machine):
     machine.device("cciss!c0d0", sectors=16)
-    assert devices.known(str(machine.root)) == {"/dev/cciss/c0d0": {"id": "", "size": 8192}}
+    assert devices.known() == {"/dev/cciss/c0d0": {"id": "", "size": 8192}}
 
 
-def test_this_machine(tmp_path):
-    assert devices.known(str(tmp_path)) == {}
+def test_a_machine_without_any(tmp_path, monkeypatch):
+    monkeypatch.setattr(facts, "ROOT", str(tmp_path))
+    assert devices.known() == {}
+
+
+def test_this_machine():
     for path, one in devices.known().items():
         assert path.startswith("/dev/") and one["size"] > 0

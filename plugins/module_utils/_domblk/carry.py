@@ -25,7 +25,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Callable, Dict, List, Mapping, Sequence, Tuple
 
 from .._libvirt import Later, NoAnswer
-from .._pure import domblk
+from .._pure import domblk, jobstats
 from .._pure import status as statuses
 from .._pure import uri as uris
 from .._pure.domblk import TPM, File, Folder, Wish
@@ -531,6 +531,25 @@ class Carrying:
     def known_sources(self) -> Dict[str, Dict[str, int]]:
         """By path, what tells each source from another file."""
         return {file.source: self._images[file.source].known for file in self.files if not file.is_base}
+
+
+def teller(worker: Any, what: str, keep: Callable[[List[Dict[str, Any]]], None]) -> Callable[[int, int], None]:
+    """Tells how far a copy is, in bytes done and of all, and gives `what` up where that is wished.
+
+    `keep` gets the points of the series so far.
+    """
+    began, series = time.monotonic(), jobstats.Series()
+
+    def tell(done: int, total: int) -> None:
+        wish = worker.wish()
+        if wish is not None:
+            raise Refusal(f"{what} was given up: {wish[1]}", wish[0], "run again when it is wanted")
+        elapsed = time.monotonic() - began
+        worker.say(**statuses.copying(done, total, elapsed))
+        series.add(jobstats.copied(done, total, elapsed))
+        keep(series.points)
+
+    return tell
 
 
 def reserve(peer: Peer, needs: Mapping[str, int], run: str, named: bool = False) -> None:

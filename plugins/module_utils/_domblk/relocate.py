@@ -28,7 +28,7 @@ from .._migrate.disks import image_users
 from .._migrate.local import Local
 from .._migrate.place import connect, refusal, state_of
 from .._migrate.worker import Worker
-from .._pure import domain_xml, domblk, jobstats, outcome
+from .._pure import domain_xml, domblk, outcome
 from .._pure import status as statuses
 from .._pure import uri as uris
 from .._pure.domain_xml import Definition, Disk, Place
@@ -114,7 +114,6 @@ class Relocation:
         self._host = host
         self._result = result
         self._began = round(time.time(), 3)
-        self._series = jobstats.Series()
 
     def run(self) -> Dict[str, Any]:
         request, host, options = self._request, self._host, self._request.options
@@ -431,18 +430,7 @@ class Relocation:
         }
 
     def _teller(self) -> Callable[[int, int], None]:
-        worker, began = self._request.worker, time.monotonic()
-
-        def tell(done: int, total: int) -> None:
-            wish = worker.wish()
-            if wish is not None:
-                raise Refusal(f"it was given up: {wish[1]}", wish[0], "run again when it is wanted")
-            elapsed = time.monotonic() - began
-            worker.say(**statuses.copying(done, total, elapsed))
-            self._series.add(jobstats.copied(done, total, elapsed))
-            self._result["series"] = self._series.points
-
-        return tell
+        return carry.teller(self._request.worker, "it", lambda points: self._result.update(series=points))
 
     def _wait_until_ready(self, domain: Domain, moves: Sequence[Move], tell: Callable[[int, int], None]) -> None:
         while True:
@@ -477,7 +465,9 @@ class Relocation:
                 f"the journal cannot be written: {error}", "not_permitted", "run as root (become: true)"
             ) from error
         worker = self._request.worker
-        self._result.update(run=ledger.run, began=self._began, steps=worker.steps, series=self._series.points)
+        self._result.update(
+            run=ledger.run, began=self._began, steps=worker.steps, series=self._result.get("series", [])
+        )
 
     def _failed(self, ledger: CopyLedger, error: Exception) -> Refusal:
         """The refusal that says so, once nothing is left of the run."""

@@ -16,6 +16,8 @@ import os
 import re
 from typing import Any, Dict, List
 
+from .facts import names_in, path_of, text_of
+
 # NAA, EUI-64 and the UUID of an NVMe namespace are unique; T10 names and serial numbers are what a vendor likes.
 _WORLD_WIDE = re.compile(r"(naa|eui|uuid)\.[0-9a-f-]+")
 # How multipath begins the same names (scsi_id(8): the type of the identifier in page 0x83).
@@ -26,16 +28,16 @@ _BLOCK = "sys/class/block"
 _ELSEWHERE = ("fd", "pts", "shm", "mqueue", "hugepages", "char", "input", "block")
 
 
-def known(root: str = "/") -> Dict[str, Dict[str, Any]]:
+def known() -> Dict[str, Dict[str, Any]]:
     """By every path below /dev that leads to a block device of some size, its `id`, empty where none is unique."""
     described = {}
-    for name in _names(root, _BLOCK):
-        size = int(_text(root, f"{_BLOCK}/{name}/size") or 0) * _SECTOR
-        if size and not _is_path(name, root):
-            described[name.replace("!", "/")] = {"id": identity(name, root), "size": size}
+    for name in names_in(_BLOCK):
+        size = int(_line(f"{_BLOCK}/{name}/size") or 0) * _SECTOR
+        if size and not _is_path(name):
+            described[name.replace("!", "/")] = {"id": identity(name), "size": size}
     found = {f"/dev/{path}": one for path, one in described.items()}
     # What a link says comes from udev, and is resolved by its text, for a device that hangs as well.
-    top = os.path.join(root, "dev")
+    top = path_of("dev")
     for directory, below, files in os.walk(top):
         if directory == top:
             below[:] = [one for one in below if one not in _ELSEWHERE]
@@ -48,25 +50,25 @@ def known(root: str = "/") -> Dict[str, Dict[str, Any]]:
     return found
 
 
-def _is_path(name: str, root: str) -> bool:
+def _is_path(name: str) -> bool:
     """Whether it is one of the ways to a device of multipath, which is the one that VMs have."""
-    holders = _names(root, f"{_BLOCK}/{name}/holders")
-    return any(_text(root, f"{_BLOCK}/{one}/dm/uuid").startswith("mpath-") for one in holders)
+    holders = names_in(f"{_BLOCK}/{name}/holders")
+    return any(_line(f"{_BLOCK}/{one}/dm/uuid").startswith("mpath-") for one in holders)
 
 
-def identity(name: str, root: str = "/") -> str:
+def identity(name: str) -> str:
     """What no other device in the world is called, or nothing."""
     place = f"{_BLOCK}/{name}"
-    if _text(root, f"{place}/partition"):
-        whole = os.path.basename(os.path.dirname(os.path.realpath(os.path.join(root, place))))
-        return _joined([identity(whole, root)], f"partition at {_text(root, f'{place}/start')}")
-    uuid = _text(root, f"{place}/dm/uuid")
+    if _line(f"{place}/partition"):
+        whole = os.path.basename(os.path.dirname(os.path.realpath(path_of(place))))
+        return _joined([identity(whole)], f"partition at {_line(f'{place}/start')}")
+    uuid = _line(f"{place}/dm/uuid")
     if uuid.startswith("mpath-"):
         told = uuid[len("mpath-") :]
         return _unique(_MULTIPATH.get(told[:1], "") + told[1:])
     if uuid:
-        return _joined([identity(one, root) for one in _names(root, f"{place}/slaves")], uuid)
-    return _unique(_text(root, f"{place}/wwid") or _text(root, f"{place}/device/wwid"))
+        return _joined([identity(one) for one in names_in(f"{place}/slaves")], uuid)
+    return _unique(_line(f"{place}/wwid") or _line(f"{place}/device/wwid"))
 
 
 def _joined(lower: List[str], own: str) -> str:
@@ -80,16 +82,5 @@ def _unique(name: str) -> str:
     return name if _WORLD_WIDE.fullmatch(name) and name.partition(".")[2].strip("0-") else ""
 
 
-def _text(root: str, name: str) -> str:
-    try:
-        with open(os.path.join(root, name), encoding="utf-8", errors="replace") as stream:
-            return stream.read().strip()
-    except OSError:
-        return ""
-
-
-def _names(root: str, name: str) -> List[str]:
-    try:
-        return sorted(os.listdir(os.path.join(root, name)))
-    except OSError:
-        return []
+def _line(name: str) -> str:
+    return text_of(name).strip()

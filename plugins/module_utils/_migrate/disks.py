@@ -69,6 +69,8 @@ class Disks:
         self._findings = findings
         self._to_devices = frozenset(to_devices)
         self._devices_there = devices_there or {}
+        # Those of this machine, which are looked at once there is a disk that is one.
+        self._devices_here: Mapping[str, Any] | None = None
         self._definition = definition
         self._arriving = arriving or definition
         self._source = source
@@ -144,9 +146,10 @@ class Disks:
         return evidence
 
     def _same_device(self, disk: Disk, there: Disk) -> Evidence:
-        here = devices.known() if self._local is not None else {}
+        if self._devices_here is None:
+            self._devices_here = devices.known() if self._local is not None else {}
         return storage.same_device(
-            here.get(disk.source),
+            self._devices_here.get(disk.source),
             self._devices_there.get(there.source),
             f"{disk.source} on {self._source.host}",
             f"{there.source} on {self._dest.host}",

@@ -23,7 +23,6 @@ from typing import Any, Callable, Collection, Dict, List, Sequence, Tuple
 
 from .._libvirt import Host, LibvirtFailure, NoAnswer, bounded
 from .._pure import certificates, needs
-from . import devices
 
 # Seconds that a name gets to resolve.
 NAME_PATIENCE = 3.0
@@ -68,22 +67,21 @@ def of_host(host: Host, wanted: Collection[str] = ("networks", "memory", "secret
 
 def of_machine() -> Dict[str, Any]:
     """What the files of this machine tell. Nothing is asked that could keep us waiting."""
-    conf = certificates.settings(_text("etc/libvirt/qemu.conf"))
+    conf = certificates.settings(text_of("etc/libvirt/qemu.conf"))
     return {
         "now": time.time(),
         "interfaces": _interfaces(),
         "linux_bridges": [
-            name for name in _names("sys/class/net") if os.path.isdir(_path(f"sys/class/net/{name}/bridge"))
+            name for name in names_in("sys/class/net") if os.path.isdir(path_of(f"sys/class/net/{name}/bridge"))
         ],
         "mounts": _mounts(),
-        "devices": devices.known(ROOT),
         "qemu_conf": {name: conf[name] for name in _SETTINGS if name in conf},
         "qemu_user": _qemu_user(conf),
         "selinux": _selinux(),
         "listening": _listening(),
         "huge_pages": _huge_pages(),
         "swap_free": _swap_free(),
-        "userfaultfd": _text("proc/sys/vm/unprivileged_userfaultfd").strip(),
+        "userfaultfd": text_of("proc/sys/vm/unprivileged_userfaultfd").strip(),
         "userfaultfd_device": _is_for_others("dev/userfaultfd"),
         "swtpm": shutil.which("swtpm") is not None,
         "ssh_helpers": [name for name in SSH_HELPERS if shutil.which(name, path=_LOGIN_PATH)],
@@ -157,21 +155,21 @@ def _place(address: str, number: int) -> Tuple[int, Any]:
     return found[0][0], found[0][4]
 
 
-def _path(name: str) -> str:
+def path_of(name: str) -> str:
     return os.path.join(ROOT, name)
 
 
-def _text(name: str) -> str:
+def text_of(name: str) -> str:
     try:
-        with open(_path(name), encoding="utf-8", errors="replace") as stream:
+        with open(path_of(name), encoding="utf-8", errors="replace") as stream:
             return stream.read()
     except OSError:
         return ""
 
 
-def _names(name: str) -> List[str]:
+def names_in(name: str) -> List[str]:
     try:
-        return sorted(os.listdir(_path(name)))
+        return sorted(os.listdir(path_of(name)))
     except OSError:
         return []
 
@@ -179,21 +177,21 @@ def _names(name: str) -> List[str]:
 def _is_for_others(name: str) -> bool:
     """Whether somebody but root may use a device."""
     try:
-        return bool(os.stat(_path(name)).st_mode & 0o066)
+        return bool(os.stat(path_of(name)).st_mode & 0o066)
     except OSError:
         return False
 
 
 def _interfaces() -> Dict[str, int]:
     """By network device, bridges among them, its MTU."""
-    found = {name: _text(f"sys/class/net/{name}/mtu").strip() for name in _names("sys/class/net")}
+    found = {name: text_of(f"sys/class/net/{name}/mtu").strip() for name in names_in("sys/class/net")}
     return {name: int(mtu) for name, mtu in found.items() if mtu.isdigit()}
 
 
 def _mounts() -> List[Dict[str, Any]]:
     """What is mounted where images may lie; the last one at a place is what is seen there."""
     found = {}
-    for line in _text("proc/self/mounts").splitlines():
+    for line in text_of("proc/self/mounts").splitlines():
         words = line.split(" ")
         if len(words) < 4 or words[2] in _NO_STORAGE:
             continue
@@ -244,11 +242,11 @@ def _gid(wanted: str, default: int) -> int:
 def _daemon_ssh() -> bool | None:
     """Whether the daemon finds ssh, which it looks for by its own environment; None where that is not known."""
     for file, name in _DAEMONS.items():
-        number = _text(file).strip()
+        number = text_of(file).strip()
         # The file of a daemon that was killed stays.
-        if not number.isdigit() or _text(f"proc/{number}/comm").strip() != name:
+        if not number.isdigit() or text_of(f"proc/{number}/comm").strip() != name:
             continue
-        environment = dict(one.partition("=")[::2] for one in _text(f"proc/{number}/environ").split("\0"))
+        environment = dict(one.partition("=")[::2] for one in text_of(f"proc/{number}/environ").split("\0"))
         if environment != {"": ""}:
             return shutil.which("ssh", path=environment.get("PATH", "")) is not None
     return None
@@ -256,10 +254,10 @@ def _daemon_ssh() -> bool | None:
 
 def _selinux() -> Dict[str, Any]:
     """Whether SELinux enforces, and which of its switches are on; empty where there is none."""
-    enforces = _text("sys/fs/selinux/enforce").strip()
+    enforces = text_of("sys/fs/selinux/enforce").strip()
     if not enforces:
         return {}
-    switches = {name: _text(f"sys/fs/selinux/booleans/{name}")[:1] for name in SELINUX_BOOLEANS}
+    switches = {name: text_of(f"sys/fs/selinux/booleans/{name}")[:1] for name in SELINUX_BOOLEANS}
     return {"enforcing": enforces == "1", "on": [name for name, value in switches.items() if value == "1"]}
 
 
@@ -267,7 +265,7 @@ def _listening() -> List[int]:
     """The ports where somebody listens."""
     found = set()
     for table in ("tcp", "tcp6"):
-        for line in _text(f"proc/net/{table}").splitlines()[1:]:
+        for line in text_of(f"proc/net/{table}").splitlines()[1:]:
             words = line.split()
             if len(words) > 3 and words[3] == _LISTENING:
                 found.add(int(words[1].rpartition(":")[2], 16))
@@ -277,14 +275,14 @@ def _listening() -> List[int]:
 def _huge_pages() -> Dict[str, int]:
     """By their size in bytes, as text, the huge pages that are free."""
     found = {}
-    for name in _names("sys/kernel/mm/hugepages"):
+    for name in names_in("sys/kernel/mm/hugepages"):
         size = name.partition("-")[2].partition("kB")[0]
-        free = _text(f"sys/kernel/mm/hugepages/{name}/free_hugepages").strip()
+        free = text_of(f"sys/kernel/mm/hugepages/{name}/free_hugepages").strip()
         if size.isdigit() and free.isdigit():
             found[str(int(size) << 10)] = int(free)
     return found
 
 
 def _swap_free() -> int:
-    match = re.search(r"^SwapFree:\s+(\d+) kB", _text("proc/meminfo"), re.MULTILINE)
+    match = re.search(r"^SwapFree:\s+(\d+) kB", text_of("proc/meminfo"), re.MULTILINE)
     return int(match[1]) << 10 if match else 0

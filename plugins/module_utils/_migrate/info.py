@@ -15,7 +15,7 @@ from .._libvirt import MIGRATION_OUT, Domain, Host, LibvirtFailure, NotFound
 from .._pure import domain_xml, needs
 from .._pure import uri as uris
 from .._pure.refusal import Refusal
-from . import facts, writes
+from . import devices, facts, writes
 from . import worker as workers
 from .local import Local
 from .place import connect, refusal, state_of
@@ -55,7 +55,7 @@ def _facts(host: Host, local: Local | None, used: Sequence[str]) -> Dict[str, An
         return found
     own = {"addresses": facts.own_addresses(), "certificates": local.certificate_facts()}
     machine = facts.of_machine()
-    return {**found, **machine, **own, "writes": writes.attempt(used, machine)}
+    return {**found, **machine, **own, "devices": devices.known(), "writes": writes.attempt(used, machine)}
 
 
 def _runs(local: Local, names: Sequence[str]) -> Dict[str, Any]:

@@ -7,13 +7,12 @@
 from __future__ import annotations
 
 import posixpath
-import time
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Dict, List, Mapping, Tuple
 
 from .._domblk import info
-from .._domblk.carry import Carrying, Way, way_to
+from .._domblk.carry import Carrying, Way, teller, way_to
 from .._domblk.info import chain_of
 from .._libvirt import Host, LibvirtFailure, NotFound, Volume, unknown_flags
 from .._pure import certificates, checks, domain_xml, domblk, jobstats, outcome, schedule, storage
@@ -679,17 +678,8 @@ class Move:
 
     def _carry(self, ending: Ending, ledger: Ledger, carrying: Carrying) -> None:
         """Send the files; when this fails, nothing of them is left."""
-        worker, began = self._request.worker, time.monotonic()
-        series = jobstats.Series()
-
-        def tell(done: int, total: int) -> None:
-            wish = worker.wish()
-            if wish is not None:
-                raise Refusal(f"the copy was given up: {wish[1]}", wish[0], "run again when it is wanted")
-            elapsed = time.monotonic() - began
-            worker.say(**statuses.copying(done, total, elapsed))
-            series.add(jobstats.copied(done, total, elapsed))
-            self._report.add(series=series.points)
+        worker = self._request.worker
+        tell = teller(worker, "the copy", lambda points: self._report.add(series=points))
 
         def begins(dest: str, begun: Dict[str, Any]) -> None:
             for one in ledger.carried:

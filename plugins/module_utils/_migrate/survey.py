@@ -11,9 +11,9 @@ from contextlib import suppress
 from typing import Any, Callable, Dict, Mapping, Sequence, Tuple
 
 from .._libvirt import Host, LibvirtFailure, NoAnswer, Volume
+from .._pure import names, preflight, storage
 from .._pure import needs as parts
 from .._pure import options as table
-from .._pure import preflight, storage
 from .._pure import uri as uris
 from .._pure.domain_xml import Definition
 from .._pure.findings import FAIL, WARN, Finding
@@ -176,7 +176,7 @@ class Survey:
                 return found
             found.update(name=name, name_here=facts.addresses(name))
             address = next(iter(found["name_here"]), "")
-        elif uris.is_name(address):
+        elif names.address_of(address.partition("%")[0]) is None:
             found.update(name=address, name_here=facts.addresses(address), name_given=True)
         found["address"] = address
         if there.get("listening") is None:

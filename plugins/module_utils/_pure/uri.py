@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from dataclasses import dataclass
 from typing import Dict, Set, Tuple
@@ -231,15 +230,6 @@ def parse_data(text: str) -> str:
     """The host that a URI for the guest's data names, empty where it names none."""
     match = re.match(r"[a-z]+:(?://)?(\[[^\]]+\]|[^:/?]+)", text)
     return _bare(match[1]) if match and not text.startswith("unix:") else ""
-
-
-def is_name(host: str) -> bool:
-    """Whether that is a name, which has to be resolved, and no address."""
-    try:
-        ipaddress.ip_address(host.partition("%")[0])
-    except ValueError:
-        return bool(host)
-    return False
 
 
 def port_of_data(text: str) -> int | None:
