@@ -26,6 +26,7 @@ PARTS = (
     "extensions/pipeline/**/*.yml",
 )
 COLLECTION = "kvmops.migration"
+REPOSITORY = "https://github.com/kvmops/migration/blob/main/"
 # By the folder of the parts that each need a page: how it is named, and the page.
 PAGES = {
     "plugins/modules/*.py": "reference/{}_module.html",
@@ -50,6 +51,9 @@ def gather() -> None:
             target = SOURCE / path.relative_to(TOP)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target)
+    # Its links are whole, for those who read it on Galaxy; here they lead to the site's own pages, and are looked up.
+    readme = SOURCE / "README.md"
+    readme.write_text(readme.read_text(encoding="utf-8").replace(REPOSITORY, ""), encoding="utf-8")
     (SOURCE / "reference").mkdir(mode=0o755)
 
 
