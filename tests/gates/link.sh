@@ -9,3 +9,5 @@ mkdir -p "$COLLECTIONS/ansible_collections/kvmops" "$TOP/playbooks"
 ln -sfn "$TOP" "$COLLECTIONS/ansible_collections/kvmops/migration"
 ln -sfn "$COLLECTIONS" "$TOP/playbooks/.collections"
 ln -sfn "$CACHE/venv" "$TOP/.venv"
+# Compiled code of what tests have made for themselves, and of what nobody will ask for again.
+rm -rf "$CACHE/pycache${TMPDIR:-/tmp}"

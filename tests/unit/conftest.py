@@ -1,13 +1,10 @@
 # Copyright: (c) 2026, The kvmops.migration authors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Makes this checkout importable as kvmops.migration, and the fake libvirt as libvirt."""
+"""Makes the fake libvirt importable as libvirt. The checkout is kvmops.migration by the link that `make venv` makes."""
 
 from __future__ import annotations
 
-import atexit
-import shutil
 import sys
-import tempfile
 from pathlib import Path
 
 import pytest
@@ -18,11 +15,7 @@ settings.register_profile("unit", deadline=None, suppress_health_check=[HealthCh
 settings.load_profile("unit")
 
 HERE = Path(__file__).resolve().parent
-_TREE = Path(tempfile.mkdtemp(prefix="kvmops-unit-"))
-atexit.register(shutil.rmtree, _TREE, ignore_errors=True)
-(_TREE / "ansible_collections" / "kvmops").mkdir(parents=True)
-(_TREE / "ansible_collections" / "kvmops" / "migration").symlink_to(HERE.parents[1])
-sys.path[:0] = [str(_TREE), str(HERE)]
+sys.path.insert(0, str(HERE))
 
 from fake import libvirt as fake  # noqa: E402 - it must be there before anything asks for libvirt
 

@@ -20,7 +20,7 @@ import os
 from ansible.module_utils.basic import AnsibleModule
 names = ("name", "cleanup", "moves", "options", "limits", "facts", "records", "dest_dir", "dest_host")
 module = AnsibleModule(argument_spec={name: {"type": "raw"} for name in names}, supports_check_mode=True)
-with open(TOLD) as stream:
+with open(os.environ["TEST_TOLD"]) as stream:
     said = json.load(stream)[os.environ["TEST_HOST"]][NAME]
     said["moves"], said["check"] = module.params["moves"], module.check_mode
     if not module.params["records"]:
@@ -31,22 +31,28 @@ INFO = {"changed": False, "domains": [], "unfinished": [], "runs": [], "journal"
 LEFT = {"run": "r1", "name": "a", "uuid": "u", "dest": "kvm2"}
 
 
-@pytest.fixture
-def play(tmp_path):
-    """Run a playbook of the collection on hosts that tell `infos` of themselves; gives back status and output."""
-    collection = tmp_path / "ansible_collections" / "kvmops" / "migration"
+@pytest.fixture(scope="module")
+def collections(tmp_path_factory):
+    """The collection with those modules; one for all tests, so that what is compiled of it is compiled once."""
+    top = tmp_path_factory.mktemp("collections")
+    collection = top / "ansible_collections" / "kvmops" / "migration"
     (collection / "plugins" / "modules").mkdir(parents=True)
     for name in ("roles", "playbooks", "galaxy.yml", "meta", "plugins/filter", "plugins/module_utils"):
         (collection / name).symlink_to(TOP / name)
     (collection / "plugins" / "plugin_utils").symlink_to(TOP / "plugins" / "plugin_utils")
-    told = tmp_path / "told.json"
     for kind in ("action", "modules"):
         own = f"{kind}/virt_migrate_report.py"
         (collection / "plugins" / kind).mkdir(exist_ok=True)
         (collection / "plugins" / own).symlink_to(TOP / "plugins" / own)
     for name in ("virt_migrate_info", "virt_migrate", "virt_migrate_queue", "virt_domblk_copy"):
-        text = MODULE.replace("TOLD", repr(str(told))).replace("NAME", repr(name))
-        (collection / "plugins" / "modules" / f"{name}.py").write_text(text)
+        (collection / "plugins" / "modules" / f"{name}.py").write_text(MODULE.replace("NAME", repr(name)))
+    return top
+
+
+@pytest.fixture
+def play(collections, tmp_path):
+    """Run a playbook of the collection on hosts that tell `infos` of themselves; gives back status and output."""
+    told = tmp_path / "told.json"
 
     def place(host):
         python = tmp_path / f"python-{host}"
@@ -64,10 +70,11 @@ def play(tmp_path):
         command = [sys.executable, "-m", "ansible", "playbook", "-i", str(inventory), f"kvmops.migration.{playbook}"]
         environment = {
             **os.environ,
-            "ANSIBLE_COLLECTIONS_PATH": str(tmp_path),
+            "ANSIBLE_COLLECTIONS_PATH": str(collections),
             "ANSIBLE_DEPRECATION_WARNINGS": "true",
             "ANSIBLE_HOME": str(tmp_path / "home"),
             "ANSIBLE_NOCOLOR": "1",
+            "TEST_TOLD": str(told),
         }
         done = subprocess.run(
             [*command, *(["--check"] if check else []), "-e", json.dumps(variables)],
