@@ -113,6 +113,35 @@ def bring(dependencies: dict[str, str], tree: Path) -> None:
         bring(manifest["collection_info"]["dependencies"] or {}, tree)
 
 
+def alone(home: Path) -> dict[str, str]:
+    """An environment in which nothing of this checkout and of this person is found."""
+    settings = home / "ansible.cfg"
+    settings.touch()
+    return {
+        **{name: value for name, value in os.environ.items() if not name.startswith(("ANSIBLE_", "MOLECULE_"))},
+        "ANSIBLE_COLLECTIONS_PATH": str(home),
+        "ANSIBLE_COLLECTIONS_SCAN_SYS_PATH": "false",
+        "ANSIBLE_CONFIG": str(settings),
+        "ANSIBLE_DEPRECATION_WARNINGS": "true",
+        "ANSIBLE_HOME": str(home / "home"),
+        "ANSIBLE_NOCOLOR": "true",
+        "HOME": str(home),
+    }
+
+
+def install(home: Path, environment: dict[str, str]) -> Path:
+    """Build the artifact, and install it with its dependencies and nothing else; gives back where it is."""
+    tree = home / "ansible_collections"
+    tree.mkdir()
+    artifact = build(environment)
+    bring(yaml.safe_load((TOP / "galaxy.yml").read_text(encoding="utf-8"))["dependencies"], tree)
+    run(
+        "ansible-galaxy", "collection", "install", "--offline", "-p", home, artifact,
+        cwd=home, environment=environment,
+    )  # fmt: skip
+    return tree.joinpath(*COLLECTION.split("."))
+
+
 def undocumented(installed: Path, home: Path, environment: dict[str, str]) -> Iterator[str]:
     for kind, pattern in DOCUMENTED.items():
         names = sorted(f"{COLLECTION}.{path.stem}" for path in installed.glob(pattern))
@@ -192,32 +221,14 @@ def main() -> int:
 
     with tempfile.TemporaryDirectory(prefix="kvmops-artifact-") as name:
         home = Path(name)
-        tree = home / "ansible_collections"
-        tree.mkdir()
-        settings = home / "ansible.cfg"
-        settings.touch()
-        # Nothing of this checkout and of this person.
-        environment = {
-            **{name: value for name, value in os.environ.items() if not name.startswith("ANSIBLE_")},
-            "ANSIBLE_COLLECTIONS_PATH": str(home),
-            "ANSIBLE_COLLECTIONS_SCAN_SYS_PATH": "false",
-            "ANSIBLE_CONFIG": str(settings),
-            "ANSIBLE_DEPRECATION_WARNINGS": "true",
-            "ANSIBLE_HOME": str(home / "home"),
-            "ANSIBLE_NOCOLOR": "true",
-            "HOME": name,
-        }
+        environment = alone(home)
         try:
-            artifact = build(environment)
-            step(f"built {artifact.relative_to(TOP)}, {artifact.stat().st_size / 1000:.0f} kB")
+            installed = install(home, environment)
+            (artifact,) = ARTIFACTS.glob("*.tar.gz")
+            step(
+                f"installed {artifact.relative_to(TOP)}, {artifact.stat().st_size / 1000:.0f} kB, with its dependencies"
+            )
             dependencies = yaml.safe_load((TOP / "galaxy.yml").read_text(encoding="utf-8"))["dependencies"]
-            bring(dependencies, tree)
-            run(
-                "ansible-galaxy", "collection", "install", "--offline", "-p", home, artifact,
-                cwd=home, environment=environment,
-            )  # fmt: skip
-            step("installed, with its dependencies and nothing else")
-            installed = tree.joinpath(*COLLECTION.split("."))
             faults = [*strangers(installed), *misdeclared(installed, dependencies)]
             faults += undocumented(installed, home, environment)
             step("ansible-doc tells of all modules, filters and roles")
