@@ -290,6 +290,7 @@ def test_copies_have_a_report_too(play, tmp_path, playbook, failed):
     text = page.read_text()
     assert ("no space" in text) == failed
     assert ("Disks moved" in text) != failed
+    assert ("a: not copied: failed" in done.stdout) == failed, done.stdout
 
 
 def test_a_vm_without_any_run_has_no_report(play, tmp_path):
