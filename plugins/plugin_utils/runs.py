@@ -38,6 +38,8 @@ TICK = 0.05
 # Seconds that a host may be out of sight before the run is left to itself.
 SIGHT = 60.0
 LOG_LINES = 20
+# What ends a run, by whether the loss of its controller does: said once, when the first line tells that it takes a while.
+ENDS = {False: "Ctrl-C stops only the watching of it; cancel.yml ends it", True: "Ctrl-C ends it, and so does cancel.yml"}
 
 # `alive` and the status, `done` and the answer, `dead` and what it said last, or `gone`. Only who gets hold of the lock
 # knows that its process has ended, and the answer may have come just before.
@@ -83,6 +85,7 @@ class Run:
         self._teller = Teller(TELL_EVERY)
         self._run = ""
         self._adopted = False
+        self._warned = False
         self._warnings: list[Any] = []
         self._step = FIRST_LOOK
         self._next = 0.0
@@ -153,6 +156,9 @@ class Run:
         if self._tell and status:
             for line in self._teller.lines(status, self._seen):
                 self._tell(line)
+                if not self._warned:
+                    self._warned = True
+                    self._tell(f"{self.name}: {ENDS[self._args.get('on_controller_loss') == 'cancel']}")
 
     def _lose_sight(self, reason: str) -> None:
         now = time.monotonic()

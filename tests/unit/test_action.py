@@ -303,7 +303,10 @@ def test_a_run_is_watched_told_of_and_fetched(watch):
     source = Source(MOVING, MOVING, DONE)
     result, told = watch(source)
     assert result == {"changed": True, "outcome": "migrated"}
-    assert told == ["a: kvm1 -> kvm2: 7 %, memory 7 B of 100 B, 9 B/s, pass 1, 1 s"]
+    assert told == [
+        "a: kvm1 -> kvm2: 7 %, memory 7 B of 100 B, 9 B/s, pass 1, 1 s",
+        "a: Ctrl-C stops only the watching of it; cancel.yml ends it",
+    ]
     assert source.executed == [{"name": "a", "_watch": True}]
     assert "/run/kvmops-migration/r1" in source.scripts[0]
     assert source.scripts[-1] == runs.REMOVE.format(folder="/run/kvmops-migration/r1")
