@@ -193,6 +193,42 @@ def test_c8_116_a_broken_line_leaves_the_live_table_as_it_is(hosts):
     assert server.check_output("exportfs -v; cat /etc/exports") == before
 
 
+def test_what_cannot_be_mounted_is_told_with_its_cure_and_nothing_is_left(hosts):
+    """An export that is read-only, one that is full, a server that is not there, and a directory with files in it."""
+    server, client = hosts["labstor1"], hosts["labkvm1"]
+    server.check_output("mkdir -p /srv/ro /srv/full && mount -t tmpfs -o size=64k none /srv/full")
+    server.run("cat /dev/zero > /srv/full/filled")
+    server.check_output(
+        "exportfs -o ro,no_root_squash,sync 10.0.1.0/24:/srv/ro"
+        " && exportfs -o rw,no_root_squash,sync,fsid=77 10.0.1.0/24:/srv/full"
+    )
+    client.check_output("mkdir -p /mnt/files && touch /mnt/files/a")
+    state = "findmnt -rno TARGET,SOURCE | sort; cat /etc/fstab; ls /mnt"
+    before = client.check_output(state)
+
+    def refused(*mounts: tuple[str, str, str]) -> str:
+        wished = [{"server": address, "export": export, "path": path} for address, export, path in mounts]
+        variables = json.dumps({"nfs_client_mounts": wished, "nfs_client_wait": 5})
+        run = ansible("ansible-playbook", "prepare.yml", "--tags", "nfs_client", "--limit", "labkvm1", "-e", variables)
+        assert run.rc != 0, run.out
+        assert client.check_output(state) == before
+        return run.message
+
+    try:
+        said = refused(
+            ("10.0.1.235", "/srv/ro", "/mnt/ro"),
+            ("10.0.1.235", "/srv/full", "/mnt/full"),
+            ("10.0.1.99", "/vm", "/mnt/gone"),
+        )
+        assert "Read-only file system; export it with rw" in said
+        assert "No space left on device; make room in /srv/full on 10.0.1.235" in said
+        assert "10.0.1.99 does not answer labkvm1 on port 2049/tcp" in said
+        assert "/mnt/files of labkvm1 has files in it (a)" in refused(("10.0.1.235", "/vm", "/mnt/files"))
+    finally:
+        client.check_output("rm -r /mnt/files")
+        server.check_output("exportfs -u 10.0.1.0/24:/srv/ro; exportfs -u 10.0.1.0/24:/srv/full; umount /srv/full")
+
+
 # --- last: the witnesses of everything above
 
 
