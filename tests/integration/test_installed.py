@@ -147,8 +147,6 @@ def as_told(site, hypervisors, home):
         if ".import" in command:
             hypervisors[OTHER].check_output("virsh destroy %s", VM)
 
-    for host in hypervisors.values():
-        host.check_output("mkdir -p /vmdata /vmaside")
     return see_to
 
 

@@ -17,18 +17,19 @@ from pathlib import Path
 
 from . import cgroup, network
 from .paths import CONTROL_NETNS, NAME, STATE, LabError, netns_of, run
+from .watch.watch import LOADING_MS
 
 BOOT_TIMEOUT = 120
 SSH_KEY = STATE / "id_ed25519"
 KNOWN_HOSTS = STATE / "known_hosts"
 WATCHER = Path(__file__).with_name("watch") / "watch.py"
 WATCH_LOG = "/var/log/kvmops-watch.jsonl"
-WATCH_UNIT = f"""[Unit]
+WATCH_UNIT = """[Unit]
 Description=Watch which VMs run on this host
 DefaultDependencies=no
 
 [Service]
-ExecStart=/usr/bin/python3 /usr/local/lib/kvmops-watch.py sample --output {WATCH_LOG}
+ExecStart=/usr/bin/python3 /usr/local/lib/kvmops-watch.py sample --output {log} --loading {loading}
 Restart=always
 
 [Install]
@@ -74,6 +75,8 @@ class Host:
     hypervisor: bool = True
     # Seconds until a boot or a command has failed.
     patience: int = BOOT_TIMEOUT
+    # Milliseconds of each vCPU that the watcher takes for QEMU's own.
+    loading: int = LOADING_MS
 
     @property
     def folder(self) -> Path:
@@ -97,7 +100,8 @@ class Host:
             link.symlink_to("/dev/null")
         # The watcher is the lab's, not the host's: it runs from boot to the end, whatever a scenario does.
         self._write("usr/local/lib/kvmops-watch.py", WATCHER.read_text(encoding="utf-8"))
-        self._write("etc/systemd/system/kvmops-watch.service", WATCH_UNIT)
+        watching = WATCH_UNIT.format(log=WATCH_LOG, loading=self.loading)
+        self._write("etc/systemd/system/kvmops-watch.service", watching)
         wanted = upper / "etc/systemd/system/sysinit.target.wants/kvmops-watch.service"
         wanted.parent.mkdir(parents=True)
         wanted.symlink_to("../kvmops-watch.service")

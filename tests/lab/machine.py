@@ -20,6 +20,8 @@ from .paths import CONTROL_NETNS, NAME, STATE, LabError, run
 
 # Under emulation, beside two others and whatever else this machine does.
 PATIENCE = 900
+# QEMU's own part of a vCPU, in an emulator within an emulator.
+LOADING_MS = 40
 MEMORY_MIB = {True: 1536, False: 1024}
 # The widest page tables cost the emulator a step more at each look.
 EMULATOR = ("tcg,thread=multi,tb-size=512", "-cpu", "max,la57=off")
@@ -76,6 +78,7 @@ WantedBy=multi-user.target
 @dataclass
 class Machine(Host):
     patience: int = PATIENCE
+    loading: int = LOADING_MS
     # What gives it its addresses, as commands of ip(8), and the hardware addresses of its interfaces.
     commands: list[str] = field(default_factory=list)
     macs: dict[str, str] = field(default_factory=dict)
