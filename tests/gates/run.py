@@ -114,7 +114,7 @@ FULL = (
     ),
     Check("importer", "make --no-print-directory importer"),
     Check("release", "make --no-print-directory release"),
-    # Under emulation three quarters of an hour.
+    # Under emulation half an hour.
     Check("system", "make --no-print-directory molecule S=system", slow=True),
     Check("all-roles", "make --no-print-directory molecule S=roles", slow=True),
     Check("demo", "make --no-print-directory demo", slow=True),
