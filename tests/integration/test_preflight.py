@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import re
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -93,6 +94,55 @@ virsh pool-refresh vm; virsh attach-device {VM} /tmp/luks.xml --live; rm /tmp/se
 NO_LUKS = f"""
 virsh detach-disk {VM} vdz --live; sleep 3; rm -f /vm/luks.img; virsh pool-refresh vm
 virsh secret-undefine $(virsh secret-list | awk '$3 == "/vm/luks.img" {{print $1}}')
+"""
+
+# As the template of the lab's guests has it.
+UUID = uuid.uuid5(uuid.UUID("361e6d51-faec-444a-9079-341386da8e2e"), VM)
+# It has no disk, and so nothing to lose.
+SAME = f"<name>{VM}</name><uuid>{UUID}</uuid><memory unit='MiB'>16</memory><os><type arch='x86_64'>hvm</type></os>"
+START_SAME = f"echo \"<domain type='qemu'>{SAME}</domain>\" > /tmp/same.xml; virsh create /tmp/same.xml"
+DEFINE_SAME = f"echo \"<domain type='qemu'>{SAME}</domain>\" > /tmp/same.xml; virsh define /tmp/same.xml"
+# What only listens where it runs, until it is aborted.
+BACKUP = f"""
+echo "<domainbackup mode='pull'><server name='localhost' port='10809'/></domainbackup>" > /tmp/backup.xml
+virsh backup-begin {VM} /tmp/backup.xml; rm /tmp/backup.xml
+"""
+END_BACKUP = f"virsh domjobabort {VM}; sleep 2; rm -f {IMAGE}.scratch*; virsh pool-refresh vm"
+
+
+def started_with(*edits: str, start: str = "start") -> tuple[str, str]:
+    """Commands that start the guest anew with its definition changed by sed, and as it was before."""
+    script = " ".join(f"-e '{edit}'" for edit in edits)
+    again = f"virsh destroy {VM}; virsh define /root/{VM}.{{}}; virsh {{}} {VM}"
+    do = f"virsh dumpxml --inactive {VM} > /root/{VM}.before; sed {script} /root/{VM}.before > /root/{VM}.now; "
+    undo = again.format("before", "start") + f"; rm /root/{VM}.before /root/{VM}.now"
+    return do + again.format("now", start), undo
+
+
+# Nearly all that the machine has: QEMU takes it when the guest does.
+LARGE = "$(awk '/^(MemTotal|SwapTotal)/ {sum += $2} END {printf \"%d\", sum * 0.98}' /proc/meminfo)"
+MEMORY, NO_MEMORY = started_with(r"/<currentMemory/d", f"s|<memory.*|<memory>'\"{LARGE}\"'</memory>|")
+TPM, NO_TPM = started_with(r"s|</devices>|<tpm model=\"tpm-crb\"><backend type=\"emulator\" version=\"2.0\"/></tpm>&|")
+VARIABLES = f"/vm/{VM}.fd"
+UEFI = (
+    r"s|</os>|<loader readonly=\"yes\" type=\"pflash\">/usr/share/OVMF/OVMF_CODE_4M.fd</loader>"
+    rf"<nvram template=\"/usr/share/OVMF/OVMF_VARS_4M.fd\">{VARIABLES}</nvram>&|"
+)
+FIRMWARE, NO_FIRMWARE = started_with(UEFI)
+FIRMWARE_ASLEEP, _NO_FIRMWARE = started_with(UEFI, start="start --paused")
+NO_VARIABLES = f"rm -f {VARIABLES}; virsh pool-refresh vm"
+
+# A disk more, on storage that both hosts share.
+TOP, BASE = "/vmshared/top.qcow2", "/vm/base.qcow2"
+TOP_ATTACHED = (
+    f"virsh pool-refresh vmshared; virsh attach-disk {VM} {TOP} vdz --targetbus virtio --subdriver qcow2"
+    " --cache none --live"
+)
+SHARED = f"qemu-img create -qf qcow2 {TOP} 1M; {TOP_ATTACHED}"
+NO_SHARED = f"virsh detach-disk {VM} vdz --live; sleep 3; rm -f {TOP}; virsh pool-refresh vmshared"
+OVER_LOCAL = f"""
+qemu-img create -qf qcow2 {BASE} 1M; virsh pool-refresh vm
+qemu-img create -qf qcow2 -b {BASE} -F qcow2 {TOP}; {TOP_ATTACHED}
 """
 
 
@@ -345,6 +395,109 @@ MORE = [
         "let both hosts have the same",
         conf('lock_manager = "lockd"'),
         CONF_UNDO,
+        only_warned=True,
+    ),
+    Obstacle(
+        "place",
+        "VM centos64a is active on labkvm1 and labkvm2 at once",
+        "nothing is touched",
+        {DEST: START_SAME},
+        {DEST: f"virsh destroy {VM}"},
+        planned=True,
+    ),
+    Obstacle(
+        "job",
+        "a job is going on with VM centos64a on labkvm1",
+        "virsh domjobabort centos64a",
+        {SOURCE: BACKUP},
+        {SOURCE: END_BACKUP},
+        others=("block_jobs",),
+    ),
+    Obstacle(
+        "dest_definition",
+        "labkvm2 has a saved state of VM centos64a",
+        "virsh managedsave-remove centos64a",
+        {DEST: f"{DEFINE_SAME}; virsh start {VM}; virsh managedsave {VM}"},
+        {DEST: f"virsh undefine {VM} --managed-save"},
+    ),
+    Obstacle(
+        "snapshots",
+        "which snapshot kept needs, is not shared",
+        "virsh snapshot-delete centos64a NAME --metadata",
+        {SOURCE: f"virsh snapshot-create-as {VM} kept"},
+        {SOURCE: f"virsh snapshot-delete {VM} kept"},
+    ),
+    Obstacle(
+        "snapshots",
+        "VM centos64a has checkpoint kept, and dest_name describes it otherwise",
+        "virsh checkpoint-delete centos64a NAME --metadata",
+        {SOURCE: f"virsh checkpoint-create-as {VM} kept --diskspec vda"},
+        {SOURCE: f"virsh checkpoint-delete {VM} kept"},
+        given=options(dest_name="other"),
+    ),
+    Obstacle(
+        "base_images",
+        f"copy_storage: inc needs {IMAGE}, the base image of disk vda, and labkvm2 has none",
+        "copy it there, or say copy_storage: all",
+        {SOURCE: f"virsh snapshot-create-as {VM} top --disk-only --no-metadata --diskspec vda,file=/vm/top.qcow2"},
+        {SOURCE: f"virsh blockcommit {VM} vda --active --pivot --wait; rm -f /vm/top.qcow2; virsh pool-refresh vm"},
+        given=options(copy_storage="inc"),
+    ),
+    Obstacle(
+        "memory",
+        "GiB of memory, and labkvm2 can give",
+        "free memory on labkvm2, or choose another host",
+        {SOURCE: MEMORY},
+        {SOURCE: NO_MEMORY},
+    ),
+    Obstacle(
+        "swtpm",
+        "centos64a has an emulated TPM, and labkvm2 has no swtpm",
+        "install swtpm on labkvm2",
+        {SOURCE: TPM, DEST: "mv /usr/bin/swtpm /usr/bin/swtpm.away"},
+        {SOURCE: NO_TPM, DEST: "mv /usr/bin/swtpm.away /usr/bin/swtpm"},
+    ),
+    Obstacle(
+        "firmware",
+        f"{VARIABLES} exists on labkvm2",
+        "force: true",
+        {SOURCE: FIRMWARE, DEST: f"truncate -s 1M {VARIABLES}; virsh pool-refresh vm"},
+        {SOURCE: f"{NO_FIRMWARE}; {NO_VARIABLES}", DEST: NO_VARIABLES},
+    ),
+    Obstacle(
+        "asleep",
+        "VM centos64a has not run since it came to labkvm1, where it is paused",
+        "virsh resume centos64a, then virsh suspend centos64a",
+        {SOURCE: FIRMWARE_ASLEEP},
+        {SOURCE: f"{NO_FIRMWARE}; {NO_VARIABLES}"},
+    ),
+    Obstacle(
+        "convergence",
+        "and after 5 s it is given up",
+        "let timeout",
+        given=options(bandwidth=1, timeout=5),
+        only_warned=True,
+    ),
+    Obstacle(
+        "backing_files",
+        f"disk vdz is shared, and {BASE} below it is not",
+        f"put {BASE} on storage that both hosts share",
+        {SOURCE: OVER_LOCAL},
+        {SOURCE: f"{NO_SHARED}; rm -f {BASE}; virsh pool-refresh vm"},
+    ),
+    Obstacle(
+        "mounts",
+        f"/vmshared, where {TOP} lies, is mounted read-only on labkvm2",
+        "mount it for writing on labkvm2",
+        {SOURCE: SHARED, DEST: "mount -i -o remount,bind,ro /vmshared"},
+        {SOURCE: NO_SHARED, DEST: "mount -i -o remount,bind,rw /vmshared"},
+    ),
+    Obstacle(
+        "qemu_users",
+        f"QEMU uses {TOP} as libvirt-qemu (",
+        "give that user and its group the same numbers on all hosts",
+        {SOURCE: SHARED, **conf('user = "nobody"')},
+        {SOURCE: NO_SHARED, **CONF_UNDO},
         only_warned=True,
     ),
 ]
