@@ -42,6 +42,12 @@ def test_an_unknown_message_has_a_class_of_its_own():
     assert known.cure.endswith("on kvm1 and on kvm2")
 
 
+def test_the_log_of_one_host_is_named_once():
+    known = messages.look_up("the moon is full", source="this host", dest="this host")
+    assert known.cure.endswith(" on this host")
+    assert known.cure.count("this host") == 1
+
+
 def test_the_reason_is_the_first_error_of_the_last_burst():
     closed = [
         (102.1, "migration successfully aborted"),

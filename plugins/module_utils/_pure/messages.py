@@ -429,7 +429,11 @@ def look_up(text: str, **names: str) -> Known:
 
 def filled(cure: str, **names: str) -> str:
     """A cure with the names that are known."""
-    return cure.format_map({**UNNAMED, **names})
+    said = {**UNNAMED, **names}
+    if said["source"] == said["dest"]:
+        # The connection of a host to itself.
+        cure = cure.replace("{source} and on {dest}", "{source}")
+    return cure.format_map(said)
 
 
 def is_overwritten(text: str) -> bool:
