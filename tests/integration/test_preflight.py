@@ -108,6 +108,16 @@ echo "<domainbackup mode='pull'><server name='localhost' port='10809'/></domainb
 virsh backup-begin {VM} /tmp/backup.xml; rm /tmp/backup.xml
 """
 END_BACKUP = f"virsh domjobabort {VM}; sleep 2; rm -f {IMAGE}.scratch*; virsh pool-refresh vm"
+# The guest's own, which only its host has.
+OWN_QEMU = "/usr/local/bin/qemu-own"
+DAEMON_DROP_IN = f"/run/systemd/system/{faults.DAEMON}.d"
+PROGRAMS = "/run/programs"
+NO_SSH = f"""
+mkdir -p {DAEMON_DROP_IN} {PROGRAMS}; ln -s /usr/bin/* {PROGRAMS}; rm {PROGRAMS}/ssh
+printf '[Service]\nEnvironment=PATH={PROGRAMS}:/usr/sbin\n' > {DAEMON_DROP_IN}/path.conf
+systemctl daemon-reload; {RESTART}
+"""
+SSH_AGAIN = f"rm -r {DAEMON_DROP_IN} {PROGRAMS}; systemctl daemon-reload; {RESTART}"
 
 
 def started_with(*edits: str, start: str = "start") -> tuple[str, str]:
@@ -119,10 +129,12 @@ def started_with(*edits: str, start: str = "start") -> tuple[str, str]:
     return do + again.format("now", start), undo
 
 
+EMULATOR, NO_EMULATOR = started_with(f"s|<emulator>.*|<emulator>{OWN_QEMU}</emulator>|")
 # Nearly all that the machine has: QEMU takes it when the guest does.
 LARGE = "$(awk '/^(MemTotal|SwapTotal)/ {sum += $2} END {printf \"%d\", sum * 0.98}' /proc/meminfo)"
 MEMORY, NO_MEMORY = started_with(r"/<currentMemory/d", f"s|<memory.*|<memory>'\"{LARGE}\"'</memory>|")
 TPM, NO_TPM = started_with(r"s|</devices>|<tpm model=\"tpm-crb\"><backend type=\"emulator\" version=\"2.0\"/></tpm>&|")
+STATES = "/var/lib/libvirt/swtpm"
 VARIABLES = f"/vm/{VM}.fd"
 UEFI = (
     r"s|</os>|<loader readonly=\"yes\" type=\"pflash\">/usr/share/OVMF/OVMF_CODE_4M.fd</loader>"
@@ -444,6 +456,27 @@ MORE = [
         given=options(copy_storage="inc"),
     ),
     Obstacle(
+        "files",
+        "bytes in /vm on 172.16.1.232, and 2097152 are free",
+        "make room there",
+        {SOURCE: f"virsh destroy {VM}", DEST: "mount -t tmpfs -o size=2m tmpfs /vm; virsh pool-refresh vm"},
+        {SOURCE: f"virsh start {VM}", DEST: "umount /vm; virsh pool-refresh vm"},
+    ),
+    Obstacle(
+        "postcopy",
+        "postcopy: post-copy is not possible with VM centos64a: parallel needs QEMU 10.1.0 for it",
+        "leave post-copy out",
+        given=options(postcopy=True, parallel=True),
+        others=("userfaultfd",),
+    ),
+    Obstacle(
+        "emulator",
+        f"labkvm2 cannot use {OWN_QEMU}, the emulator of centos64a",
+        "install QEMU on labkvm2",
+        {SOURCE: f"ln -s /usr/bin/qemu-system-x86_64 {OWN_QEMU}; {EMULATOR}"},
+        {SOURCE: f"{NO_EMULATOR}; rm {OWN_QEMU}"},
+    ),
+    Obstacle(
         "memory",
         "GiB of memory, and labkvm2 can give",
         "free memory on labkvm2, or choose another host",
@@ -470,6 +503,13 @@ MORE = [
         "virsh resume centos64a, then virsh suspend centos64a",
         {SOURCE: FIRMWARE_ASLEEP},
         {SOURCE: f"{NO_FIRMWARE}; {NO_VARIABLES}"},
+    ),
+    Obstacle(
+        "daemon_ssh",
+        "the libvirt daemon of labkvm1 finds no ssh in its PATH",
+        "let the PATH of the libvirt daemon find it",
+        {SOURCE: NO_SSH},
+        {SOURCE: SSH_AGAIN},
     ),
     Obstacle(
         "convergence",
@@ -499,6 +539,13 @@ MORE = [
         {SOURCE: SHARED, **conf('user = "nobody"')},
         {SOURCE: NO_SHARED, **CONF_UNDO},
         only_warned=True,
+    ),
+    Obstacle(
+        "tpm",
+        "it is not known whether both hosts share the state of its TPM",
+        "say storage: shared if they do, or start the VM and move it live",
+        {SOURCE: f"{TPM}; virsh destroy {VM}", DEST: f"mkdir -p {STATES}; mount -t tmpfs -o ro tmpfs {STATES}"},
+        {SOURCE: NO_TPM, DEST: f"umount {STATES}"},
     ),
 ]
 
