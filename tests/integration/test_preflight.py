@@ -157,6 +157,19 @@ qemu-img create -qf qcow2 {BASE} 1M; virsh pool-refresh vm
 qemu-img create -qf qcow2 -b {BASE} -F qcow2 {TOP}; {TOP_ATTACHED}
 """
 
+PKI = "/etc/pki/qemu"
+EC = "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes"
+OWN_AUTHORITY = f"""
+[ ! -e {PKI} ] || mv {PKI} {PKI}.before; mkdir -p {PKI}; cd {PKI}
+openssl req -x509 {EC} -days 30 -subj /CN=own -keyout ca-key.pem -out ca-cert.pem
+for one in server client; do
+    openssl req {EC} -subj /CN=$(hostname) -keyout $one-key.pem -out $one.csr
+    openssl x509 -req -in $one.csr -CA ca-cert.pem -CAkey ca-key.pem -CAcreateserial -days 30 -out $one-cert.pem
+done
+chmod a+r *.pem
+"""
+NO_AUTHORITY = f"rm -r {PKI}; [ ! -e {PKI}.before ] || mv {PKI}.before {PKI}"
+
 
 def options(**said: Any) -> dict[str, Any]:
     return {"migrate_options": said}
@@ -546,6 +559,15 @@ MORE = [
         "say storage: shared if they do, or start the VM and move it live",
         {SOURCE: f"{TPM}; virsh destroy {VM}", DEST: f"mkdir -p {STATES}; mount -t tmpfs -o ro tmpfs {STATES}"},
         {SOURCE: NO_TPM, DEST: f"umount {STATES}"},
+    ),
+    Obstacle(
+        "certificates",
+        "labkvm1 and labkvm2 trust different authorities for TLS",
+        "issue a new one, of the same authority on both hosts",
+        dict.fromkeys((DEST, SOURCE), OWN_AUTHORITY),
+        dict.fromkeys((DEST, SOURCE), NO_AUTHORITY),
+        role="libvirt_tls",
+        given={**options(tls="true"), "libvirt_tls_replace": True},
     ),
 ]
 
