@@ -38,8 +38,11 @@ TICK = 0.05
 # Seconds that a host may be out of sight before the run is left to itself.
 SIGHT = 60.0
 LOG_LINES = 20
-# What ends a run, by whether the loss of its controller does: said once, when the first line tells that it takes a while.
-ENDS = {False: "Ctrl-C stops only the watching of it; cancel.yml ends it", True: "Ctrl-C ends it, and so does cancel.yml"}
+# What ends a run, by whether the loss of its controller does: said once, when the first line tells that it takes long.
+ENDS = {
+    False: "Ctrl-C stops only the watching of it; cancel.yml ends it",
+    True: "Ctrl-C ends it, and so does cancel.yml",
+}
 
 # `alive` and the status, `done` and the answer, `dead` and what it said last, or `gone`. Only who gets hold of the lock
 # knows that its process has ended, and the answer may have come just before.
