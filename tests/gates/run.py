@@ -94,13 +94,6 @@ TEST = (
     # prepare.yml runs all roles, also on a bare host. Scenarios of each of them come with `full`: they take too long.
     Check("roles", "make --no-print-directory molecule S='name_resolution prepare bare'", slow=True),
     Check("molecule", "make --no-print-directory molecule S=default", slow=True),
-    # What users install, by every supported ansible-core, and what the README tells them to type.
-    Check(
-        "installed",
-        "tests/gates/find_python.sh 3.14 3.13 3.12 >/dev/null 2>&1 && make --no-print-directory venv-core220;"
-        " make --no-print-directory venv-core219 molecule S=installed",
-        slow=True,
-    ),
     Check("preflight-lab", "make --no-print-directory molecule S=preflight", slow=True),
     Check("domblk", "make --no-print-directory molecule S=domblk", slow=True),
     Check("engine", "make --no-print-directory molecule S=engine", slow=True),
@@ -114,6 +107,13 @@ FULL = (
     ),
     Check("importer", "make --no-print-directory importer"),
     Check("release", "make --no-print-directory release"),
+    # What users install, by every supported ansible-core, and what the README tells them to type.
+    Check(
+        "installed",
+        "tests/gates/find_python.sh 3.14 3.13 3.12 >/dev/null 2>&1 && make --no-print-directory venv-core220;"
+        " make --no-print-directory venv-core219 molecule S=installed",
+        slow=True,
+    ),
     # Under emulation half an hour.
     Check("system", "make --no-print-directory molecule S=system", slow=True),
     Check("all-roles", "make --no-print-directory molecule S=roles", slow=True),

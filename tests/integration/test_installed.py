@@ -38,13 +38,12 @@ ELSEWHERE = ("make ", "cd ", ". ", "ansible-galaxy collection ")
 NAMES = {"web1": VM, "kvm1": OTHER, "kvm2": DECLARED}
 # What the collection itself has to say of a lab without TLS.
 OURS = "travels unencrypted"
-# All playbooks, with what each must be told. site.yml is an example of a user's own.
+# Playbooks, with what each must be told; import.yml is for a VM that is shut off. site.yml is an example.
 CHECKED = {
     "prepare": (),
     "migrate": ("-e", f"vm={VM}"),
     "preflight": ("-e", f"vm={VM}", "-e", f"dest={DECLARED}"),
     "relocate": ("-e", f"vm={VM}", "-e", "dest_dir=/vmdata"),
-    "import": ("-e", f"vm={VM}", "-e", f"dest={DECLARED}"),
     "status": (),
     "recover": (),
     "cancel": ("-e", f"vm={VM}"),
