@@ -614,7 +614,7 @@ def test_nobody_watches_for_an_ansible_that_is_gone(monkeypatch):
     monkeypatch.setattr(runs, "TICK", 0)
     vigil = runs.Vigil()
     vigil.wait()
-    monkeypatch.setattr(runs.os, "getppid", lambda: 1)
+    monkeypatch.setattr(runs.os, "getppid", lambda: 0)
     with pytest.raises(AnsibleActionFail, match="main process is gone"):
         vigil.wait()
 
