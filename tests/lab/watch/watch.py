@@ -53,7 +53,7 @@ VCPU = re.compile(r"(CPU \d+|ALL CPUs)/")
 class Thread:
     """One vCPU thread: its CPU time so far, and how much of that was not the guest's."""
 
-    def __init__(self, folder: str, loading: int = LOADING_MS * MS) -> None:
+    def __init__(self, folder: str, loading: int) -> None:
         self.handle = os.open(f"{folder}/schedstat", os.O_RDONLY | os.O_CLOEXEC)
         self.folder = folder
         # What it used before this watcher first saw it may be long ago.
@@ -119,7 +119,7 @@ class Watcher:
     busy machine, what the judge concludes from it holds: it only proves less.
     """
 
-    def __init__(self, host: str, output: Any, loading: int = LOADING_MS * MS) -> None:
+    def __init__(self, host: str, output: Any, loading: int) -> None:
         self.host = host
         self.output = output
         self.loading = loading
