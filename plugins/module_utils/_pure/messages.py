@@ -210,6 +210,12 @@ TABLE = (
         "give {name} a CPU model that both hosts have (virsh hypervisor-cpu-baseline)",
     ),
     _known(
+        r"cannot find suitable emulator for \S+|unable to find any emulator to serve '",
+        "emulator",
+        "install QEMU on {dest} (package qemu-system-x86 of Debian, qemu-kvm of RHEL) and restart libvirtd there",
+        "libvirt_host",
+    ),
+    _known(
         r"network not found: no network with matching name '(?P<network>[^']*)'",
         "network_missing",
         "define and start the libvirt network {network} on {dest}",
