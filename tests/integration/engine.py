@@ -9,7 +9,6 @@ files and by their own records.
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import time
@@ -17,29 +16,16 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import product
 from typing import Any
-
-import pytest
 
 from tests.lab import console, faults
 from tests.lab.paths import STATE
 
 from .conftest import PLAYBOOKS, plain_environment
 
-# Everything, or what fits into the time of `make test`.
-FULL = bool(os.environ.get("KVMOPS_FULL"))
-full = pytest.mark.skipif(not FULL, reason="KVMOPS_FULL=1 has the time for it")
-
 HYPERVISORS = ("labkvm1", "labkvm2")
 PRIVATE = {"labkvm1": "172.16.1.231", "labkvm2": "172.16.1.232"}
 RECORD = re.compile(r"kvmops: record (\S+) (\d+)")
-
-
-def combined(*axes: Sequence[Any]) -> list[tuple[Any, ...]]:
-    """One value of each axis in every combination, or in the half of them in which still any two values meet."""
-    places = product(*(range(len(axis)) for axis in axes))
-    return [tuple(axis[at] for axis, at in zip(axes, place)) for place in places if FULL or sum(place) % 2 == 0]
 
 
 def other(host: str) -> str:

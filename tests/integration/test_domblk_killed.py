@@ -11,7 +11,8 @@ import pytest
 from tests.lab import faults
 
 from .conftest import ansible
-from .engine import FULL, HYPERVISORS, LOCAL, Answer, Call, other, qemus, wait_for
+from .engine import HYPERVISORS, LOCAL, Answer, Call, other, qemus, wait_for
+from .extent import chosen
 from .test_domblk import ELSEWHERE, FIRM, STOPPED, at_home, images, listing, quiet
 from .test_engine_killed import comes_to, going, held, nothing_is_left, recover
 from .test_engine_witness import lab
@@ -26,7 +27,6 @@ STEPS = {
     "far": ("journalled", "copying", "verifying", "copied", "prepared", "moving", "moved", "settled", "finishing"),
 }
 CASES = [(kind, step) for kind, steps in STEPS.items() for step in steps]
-CHOSEN = CASES if FULL else random.Random(3).sample(CASES, 8)
 
 
 @pytest.fixture(scope="module", name="elsewhere")
@@ -71,7 +71,7 @@ def comes_home(host: str, kind: str) -> None:
     LOCAL.boot(host)
 
 
-@pytest.mark.parametrize(("kind", "step"), CHOSEN)
+@pytest.mark.parametrize(("kind", "step"), chosen(CASES, 4))
 def test_c3_75_a_copy_that_is_killed_between_two_steps_ends_right(kind, step):
     source = at_home("running, persistent" if kind == "running" else STOPPED)
     with held(source, step):
@@ -127,11 +127,10 @@ RANDOM = {
     "a full disk": fill_disk,
     "a cut link": cut_link,
 }
-QUICK = ("the module", "ssh", "a full disk")
-MOMENTS = [(what, turn) for turn in (1, 2) for what in RANDOM] if FULL else [(what, 1) for what in QUICK]
+MOMENTS = [(what, turn) for turn in (1, 2) for what in RANDOM]
 
 
-@pytest.mark.parametrize(("what", "turn"), MOMENTS)
+@pytest.mark.parametrize(("what", "turn"), chosen(MOMENTS, 2))
 def test_c3_75_a_copy_that_something_happens_to_ends_right(what, turn):
     source = at_home(STOPPED)
     dest = other(source)

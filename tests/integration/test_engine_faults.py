@@ -19,12 +19,12 @@ from .engine import (
     Answer,
     Call,
     Guest,
-    full,
     other,
     virt_migrate,
     wait_for,
     without_records,
 )
+from .extent import full
 
 pytestmark = pytest.mark.usefixtures("mended")
 

@@ -17,7 +17,8 @@ from tests.lab import faults
 from tests.lab.paths import STATE
 
 from .conftest import PLAYBOOKS, REPOSITORY, plain_environment
-from .engine import HYPERVISORS, Answer, Call, Guest, full, other, virt_migrate, wait_for, without_records
+from .engine import HYPERVISORS, Answer, Call, Guest, other, virt_migrate, wait_for, without_records
+from .extent import full
 from .test_engine_killed import comes_to, held, kill_worker, recover
 
 pytestmark = pytest.mark.usefixtures("mended", "guests")

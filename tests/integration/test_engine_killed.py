@@ -18,7 +18,8 @@ import pytest
 from tests.lab import faults
 
 from .conftest import ansible
-from .engine import BUSY, FULL, HYPERVISORS, LOCAL, SHARED, Call, Guest, full, other, qemus, wait_for
+from .engine import BUSY, HYPERVISORS, LOCAL, SHARED, Call, Guest, other, qemus, wait_for
+from .extent import chosen, full
 
 pytestmark = pytest.mark.usefixtures("mended")
 
@@ -137,11 +138,9 @@ VICTIMS = {
     "the destination's daemon": kill_dest_daemon,
 }
 CASES = [(victim, step) for victim in VICTIMS for step in (*STEPS, JOB)]
-# A seed of its own for each day would make a red run hard to repeat.
-CHOSEN = CASES if FULL else random.Random(2).sample(CASES, 8)
 
 
-@pytest.mark.parametrize(("victim", "step"), CHOSEN)
+@pytest.mark.parametrize(("victim", "step"), chosen(CASES, 5))
 def test_c3_75_a_run_in_which_something_is_killed_ends_right(victim, step):
     guest = LOCAL
     source = guest.bring(shape="running, persistent")
@@ -190,8 +189,7 @@ def test_c3_73_a_qemu_that_is_killed_in_the_job(which):
         assert sum(qemus(guest.name).values()) == 0
 
 
-@pytest.mark.parametrize("step", STEPS if FULL else STEPS[1:4:2])
-@pytest.mark.parametrize("side", ["source", "dest"])
+@pytest.mark.parametrize(("side", "step"), chosen([(side, step) for side in ("source", "dest") for step in STEPS], 2))
 def test_c3_73_a_qemu_that_is_killed_between_two_steps_ends_its_guest_in_one_place(side, step):
     """The guest dies with its only QEMU; it is defined in one place then, and can be started and moved."""
     guest = LOCAL

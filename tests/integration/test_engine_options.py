@@ -2,13 +2,11 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Every transport, control and option that Debian 12 can do, on real hosts.
 
-By default each value of each axis goes once, in company that a seed draws; KVMOPS_FULL=1 runs every pair of values, and
-KVMOPS_SEED draws other company.
+By default each value of each axis goes once, in company that is drawn; KVMOPS_FULL=1 runs every pair of values.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -19,10 +17,11 @@ from tests.lab import faults
 from . import engine_options
 from .engine import HYPERVISORS, LOCAL, PRIVATE, SHARED, Guest, other, virt_migrate
 from .engine_options import label
+from .extent import FULL, SEED
 
 pytestmark = pytest.mark.usefixtures("mended")
 
-CASES = engine_options.cases(bool(os.environ.get("KVMOPS_FULL")), int(os.environ.get("KVMOPS_SEED", "1")))
+CASES = engine_options.cases(FULL, SEED)
 SOCKETS = "/run/kvmops-test"
 LISTEN = 'auth_tcp = "none"'
 

@@ -8,7 +8,8 @@ import pytest
 
 from tests.lab import faults
 
-from .engine import SHARED, full, other, wait_for
+from .engine import SHARED, other, wait_for
+from .extent import full
 from .test_engine_faults import moves_on, slowly
 from .test_engine_killed import nothing_is_left, recover
 

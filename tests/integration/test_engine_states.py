@@ -10,6 +10,7 @@ from tests.lab import faults
 
 from . import engine
 from .engine import LOCAL, SHARED, other, virt_migrate, without_records
+from .extent import combined
 
 pytestmark = pytest.mark.usefixtures("mended")
 
@@ -28,7 +29,7 @@ def is_stale(guest: engine.Guest, host: str) -> bool:
     return guest.virsh(host, "desc", "--config", "--title").strip() == STALE
 
 
-SITUATIONS = engine.combined(("transient", "persistent"), ("running", "paused"), ("none", "stale"))
+SITUATIONS = combined(("transient", "persistent"), ("running", "paused"), ("none", "stale"))
 
 
 @pytest.mark.parametrize(("keeping", "state", "there"), SITUATIONS)
@@ -53,7 +54,7 @@ FLAGS = [
     {"persistent": False, "undefine_source": True},
     {"persistent": True, "undefine_source": False},
 ]
-CASES = engine.combined(("transient", "persistent"), ("none", "stale"), FLAGS)
+CASES = combined(("transient", "persistent"), ("none", "stale"), FLAGS)
 
 
 @pytest.mark.parametrize(("keeping", "there", "flags"), CASES)
