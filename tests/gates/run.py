@@ -3,6 +3,8 @@
 """Run a table of checks: a line and its seconds for each that passes, the whole output of each that fails.
 
 Usage: in_venv.sh python tests/gates/run.py lint|test|full [NAME...]   (all checks of the table unless named)
+
+With KVMOPS_LOGS=DIRECTORY the output of every check stays there, as NAME.log.
 """
 
 from __future__ import annotations
@@ -146,7 +148,7 @@ def run(check: Check) -> bool:
         return False
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as directory:
-        output = Path(directory) / "output"
+        output = Path(os.environ.get("KVMOPS_LOGS") or directory) / f"{check.name}.log"
         with output.open("wb") as stream:
             child = subprocess.Popen(
                 ["bash", "-c", check.command],

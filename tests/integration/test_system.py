@@ -16,6 +16,7 @@ from tests.lab import console, tiers
 
 from .conftest import REPOSITORY, Run, ansible
 from .ports import listening, reached
+from .test_preflight import Obstacle, told
 
 GUEST = "centos64a"
 SHARED = "/vmdata/centos64-32bit.qcow2"
@@ -140,6 +141,63 @@ def test_selinux_denies_nfs_to_guests_until_it_is_told(hosts, hypervisors):
     assert hosts["labkvm1"].check_output(f"virsh domblklist {GUEST} | awk '$1 == \"vda\" {{print $2}}'") == SHARED
     assert "qcow2" in hosts["labstor1"].check_output("ls /vm")
     assert denials(hosts["labkvm1"]) > before
+    lives(hypervisors, "labkvm1")
+
+
+# What containers, which share one kernel, cannot have. SELinux's switch is off since the test before.
+CLOCK = 'python3 -c "import time; time.clock_settime(time.CLOCK_REALTIME, time.time() {} 600)"'
+OBSTACLES = [
+    Obstacle(
+        "exports",
+        "/vmdata is exported read-only to labkvm2",
+        "export it with rw to labkvm2",
+        {"labstor1": "exportfs -o ro,no_root_squash,sync 10.0.1.232:/vm"},
+        {"labstor1": "exportfs -u 10.0.1.232:/vm"},
+    ),
+    Obstacle(
+        "locks",
+        "/vmdata is mounted on labkvm2 so that no other host sees its locks",
+        "mount /vmdata on labkvm2 anew without nolock",
+        {"labkvm2": "umount /vmdata && mount -t nfs -o vers=3,nolock 10.0.1.235:/vm /vmdata"},
+        {"labkvm2": "umount /vmdata; mount /vmdata"},
+        only_warned=True,
+    ),
+    Obstacle(
+        "selinux",
+        f"SELinux on labkvm2 keeps QEMU from {SHARED} on nfs: virt_use_nfs is off",
+        "setsebool -P virt_use_nfs 1 on labkvm2",
+        {"labkvm2": "setenforce 1"},
+        {"labkvm2": "setenforce 0"},
+    ),
+    Obstacle(
+        "clocks",
+        "the clocks of labkvm1 and labkvm2 differ by about",
+        "timedatectl set-ntp true",
+        {"labkvm2": CLOCK.format("+")},
+        {"labkvm2": CLOCK.format("-")},
+        only_warned=True,
+    ),
+]
+
+
+def test_c2_55_56_61_what_a_kernel_of_their_own_can_have_in_the_way_is_found(hosts, hypervisors):
+    """All of it at once, and the moves below are what is green after."""
+    try:
+        for obstacle in OBSTACLES:
+            for host, script in obstacle.do.items():
+                hosts[host].check_output(script)
+        run = ansible("ansible-playbook", "preflight.yml", "-e", f"vm={GUEST}", "-e", "dest=labkvm2")
+    finally:
+        for obstacle in reversed(OBSTACLES):
+            for host, script in obstacle.undo.items():
+                hosts[host].run(script)
+    assert run.rc != 0, run.out
+    assert run.changed == 0, run.out
+    assert set(told(run)) == {one.check for one in OBSTACLES if not one.only_warned}, run.out
+    assert set(told(run, "WARN")) >= {one.check for one in OBSTACLES if one.only_warned}, run.out
+    for obstacle in OBSTACLES:
+        assert obstacle.evidence in run.out, run.out
+        assert obstacle.cure in run.out, run.out
     lives(hypervisors, "labkvm1")
 
 
