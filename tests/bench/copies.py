@@ -109,7 +109,7 @@ def timed(act: Callable[[], Any]) -> float:
 
 
 def rsync(sample: Sample) -> float:
-    """The command of the deck that this product comes from, and the flush that it leaves out."""
+    """What people type to copy an image, and the flush that it leaves out."""
     settled()
     command = f"rsync -aSHP {sample.path} root@{ADDRESS}:{FOLDER}/ >/dev/null && ssh root@{ADDRESS} sync -f {FOLDER}"
     return timed(lambda: must(SOURCE, "sh", "-c", command))
@@ -178,7 +178,7 @@ def samples(*wanted: Sample) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class AgainstRsync:
-    """One line of the table: the safe copy and the fast one, against the deck's."""
+    """One line of the table: the safe copy and the fast one, against rsync."""
 
     name: str
     about: str

@@ -133,7 +133,7 @@ def lives(hypervisors, name: str) -> None:
 
 
 def test_selinux_denies_nfs_to_guests_until_it_is_told(hosts, hypervisors):
-    """The deck's R9 and R10: the disk of the guest moves to NFS, and what the policy says of that is in the log."""
+    """The disk of the guest moves to NFS, and what the policy says of that is in the log."""
     for host in hypervisors.values():
         host.check_output("setsebool virt_use_nfs off")
     before = denials(hosts["labkvm1"])
@@ -207,7 +207,7 @@ def test_the_role_tells_it(hypervisors):
 
 
 def test_the_guest_moves_live_over_the_private_network(hypervisors):
-    """R12 and R15; its disk stays where it is, and nobody has said `unsafe`."""
+    """Its disk stays where it is, and nobody has said `unsafe`."""
     before = {name: denials(host) for name, host in hypervisors.items()}
     arrived = received(hypervisors["labkvm2"])
     playbook("migrate", "-e", f"vm={GUEST}")
