@@ -94,14 +94,15 @@ TEST = (
     Check("artifact", "make --no-print-directory artifact"),
     Check("sanity", "make --no-print-directory sanity", slow=True),
     # prepare.yml runs all roles, also on a bare host. Scenarios of each of them come with `full`: they take too long.
-    Check("roles", "make --no-print-directory molecule S='name_resolution prepare bare'", slow=True),
+    Check("prepare", "make --no-print-directory molecule S='name_resolution prepare bare'", slow=True),
     Check("molecule", "make --no-print-directory molecule S=default", slow=True),
     Check("preflight-lab", "make --no-print-directory molecule S=preflight", slow=True),
     Check("domblk", "make --no-print-directory molecule S=domblk", slow=True),
     Check("engine", "make --no-print-directory molecule S=engine", slow=True),
 )
 FULL = (
-    *TEST,
+    # What that one runs is in `roles` and `bare` below.
+    *(check for check in TEST if check.name != "prepare"),
     Check(
         "unit-core220",
         "tests/gates/find_python.sh 3.14 3.13 3.12 >/dev/null 2>&1 || { echo 'skipped: it needs Python 3.12'; exit; };"
@@ -118,7 +119,8 @@ FULL = (
     ),
     # Under emulation half an hour.
     Check("system", "make --no-print-directory molecule S=system", slow=True),
-    Check("all-roles", "make --no-print-directory molecule S=roles", slow=True),
+    Check("bare", "make --no-print-directory molecule S=bare", slow=True),
+    Check("roles", "make --no-print-directory molecule S=roles", slow=True),
     Check("demo", "make --no-print-directory demo", slow=True),
 )
 TABLES = {
