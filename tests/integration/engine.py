@@ -25,6 +25,8 @@ from .conftest import PLAYBOOKS, plain_environment
 
 HYPERVISORS = ("labkvm1", "labkvm2")
 PRIVATE = {"labkvm1": "172.16.1.231", "labkvm2": "172.16.1.232"}
+# Seconds until a call that has not answered is held to be stuck.
+PATIENCE = 240
 RECORD = re.compile(r"kvmops: record (\S+) (\d+)")
 
 
@@ -32,8 +34,8 @@ def other(host: str) -> str:
     return next(name for name in HYPERVISORS if name != host)
 
 
-def uri(host: str, transport: str = "ssh") -> str:
-    return f"qemu+{transport}://root@{PRIVATE[host]}/system"
+def uri(host: str) -> str:
+    return f"qemu+ssh://root@{PRIVATE[host]}/system"
 
 
 def wait_for(condition: Callable[[], Any], seconds: float = 60, what: str = "it") -> Any:
@@ -100,13 +102,13 @@ class Call:
         )
         self._host = host
 
-    def answer(self, seconds: float = 240) -> Answer:
+    def answer(self) -> Answer:
         try:
-            out, _errors = self.process.communicate(timeout=seconds)
+            out, _errors = self.process.communicate(timeout=PATIENCE)
         except subprocess.TimeoutExpired:
             self.process.kill()
             out, _errors = self.process.communicate()
-            raise AssertionError(f"no answer within {seconds} s: {out}") from None
+            raise AssertionError(f"no answer within {PATIENCE} s: {out}") from None
         found = re.search(rf"^{self._host} \| \S+ (?:=>|>>) (?=\{{)", out, re.MULTILINE)
         result = json.JSONDecoder().raw_decode(out, found.end())[0] if found else {}
         return Answer(self.process.returncode, out, result)
@@ -238,26 +240,26 @@ class Guest:
         said = faults.inside(host, "virsh", "domjobinfo", self.name).stdout
         return {key.strip(): value.strip() for key, _colon, value in (row.partition(":") for row in said.splitlines())}
 
-    def moves_from(self, host: str, seconds: float = 60) -> None:
+    def moves_from(self, host: str) -> None:
         """Wait until its memory travels."""
-        wait_for(lambda: "Memory remaining" in self.job(host), seconds, f"a migration of {self.name}")
+        wait_for(lambda: "Memory remaining" in self.job(host), what=f"a migration of {self.name}")
 
-    def copies_from(self, host: str, seconds: float = 60) -> None:
+    def copies_from(self, host: str) -> None:
         """Wait until its disk travels."""
-        wait_for(lambda: "File processed" in self.job(host), seconds, f"a copy of the disk of {self.name}")
+        wait_for(lambda: "File processed" in self.job(host), what=f"a copy of the disk of {self.name}")
 
-    def becomes(self, host: str, state: str, seconds: float = 60) -> None:
+    def becomes(self, host: str, state: str) -> None:
         look = ("virsh", "domstate", self.name)
-        wait_for(lambda: faults.inside(host, *look).stdout.strip() == state, seconds, f"{self.name} {state} on {host}")
+        wait_for(lambda: faults.inside(host, *look).stdout.strip() == state, what=f"{self.name} {state} on {host}")
 
-    def is_said_to_be(self, host: str, state: str, reason: str, seconds: float = 60) -> None:
+    def is_said_to_be(self, host: str, state: str, reason: str) -> None:
         """Wait until libvirt says so, reason included."""
 
         def said() -> bool:
             seen = self.look().get(host)
             return seen is not None and (seen.state, seen.reason) == (state, reason)
 
-        wait_for(said, seconds, f"{self.name} {state} ({reason}) on {host}")
+        wait_for(said, what=f"{self.name} {state} ({reason}) on {host}")
 
     # What a test wants
 

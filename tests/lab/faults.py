@@ -17,6 +17,8 @@ from .host import end_processes
 from .paths import LabError, netns_of
 
 TABLE = "kvmops_cut"
+# Of the private network, over which guests move.
+DEVICE = "private0"
 # Ports on which the destination takes in memory and disks.
 MIGRATION_PORTS = "49152-49215"
 DAEMON = "libvirtd.service"
@@ -38,37 +40,36 @@ def must(host: str, *command: str) -> str:
 
 
 @contextlib.contextmanager
-def shaped(mib: int, *hosts: str, over: str = "private") -> Iterator[None]:
+def shaped(mib: int, *hosts: str) -> Iterator[None]:
     """Let each of the hosts send no more than that many MiB per second into the network."""
-    device = f"{over}0"
     try:
         for host in hosts:
             # The queue holds a tenth of a second: whatever else goes this way is slow, and not dead.
             must(
                 host,
-                *("tc", "qdisc", "replace", "dev", device, "root", "tbf"),
+                *("tc", "qdisc", "replace", "dev", DEVICE, "root", "tbf"),
                 *("rate", f"{mib}mibps", "burst", "256kb", "latency", "100ms"),
             )
         yield
     finally:
         for host in hosts:
-            inside(host, "tc", "qdisc", "del", "dev", device, "root")
+            inside(host, "tc", "qdisc", "del", "dev", DEVICE, "root")
 
 
 @contextlib.contextmanager
-def cut(*hosts: str, over: str = "private", ports: str = "") -> Iterator[None]:
+def cut(*hosts: str, ports: str = "") -> Iterator[None]:
     """Let the hosts drop what arrives from the network, or only to and from these TCP ports; nobody is told."""
     try:
         for host in hosts:
-            drop(host, over, ports)
+            drop(host, ports)
         yield
     finally:
         for host in hosts:
             restore(host)
 
 
-def drop(host: str, over: str = "private", ports: str = "") -> None:
-    device = f'iifname "{over}0"'
+def drop(host: str, ports: str = "") -> None:
+    device = f'iifname "{DEVICE}"'
     rules = [f"{device} tcp {side} {ports} drop" for side in ("dport", "sport")] if ports else [f"{device} drop"]
     lines = "\n".join(("type filter hook input priority -300", *rules))
     must(host, "nft", f"table inet {TABLE} {{\nchain arriving {{\n{lines}\n}}\n}}")
@@ -78,9 +79,9 @@ def restore(host: str) -> None:
     inside(host, "nft", "delete", "table", "inet", TABLE)
 
 
-def tear(host: str, address: str, ports: str = MIGRATION_PORTS) -> None:
-    """End the TCP connections with that address which have such a port; both ends are told."""
-    low, _dash, high = ports.partition("-")
+def tear(host: str, address: str) -> None:
+    """End the TCP connections with that address that carry a migration; both ends are told."""
+    low, _dash, high = MIGRATION_PORTS.partition("-")
     sides = (f"( {side} >= :{low} and {side} <= :{high} )" for side in ("sport", "dport"))
     must(host, "ss", "--kill", "--tcp", "dst", address, "and", f"( {' or '.join(sides)} )")
 
@@ -102,18 +103,6 @@ def kill_daemon(host: str) -> None:
 def start_daemon(host: str) -> None:
     must(host, "systemctl", "reset-failed", DAEMON)
     must(host, "systemctl", "start", DAEMON)
-
-
-@contextlib.contextmanager
-def no_daemon(host: str) -> Iterator[None]:
-    """The libvirt daemon dies, and nothing starts it again before the context ends."""
-    try:
-        kill_daemon(host)
-        must(host, "systemctl", "stop", DAEMON, *SOCKETS)
-        yield
-    finally:
-        must(host, "systemctl", "start", *SOCKETS)
-        start_daemon(host)
 
 
 @contextlib.contextmanager
@@ -150,11 +139,10 @@ def no_power(host: str) -> Iterator[None]:
         lab_host.wait()
 
 
-def mend(host: str, networks: tuple[str, ...] = ("private",)) -> None:
+def mend(host: str) -> None:
     """The host without any of these faults."""
     restore(host)
     restore_keepalive(host)
-    for name in networks:
-        inside(host, "tc", "qdisc", "del", "dev", f"{name}0", "root")
+    inside(host, "tc", "qdisc", "del", "dev", DEVICE, "root")
     if inside(host, "systemctl", "is-active", "--quiet", DAEMON).returncode:
         start_daemon(host)
