@@ -15,6 +15,7 @@ spec = importlib.util.spec_from_file_location("firewall_plan", PLAN)
 plan = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(plan)
 
+RECORD = "/var/lib/kvmops-migration/firewall.json"
 MIGRATION = "49152-49215/tcp"
 PUBLIC = """block
   target: %%REJECT%%
@@ -95,13 +96,16 @@ def wish(**changed):
         "services": [],
         "zone": "",
         "login_port": 22,
+        "record_file": RECORD,
+        "unit_file": "/etc/systemd/system/kvmops-migration-firewall.service",
+        "chains": {"first": "KVMOPS-MIGRATION", "last": "KVMOPS-MIGRATION-END"},
         **changed,
     }
 
 
 def recorded(rules=(), active=True, enabled=True, login=()):
     record = {"service": {"active": active, "enabled": enabled}, "login": list(login), "rules": list(rules)}
-    return {plan.RECORD: json.dumps(record)}
+    return {RECORD: json.dumps(record)}
 
 
 def entry(zone, rule, permanent=True, immediate=True):
@@ -177,7 +181,7 @@ def test_what_is_there_stays_and_is_nobody_elses_to_take():
     host = Host(runtime=[OVER_LAN, FOREIGN], permanent=[OVER_LAN, FOREIGN])
     answer = plan.plan(wish(zone="public"), host)
     assert changes(answer) == {("enabled", "public", OVER_PRIVATE)}
-    host.files = {plan.RECORD: json.dumps(answer["record_after"])}
+    host.files = {RECORD: json.dumps(answer["record_after"])}
     host.answers["firewall-cmd --list-all-zones"] = PUBLIC.format(
         interfaces="", services="ssh", rules=f"\t{OVER_LAN}\n\t{OVER_PRIVATE}\n\t{FOREIGN}\n"
     )
@@ -228,7 +232,7 @@ def test_what_was_before_is_remembered_from_the_first_run_on():
     host = Host(active=(), enabled=False)
     first = plan.plan(wish(), host)["record"]
     assert first["service"] == {"active": False, "enabled": False}
-    assert plan.plan(wish(), Host(files={plan.RECORD: json.dumps(first)}))["record"]["service"] == first["service"]
+    assert plan.plan(wish(), Host(files={RECORD: json.dumps(first)}))["record"]["service"] == first["service"]
 
 
 def login_at(port, address="192.168.1.231"):

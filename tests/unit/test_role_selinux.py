@@ -16,6 +16,9 @@ spec = importlib.util.spec_from_file_location("selinux_plan", PLAN)
 plan = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(plan)
 
+RECORD = "/var/lib/kvmops-migration/selinux.json"
+PROFILE = "/etc/apparmor.d/usr.lib.libvirt.virt-aa-helper"
+LOCAL = "/etc/apparmor.d/local/usr.lib.libvirt.virt-aa-helper"
 MOUNTS = """/dev/vda / ext4 rw,seclabel,relatime 0 0
 selinuxfs /sys/fs/selinux selinuxfs {selinuxfs},relatime 0 0
 10.0.1.235:/vm /vmdata nfs4 rw,relatime,vers=4.2 0 0
@@ -61,7 +64,7 @@ def selinux_host(root, enforce="1", boolean="0 0", local="", selinuxfs="rw", **m
 
 def apparmor_host(root, profiles="/usr/sbin/libvirtd (enforce)\nvirt-aa-helper (enforce)\n", enabled="Y\n"):
     host = Host(root).write("/sys/module/apparmor/parameters/enabled", enabled)
-    return host.write("/sys/kernel/security/apparmor/profiles", profiles).write(plan.PROFILE)
+    return host.write("/sys/kernel/security/apparmor/profiles", profiles).write(PROFILE)
 
 
 def wish(**changed):
@@ -70,6 +73,10 @@ def wish(**changed):
         "booleans": {"virt_use_nfs": True},
         "directories": ["/vm"],
         "type": "virt_image_t",
+        "record_file": RECORD,
+        "profile": PROFILE,
+        "local": LOCAL,
+        "marker": "# {mark} kvmops.migration selinux",
         **changed,
     }
 
@@ -114,7 +121,7 @@ def test_a_second_run_has_nothing_to_do_and_nothing_to_write(tmp_path):
     first = plan.plan(wish(), selinux_host(tmp_path / "1"))
     host = selinux_host(tmp_path / "2", boolean="1 1", local="virt_use_nfs=1\n", contexts={"/vm": "virt_image_t"})
     host.types = {"/vm": "virt_image_t"}
-    answer = plan.plan(wish(), host.write(plan.RECORD, json.dumps(first["record_after"])))
+    answer = plan.plan(wish(), host.write(RECORD, json.dumps(first["record_after"])))
     assert (answer["booleans"], answer["contexts"], answer["relabel"]) == ([], [], [])
     assert answer["recorded"] == answer["record"] == answer["record_after"]
 
@@ -127,7 +134,7 @@ def test_absent_gives_back_what_was_and_only_that(tmp_path):
     host = selinux_host(
         tmp_path / "2", boolean="1 1", local="virt_use_nfs=1\nother=0\n", contexts={"/vm": "virt_image_t"}
     )
-    answer = plan.plan(wish(state="absent"), host.write(plan.RECORD, json.dumps(first["record_after"])))
+    answer = plan.plan(wish(state="absent"), host.write(RECORD, json.dumps(first["record_after"])))
     assert answer["booleans"] == [{"name": "virt_use_nfs", "state": False}]
     assert answer["contexts"] == [{"target": "/vm(/.*)?", "state": "absent"}]
     assert answer["relabel"] == ["/vm"]
@@ -137,7 +144,7 @@ def test_absent_gives_back_what_was_and_only_that(tmp_path):
 def test_what_is_not_wished_any_more_goes_back(tmp_path):
     record = {"booleans": {"other": False, "virt_use_nfs": False}, "directories": ["/old", "/vm"]}
     host = selinux_host(tmp_path, boolean="1 1", local="virt_use_nfs=1\n", contexts={"/vm": "virt_image_t"})
-    answer = plan.plan(wish(), host.write(plan.RECORD, json.dumps(record)))
+    answer = plan.plan(wish(), host.write(RECORD, json.dumps(record)))
     assert answer["booleans"] == [{"name": "other", "state": False}]
     assert answer["contexts"] == [{"target": "/old(/.*)?", "state": "absent"}]
     # Known until it is taken back.
@@ -199,7 +206,7 @@ def test_c8_118_without_apparmor_for_guests_nothing_is_permitted(tmp_path):
 def test_absent_takes_the_permission_back_where_there_is_one(tmp_path):
     host = apparmor_host(tmp_path)
     assert plan.plan(wish(state="absent"), host)["apparmor"] is None
-    host.write(plan.LOCAL, "# BEGIN kvmops.migration selinux\n")
+    host.write(LOCAL, "# BEGIN kvmops.migration selinux\n")
     assert plan.plan(wish(state="absent"), host)["apparmor"] == []
 
 

@@ -18,10 +18,6 @@ import socket
 import subprocess
 import sys
 
-RECORD = "/var/lib/kvmops-migration/firewall.json"
-UNIT = "kvmops-migration-firewall.service"
-UNIT_FILE = "/etc/systemd/system/" + UNIT
-CHAIN, LAST = "KVMOPS-MIGRATION", "KVMOPS-MIGRATION-END"
 # What firewalld means by these names, for iptables.
 SERVICES = {
     "mountd": ["20048/tcp", "20048/udp"],
@@ -360,16 +356,17 @@ def tables(wish, version, for_ports, for_services):
     what the role opens: a host whose INPUT accepts what nobody forbids would be open to all otherwise.
     """
     lines = []
+    first, last = wish["chains"]["first"], wish["chains"]["last"]
     for kind, those in (("ports", for_ports), ("services", for_services)):
         opened = wish[kind] if kind == "ports" else [each for name in wish[kind] for each in SERVICES[name]]
         for each in opened:
             port, protocol = each.split("/")
             ports = "-p %s -m %s --dport %s" % (protocol, protocol, port.replace("-", ":"))
             if wish["open_to"] == "all":
-                lines.append("-A %s %s -j ACCEPT" % (CHAIN, ports))
+                lines.append("-A %s %s -j ACCEPT" % (first, ports))
                 continue
-            lines += ["-A %s -s %s %s -j ACCEPT" % (CHAIN, one, ports) for one in those if one.version == version]
-            lines.append("-A %s ! -i lo %s -m conntrack --ctstate NEW -j REJECT" % (LAST, ports))
+            lines += ["-A %s -s %s %s -j ACCEPT" % (first, one, ports) for one in those if one.version == version]
+            lines.append("-A %s ! -i lo %s -m conntrack --ctstate NEW -j REJECT" % (last, ports))
     return list(dict.fromkeys(lines))
 
 
@@ -385,7 +382,8 @@ def plan_iptables(wish, host, answer, record):
     # What an earlier run has opened by firewalld, which is off now, stays on record.
     answer["record"] = record
     answer["installed"] = host.has("iptables-restore")
-    answer["active"] = host.active([UNIT]) != []
+    answer["active"] = host.active([wish["unit_file"].rpartition("/")[2]]) != []
+    chains = sorted(wish["chains"].values())
     for_ports, for_services, errors = sources(wish, host)
     answer["errors"] += errors
     for unit in host.active(OTHERS["iptables"]):
@@ -399,8 +397,8 @@ def plan_iptables(wish, host, answer, record):
         if version == 6 and host.read("/proc/net/if_inet6") is None:
             continue
         there = (host.run(program, "-w", "-S") or "").splitlines()
-        ours = {meaning(line) for line in there if line.split()[:2] in (["-A", CHAIN], ["-A", LAST])}
-        jumps = {line for line in there if re.match(r"^-A INPUT -j (%s|%s)$" % (CHAIN, LAST), line)}
+        ours = {meaning(line) for line in there if line.split()[:2] in [["-A", chain] for chain in chains]}
+        jumps = {line for line in there if line in ["-A INPUT -j " + chain for chain in chains]}
         if ours != {meaning(line) for line in lines} or len(jumps) != 2:
             answer["repair"] = True
     return answer
@@ -422,14 +420,14 @@ def plan(wish, host):
         "service": {"stop": False, "disable": False},
         "tables": {"4": [], "6": []},
         "repair": False,
-        "iptables": host.read(UNIT_FILE) is not None,
+        "iptables": host.read(wish["unit_file"]) is not None,
         "recorded": None,
         "record": None,
         "record_after": None,
     }
     if answer["errors"]:
         return answer
-    text = host.read(RECORD)
+    text = host.read(wish["record_file"])
     record = json.loads(text) if text else None
     answer["recorded"] = copy.deepcopy(record)
     by_iptables = wish["backend"] == "iptables" and wish["state"] == "present"

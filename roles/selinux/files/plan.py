@@ -15,10 +15,6 @@ import shutil
 import subprocess
 import sys
 
-RECORD = "/var/lib/kvmops-migration/selinux.json"
-PROFILE = "/etc/apparmor.d/usr.lib.libvirt.virt-aa-helper"
-LOCAL = "/etc/apparmor.d/local/usr.lib.libvirt.virt-aa-helper"
-MARKER = "BEGIN kvmops.migration selinux"
 # What that profile lets the helper read by itself.
 READABLE = ("/var/lib/libvirt/images", "/media", "/mnt", "/opt", "/srv")
 PATH = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
@@ -178,7 +174,7 @@ def plan_contexts(wish, host, answer, known):
 
 def apparmor_lines(wish, host):
     """What the helper's profile is to permit; None where there is nothing to do, as without AppArmor."""
-    if (host.read("/sys/module/apparmor/parameters/enabled") or "").strip() != "Y" or not host.exists(PROFILE):
+    if (host.read("/sys/module/apparmor/parameters/enabled") or "").strip() != "Y" or not host.exists(wish["profile"]):
         return None
     if "virt-aa-helper" not in (host.read("/sys/kernel/security/apparmor/profiles") or ""):
         return None
@@ -192,7 +188,7 @@ def apparmor_lines(wish, host):
             if not (each + "/").startswith(tuple(known + "/" for known in READABLE)):
                 lines += ['"%s/" r,' % each, '"%s/**" r,' % each]
     # The block of an earlier run goes where none is needed any more.
-    needless = not lines and MARKER not in (host.read(LOCAL) or "")
+    needless = not lines and wish["marker"].format(mark="BEGIN") not in (host.read(wish["local"]) or "")
     return None if needless else list(dict.fromkeys(lines))
 
 
@@ -213,7 +209,7 @@ def plan(wish, host):
         return answer
     if wish["state"] == "absent":
         wish = dict(wish, booleans={}, directories=[])
-    text = host.read(RECORD)
+    text = host.read(wish["record_file"])
     answer["recorded"] = json.loads(text) if text else None
     known = copy.deepcopy(answer["recorded"]) or {"booleans": {}, "directories": []}
     answer["apparmor"] = apparmor_lines(wish, host)
