@@ -9,7 +9,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -102,6 +102,18 @@ def ansible(command: str, *arguments: str, **environment: str) -> Run:
         check=False,
     )
     return Run(done.returncode, done.stdout)
+
+
+def on_hypervisors(book: Path, *roles: str, **its: object) -> Callable[..., Run]:
+    """These roles on all hypervisors, as a user's playbook has them: to be called with options and extra variables."""
+    names = [f"kvmops.migration.{role}" for role in roles]
+    play = {"hosts": "hypervisors", "gather_facts": False, "vars": its, "roles": names}
+    book.write_text(json.dumps([play]), encoding="ascii")
+
+    def run(*arguments: str, **variables: object) -> Run:
+        return ansible("ansible-playbook", str(book), "-e", json.dumps(variables), *arguments)
+
+    return run
 
 
 def plain_environment() -> dict[str, str]:

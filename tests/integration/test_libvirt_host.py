@@ -4,14 +4,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 import uuid
 from contextlib import contextmanager
 
 import pytest
 
-from .conftest import Run, ansible
+from .conftest import on_hypervisors
 
 DOMAIN = """<domain type='qemu'><name>{name}</name><memory>32768</memory><os><type arch='x86_64'>hvm</type></os>
 <devices>{disk}</devices></domain>"""
@@ -27,15 +26,7 @@ dpkg-query -W | sha256sum
 
 @pytest.fixture
 def libvirt_host(tmp_path):
-    """The role on all hypervisors with these variables, as a user's playbook has it."""
-    book = tmp_path / "site.yml"
-    play = {"hosts": "hypervisors", "gather_facts": False, "roles": ["kvmops.migration.libvirt_host"]}
-    book.write_text(json.dumps([play]), encoding="ascii")
-
-    def run(*arguments: str, **variables) -> Run:
-        return ansible("ansible-playbook", str(book), "-e", json.dumps(variables), *arguments)
-
-    return run
+    return on_hypervisors(tmp_path / "site.yml", "libvirt_host")
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
-from .conftest import REPOSITORY, Run, ansible
+from .conftest import REPOSITORY, ansible, on_hypervisors
 
 VM = "centos64a"
 LIBVIRT = {
@@ -48,16 +48,7 @@ SERIAL = (
 
 @pytest.fixture
 def libvirt_tls(tmp_path):
-    """The role on all hypervisors with these variables, as a user's playbook has it."""
-    book = tmp_path / "site.yml"
-    roles = ["kvmops.migration.libvirt_host", "kvmops.migration.libvirt_tls"]
-    play = {"hosts": "hypervisors", "gather_facts": False, "vars": {"libvirt_host_listen": ["tls"]}, "roles": roles}
-    book.write_text(json.dumps([play]), encoding="ascii")
-
-    def run(*arguments: str, **variables) -> Run:
-        return ansible("ansible-playbook", str(book), "-e", json.dumps(variables), *arguments)
-
-    return run
+    return on_hypervisors(tmp_path / "site.yml", "libvirt_host", "libvirt_tls", libvirt_host_listen=["tls"])
 
 
 @pytest.fixture
