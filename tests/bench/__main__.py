@@ -54,6 +54,8 @@ def main() -> int:
             parser.error(f"{name}: there are {', '.join(BENCHES)}")
     try:
         require_root()
+        if chosen.write and report.commit().endswith("-dirty"):
+            raise LabError("--write: the page names the commit that was measured; commit what is changed first")
         print(report.machine())
         wanted = chosen.bench or list(BENCHES)
         for name in wanted if chosen.write else ():

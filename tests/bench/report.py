@@ -79,18 +79,22 @@ class Report:
 
 
 @functools.cache
+def commit() -> str:
+    """What is measured; nobody else has what is not committed."""
+    asked = ["git", "describe", "--always", "--dirty"]
+    return subprocess.run(asked, cwd=REPOSITORY, text=True, capture_output=True, check=False).stdout.strip()
+
+
+@functools.cache
 def machine() -> str:
     """Where the figures come from: without it they mean nothing."""
     cpus = Path("/proc/cpuinfo").read_text(encoding="ascii")
     model = next(iter(re.findall(r"^model name\s*: (.*)", cpus, re.MULTILINE)), platform.machine())
     accelerated = json.loads((STATE / "lab.json").read_text(encoding="ascii"))["domain_type"] == "kvm"
     gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=REPOSITORY, text=True, capture_output=True, check=False
-    ).stdout.strip()
     guests = "KVM" if accelerated else "TCG"
     hardware = f"{os.cpu_count()} cores ({model}), {gib:.0f} GiB, Linux {platform.release().partition('-')[0]}"
-    return f"{hardware}; guests on {guests}; commit {commit}."
+    return f"{hardware}; guests on {guests}; commit {commit()}."
 
 
 def write(name: str, part: str) -> None:
