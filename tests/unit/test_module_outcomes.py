@@ -15,7 +15,7 @@ from ansible_collections.kvmops.migration.plugins.module_utils._migrate.ledger i
 from ansible_collections.kvmops.migration.plugins.module_utils._migrate.worker import Worker
 from ansible_collections.kvmops.migration.plugins.module_utils._pure import status as statuses
 from fake import libvirt as fake
-from fake.lab import DEST_URI, IMAGE, OTHER, UUID, disk_xml, domain_xml
+from fake.lab import DEST_URI, IMAGE, OTHER, UUID, disk_xml, domain_xml, volume_xml
 
 RUNNING, PAUSED, SHUTOFF = fake.VIR_DOMAIN_RUNNING, fake.VIR_DOMAIN_PAUSED, fake.VIR_DOMAIN_SHUTOFF
 LOST = "operation failed: Lost connection to destination host"
@@ -227,11 +227,12 @@ def test_c1_2_a_stale_definition_at_the_destination_is_replaced(lab):
     assert lab.where() == (None, RUNNING)
 
 
-def test_an_image_that_another_vm_took_meanwhile_stays(lab):
+@pytest.mark.parametrize("disk", [disk_xml(), volume_xml("a.qcow2")])
+def test_an_image_that_another_vm_took_meanwhile_stays(lab, disk):
     lab.add()
 
     def take(source, dest, guest):
-        dest.guests[OTHER] = fake.Guest("b", OTHER, domain_xml("b", OTHER))
+        dest.guests[OTHER] = fake.Guest("b", OTHER, domain_xml("b", OTHER, [disk]))
 
     fail_in(lab, "perform", then=take)
     result = lab.move()

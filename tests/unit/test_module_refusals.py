@@ -12,7 +12,7 @@ import pytest
 from ansible_collections.kvmops.migration.plugins.module_utils._migrate import settle
 from ansible_collections.kvmops.migration.plugins.module_utils._pure.refusal import Refusal
 from fake import libvirt as fake
-from fake.lab import DEST_URI, IMAGE, OTHER, disk_xml, domain_xml
+from fake.lab import DEST_URI, IMAGE, OTHER, disk_xml, domain_xml, volume_xml
 
 RUNNING, PAUSED, SHUTOFF = fake.VIR_DOMAIN_RUNNING, fake.VIR_DOMAIN_PAUSED, fake.VIR_DOMAIN_SHUTOFF
 
@@ -209,6 +209,11 @@ def test_a_stale_copy_of_another_vm(lab, refused, left_behind):
 
 def test_a_stale_copy_that_another_vm_has_as_its_disk_now(lab, refused, left_behind):
     lab.add("kvm1", "b", OTHER, state=SHUTOFF)
+    refused("image_in_use", "as a file of VM b", force=True, **left_behind)
+
+
+def test_a_stale_copy_that_another_vm_has_as_a_volume_now(lab, refused, left_behind):
+    lab.add("kvm1", "b", OTHER, state=SHUTOFF, image="", xml=domain_xml("b", OTHER, [volume_xml("a.qcow2")]))
     refused("image_in_use", "as a file of VM b", force=True, **left_behind)
 
 

@@ -25,7 +25,7 @@ from ansible_collections.kvmops.migration.plugins.module_utils._pure.refusal imp
 from ansible_collections.kvmops.migration.plugins.modules import virt_domblk_copy, virt_migrate
 from fake import blockcopy
 from fake import libvirt as fake
-from fake.lab import OTHER, UUID, disk_xml, domain_xml
+from fake.lab import OTHER, UUID, disk_xml, domain_xml, volume_xml
 
 # Real images are made and looked at.
 needs_qemu_img = pytest.mark.skipif(not shutil.which("qemu-img"), reason="qemu-img is not installed here")
@@ -191,6 +191,42 @@ def test_a_disk_of_another_guest_is_not_written_to_and_not_removed(here):
     result = here.move(remove_source=True)
     assert (result.failure_class, result.failed) == ("image_in_use", True)
     assert "used by VM b as well" in result.msg
+
+
+@pytest.mark.parametrize("state", [SHUTOFF, RUNNING])
+def test_a_volume_of_another_guest_is_not_written_to_and_not_removed(here, state):
+    here.add(state)
+    for pool, folder in (("old", here.old), ("new", here.new)):
+        here.host.directories[str(folder)] = {"a.img": fake.File("raw")}
+        here.host.add_pool(pool, str(folder))
+    (here.new / "a.img").write_text("of b")
+    other = here.add(name="b", uuid=OTHER, disks=())
+    other.xml = domain_xml("b", OTHER, [volume_xml("a.img", "new", "raw")])
+    result = here.move(force=True)
+    assert (result.failure_class, (here.new / "a.img").read_text()) == ("image_in_use", "of b"), result
+    (here.new / "a.img").unlink()
+    other.xml = domain_xml("b", OTHER, [volume_xml("a.img", "old", "raw")])
+    result = here.move(remove_source=True)
+    assert "used by VM b as well" in result.msg
+
+
+@pytest.mark.parametrize("taken", [False, True])
+def test_what_a_killed_run_was_writing_stays_where_it_is_a_volume_of_another_guest(here, kill, taken):
+    here.add(RUNNING)
+    kill("copying")
+    new = here.new / "a.img"
+    new.write_bytes(b"begun")
+    found = new.stat()
+    [ledger] = here.unfinished()
+    plain = {**json.loads(ledger.read_text()), "made": {str(new): {"inode": found.st_ino, "device": found.st_dev}}}
+    ledger.write_text(json.dumps(plain))
+    if taken:
+        here.host.directories[str(here.new)] = {"a.img": fake.File("raw")}
+        here.host.add_pool("new", str(here.new))
+        other = here.add(name="b", uuid=OTHER, disks=())
+        other.xml = domain_xml("b", OTHER, [volume_xml("a.img", "new", "raw")])
+    here.run(virt_migrate, cleanup=True)
+    assert new.exists() == taken
 
 
 @needs_qemu_img

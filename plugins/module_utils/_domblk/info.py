@@ -15,7 +15,7 @@ import stat
 import struct
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any, Callable, Dict, List, Mapping, Sequence, Tuple, TypeVar
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Sequence, Tuple, TypeVar
 
 from .._libvirt import BlockInfo, Domain, Host, LibvirtFailure, NoAnswer, NotFound, bounded
 from .._migrate.info import state_at
@@ -23,7 +23,7 @@ from .._migrate.local import RunCommand
 from .._migrate.place import connect, refusal
 from .._pure import domain_xml, guest, images
 from .._pure import uri as uris
-from .._pure.domain_xml import Disk, Layer
+from .._pure.domain_xml import Definition, Disk, Layer
 from .._pure.images import DiskInfo, Filesystem, Image, Mount
 
 T = TypeVar("T")
@@ -304,31 +304,30 @@ def disk_of(host: Host, uuid: str, disk: Disk, here: Images | None) -> DiskInfo:
     )
 
 
-def disks_of_others(host: Host, uuid: str = "") -> Dict[str, Tuple[str, str]]:
-    """By path, the VM and the format of each image that a VM other than that one on the host has as a disk."""
+def users_of(host: Host, uuid: str = "", here: Images | None = None) -> Dict[str, Tuple[str, str]]:
+    """By path, a VM other than that one on the host that has it for a disk or its firmware, and the file's format.
+
+    With `here` also what the images themselves say to be below them.
+    """
     found: Dict[str, Tuple[str, str]] = {}
     for domain in host.domains():
+        # A running guest may have other disks now than its definition will give it.
         for inactive in (False, True) if domain.uuid != uuid else ():
             with suppress(NotFound):
-                for disk in domain_xml.parse(host.xml(domain.uuid, inactive=inactive)).disks:
-                    path = path_of(host, disk)
-                    if path:
-                        found.setdefault(path, (domain.name, disk.format))
+                definition = domain_xml.parse(host.xml(domain.uuid, inactive=inactive))
+                for path, form in _files(host, definition, here):
+                    if path.startswith("/"):
+                        found.setdefault(path, (domain.name, form))
     return found
 
 
-def users(host: Host, uuid: str, here: Images) -> Dict[str, str]:
-    """By path, a VM other than that one on the host whose images lie on it, as the images themselves say."""
-    found: Dict[str, str] = {}
-    for domain in host.domains():
-        if domain.uuid == uuid:
-            continue
-        for inactive in (False, True):
-            with suppress(NotFound):
-                for disk in domain_xml.parse(host.xml(domain.uuid, inactive=inactive)).disks:
-                    for image in chain_of(disk, path_of(host, disk), here):
-                        found.setdefault(image.path, domain.name)
-    return found
+def _files(host: Host, definition: Definition, here: Images | None) -> Iterator[Tuple[str, str]]:
+    for disk in definition.disks:
+        path = path_of(host, disk)
+        yield path, disk.format
+        for image in chain_of(disk, path, here):
+            yield image.path, image.format
+    yield definition.nvram, "raw"
 
 
 def path_of(host: Host, disk: Disk) -> str:

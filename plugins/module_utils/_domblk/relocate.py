@@ -24,7 +24,6 @@ from typing import Any, Callable, Dict, List, Mapping, Sequence, Tuple
 from .._libvirt import Domain, Host, LibvirtFailure
 from .._migrate import moments
 from .._migrate import worker as workers
-from .._migrate.disks import image_users
 from .._migrate.local import Local
 from .._migrate.place import connect, refusal, state_of
 from .._migrate.worker import Worker
@@ -34,9 +33,9 @@ from .._pure import uri as uris
 from .._pure.domain_xml import Definition, Disk, Place
 from .._pure.domblk import File, Wish
 from .._pure.refusal import Refusal
-from . import carry, info, receiver
+from . import carry, receiver
 from .carry import Carried, Carrying, Way
-from .info import Images, chain_of, path_of
+from .info import Images, chain_of, path_of, users_of
 from .stream import StreamError
 
 KIND = "relocation"
@@ -197,17 +196,14 @@ class Relocation:
 
     def _check_others(self, domain: Domain, moves: Sequence[Move]) -> None:
         """Other VMs must not lose what they use, and nothing of theirs may be written to."""
-        users = image_users(self._host, domain.uuid)
+        removes = self._request.wish.remove_source
+        users = users_of(self._host, domain.uuid, self._request.images if removes else None)
         for move in moves:
             if move.dest in users:
-                raise Refusal(f"{move.dest} is a disk of VM {users[move.dest]}", "image_in_use", "give another place")
-        if not self._request.wish.remove_source:
-            return
-        users.update(info.users(self._host, domain.uuid, self._request.images))
-        for move in moves:
-            if move.source in users:
+                raise Refusal(f"{move.dest} is used by VM {users[move.dest][0]}", "image_in_use", "give another place")
+            if removes and move.source in users:
                 raise Refusal(
-                    f"remove_source: {move.source} is used by VM {users[move.source]} as well",
+                    f"remove_source: {move.source} is used by VM {users[move.source][0]} as well",
                     "image_in_use",
                     "leave remove_source out",
                 )
@@ -290,7 +286,7 @@ class Relocation:
 
         def others() -> Dict[str, Tuple[str, str]]:
             """Other disks of this very VM too."""
-            return info.disks_of_others(self._host)
+            return users_of(self._host)
 
         begun = request.local.begun(domain.uuid)
         with Carrying(files, Way(), request.wish, worker.run_id, timeout, self._may_replace, others, begun) as carrying:
@@ -584,7 +580,7 @@ def _agree(moves: Sequence[Move], domain: Domain, host: Host) -> None:
 
 def _remove_new(move: Move, host: Host, made: Mapping[str, int] | None, was_copying: bool) -> List[str]:
     """Remove the image that QEMU had begun to write, where it is known to be that one."""
-    if move.block or move.dest in image_users(host, "") or not os.path.lexists(move.dest):
+    if move.block or move.dest in users_of(host) or not os.path.lexists(move.dest):
         return []
     if not was_copying and (made is None or _file(move.dest) != dict(made)):
         return [f"{move.dest} was left in place: it is not known to be of this run"]

@@ -7,11 +7,11 @@
 from __future__ import annotations
 
 import posixpath
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Dict, List, Mapping, Sequence, Tuple
 
-from .._libvirt import Host, LibvirtFailure, NotFound
+from .._domblk.info import users_of
+from .._libvirt import Host, LibvirtFailure
 from .._pure import domain_xml, storage
 from .._pure.domain_xml import Definition, Disk
 from .._pure.findings import Findings
@@ -234,17 +234,19 @@ class Disks:
 
     def check_replaceable(self, disks: Sequence[Disk], facts: Mapping[str, Any] | None, force: bool) -> None:
         """Refuse to replace files that lie at the destination and that nothing accounts for."""
-        users = image_users(self._dest.host, self._definition.uuid) if disks else {}
+        users = users_of(self._dest.host, self._definition.uuid) if disks else {}
         for disk in disks:
             self._check_replaceable(disk, users, facts, force)
 
     def _check_replaceable(
-        self, disk: Disk, users: Mapping[str, str], facts: Mapping[str, Any] | None, force: bool
+        self, disk: Disk, users: Mapping[str, Tuple[str, str]], facts: Mapping[str, Any] | None, force: bool
     ) -> None:
         where = f"{disk.source} exists on {self._dest.host}"
         if disk.source in users:
             raise Refusal(
-                f"{where} as a file of VM {users[disk.source]}", "image_in_use", "move or rename one of the two images"
+                f"{where} as a file of VM {users[disk.source][0]}",
+                "image_in_use",
+                "move or rename one of the two images",
             )
         entry = self._entry(disk, facts)
         if entry.get("locked"):
@@ -283,27 +285,14 @@ def _why_not(entry: Mapping[str, Any], facts: Mapping[str, Any] | None) -> str:
     return "has changed since an earlier move of this VM left it behind"
 
 
-def image_users(host: Host, uuid: str) -> Dict[str, str]:
-    """By path, a VM other than that one on the host that has it as a disk or for its firmware."""
-    users = {}
-    for domain in host.domains():
-        if domain.uuid != uuid:
-            # A running guest may have other disks now than its definition will give it.
-            for inactive in (False, True):
-                with suppress(NotFound):
-                    files = domain_xml.parse(host.xml(domain.uuid, inactive=inactive)).files
-                    users.update(dict.fromkeys(files, domain.name))
-    return users
-
-
 def remove_images(host: Host, uuid: str, paths: Sequence[str]) -> List[str]:
     """Delete images that a failed move made on the host; returns warnings about those that stay."""
     warnings = []
-    users = image_users(host, uuid) if paths else {}
+    users = users_of(host, uuid) if paths else {}
     for path in paths:
         try:
             if path in users:
-                warnings.append(f"{path} on {host} was left in place: VM {users[path]} has it as a disk")
+                warnings.append(f"{path} on {host} was left in place: VM {users[path][0]} has it as a disk")
             elif host.volume(path) is not None:
                 host.delete_volume(path)
         except LibvirtFailure as error:

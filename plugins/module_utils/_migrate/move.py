@@ -11,9 +11,8 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Dict, List, Mapping, Tuple
 
-from .._domblk import info
 from .._domblk.carry import Carrying, Way, teller, way_to
-from .._domblk.info import chain_of
+from .._domblk.info import chain_of, users_of
 from .._libvirt import Host, LibvirtFailure, NotFound, Volume, unknown_flags
 from .._pure import certificates, checks, domain_xml, domblk, jobstats, outcome, schedule, storage
 from .._pure import options as table
@@ -26,7 +25,7 @@ from .._pure.refusal import Refusal
 from .._pure.schedule import Size, Step
 from . import facts, moments, outlook, probe, survey
 from . import place as places
-from .disks import Disks, Layout, image_users, remove_images
+from .disks import Disks, Layout, remove_images
 from .ending import Ending, tried
 from .guest import Guest
 from .hazards import check_asleep
@@ -633,12 +632,12 @@ class Move:
     def _removable(self, carrying: Carrying) -> Dict[str, Dict[str, int]]:
         """The sources that may go away afterwards, and what tells them from others; another VM may lie on them."""
         known = carrying.known_sources()
-        used = image_users(self._source, self._place.uuid)
-        if self._request.images is not None:
-            used.update(info.users(self._source, self._place.uuid, self._request.images))
+        used = users_of(self._source, self._place.uuid, self._request.images)
         for path in sorted(set(known) & set(used)):
             raise Refusal(
-                f"remove_source: {path} is used by VM {used[path]} as well", "image_in_use", "leave remove_source out"
+                f"remove_source: {path} is used by VM {used[path][0]} as well",
+                "image_in_use",
+                "leave remove_source out",
             )
         return known
 
@@ -671,7 +670,7 @@ class Move:
             self._request.run_id,
             options["connect_timeout"],
             lambda file: self._guest.may_replace(file, self._disks, self._facts),
-            lambda: info.disks_of_others(self._dest, self._place.uuid),
+            lambda: users_of(self._dest, self._place.uuid),
             self._request.local.begun(self._place.uuid),
             self._links.ahead.open,
         )

@@ -117,12 +117,6 @@ class Definition:
     # What it has that post-copy cannot serve page by page, in words.
     not_on_demand: str = ""
 
-    @property
-    def files(self) -> Tuple[str, ...]:
-        """Every path that QEMU opens for its disks and its firmware."""
-        own = (self.nvram,) if self.nvram else ()
-        return own + tuple(path for disk in self.disks for path in disk.files)
-
     def __getitem__(self, target: str) -> Disk:
         """A disk that it is known to have."""
         return next(disk for disk in self.disks if disk.target == target)

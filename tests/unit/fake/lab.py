@@ -31,6 +31,13 @@ def disk_xml(target="vda", path=IMAGE, image="qcow2", device="disk", extra="", k
     )
 
 
+def volume_xml(name, pool="vm", image="qcow2"):
+    return (
+        f"<disk type='volume' device='disk'><driver name='qemu' type='{image}'/><source pool='{pool}' volume='{name}'/>"
+        "<target dev='vda'/></disk>"
+    )
+
+
 def domain_xml(name="a", uuid=UUID, disks=None, nvram=""):
     devices = disk_xml() if disks is None else "".join(disks)
     firmware = f"<os><nvram>{nvram}</nvram></os>" if nvram else ""
