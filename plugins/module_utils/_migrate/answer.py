@@ -47,7 +47,7 @@ def kept(module: Any, act: Act) -> Dict[str, Any]:
             "outcome": "undetermined",
             "failure_class": "broke_down",
             "cure": BROKE_DOWN,
-            "msg": f"virt_migrate broke down: {error}; cure: {BROKE_DOWN}",
+            "msg": f"the run broke down: {error}; cure: {BROKE_DOWN}",
             "exception": traceback.format_exc(),
         }
     return dict(remove_values(result, module.no_log_values))
