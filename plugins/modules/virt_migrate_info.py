@@ -89,7 +89,7 @@ host:
   description:
     - Who the host is, with C(uri), C(uuid), C(hostname), C(libvirt_version) and C(hypervisor_version).
     - C(certificates) for migration over TLS, with C(directory), C(files) (those of them that are there) and
-      C(verify) (whether a client needs its own). Empty where the module does not run on that host.
+      C(verify) (whether a client needs its own). Null where the module does not run on that host.
     - With O(facts), C(facts) of what VMs can have there, such as C(machines), C(networks), C(memory), C(secrets),
       C(interfaces), C(mounts), C(writes) (on NFS), C(qemu_user), C(selinux) and C(listening) (ports).
   returned: success
@@ -111,7 +111,8 @@ pools:
 journal:
   description:
     - Images that moves left behind on this host, each with C(uuid) and C(name) of the VM, C(path),
-      C(target), C(run), C(left_at), C(locked) and C(state) (V(unchanged), V(changed) or V(gone)).
+      C(target), C(run), C(left_at), C(locked) and C(state), which is V(unchanged), V(changed), V(gone), or V(unsettled)
+      for the same file of a run that was killed before it could tell in which state it left that.
     - Empty where the module does not run on the host that O(uri) leads to.
   returned: success
   type: list
