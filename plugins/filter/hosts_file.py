@@ -28,7 +28,7 @@ options:
   hostvars:
     description:
       - The variables of the hosts, C(hostvars). Of their facts C(nodename), C(default_ipv4), C(default_ipv6) are used,
-        and the content of their own files where the variable O(registered) has it.
+        and the content of their own files where the role has read it.
     type: dict
     required: true
   networks:
@@ -40,10 +40,6 @@ options:
     description: The domain of the hosts whose names have none.
     type: str
     default: ""
-  registered:
-    description: Name of the variable in which the result of M(ansible.builtin.slurp) was registered.
-    type: str
-    default: __name_resolution_file
   state:
     description: Whether the names are there, or the content is as it was before them.
     type: str
@@ -81,27 +77,25 @@ def decoded(content):
     return base64.b64decode(content).decode("utf-8", "surrogateescape")
 
 
-def host_of(name, facts, variables, registered):
+def host_of(name, facts, variables):
     told = told_by(facts, "__name_resolution_facts")
     return Host(
         name,
         {variable: facts.get(variable) for variable in variables},
         told.get("nodename"),
-        decoded((facts.get(registered) or {}).get("content", "")),
+        decoded((facts.get("__name_resolution_file") or {}).get("content", "")),
         [(told.get(key) or {}).get("address", "") for key in ("default_ipv4", "default_ipv6")],
     )
 
 
-def hosts_file(
-    content, own, hosts, hostvars, networks, domain="", state="present", registered="__name_resolution_file"
-):
+def hosts_file(content, own, hosts, hostvars, networks, domain="", state="present"):
     text = decoded(content)
     strangers = [name for name in hosts if name not in hostvars]
     if strangers:
         return {"text": text, "errors": ["name_resolution_hosts: not in the inventory: %s" % ", ".join(strangers)]}
     known = [Network(network["suffix"], network["variable"]) for network in networks]
     variables = [network.variable for network in known]
-    everybody = [host_of(name, hostvars[name], variables, registered) for name in hosts]
+    everybody = [host_of(name, hostvars[name], variables) for name in hosts]
     return plan(text, own, everybody, known, domain, state)
 
 
