@@ -713,3 +713,13 @@ def require() -> None:
     # The first sentence names library, host and Python; the others send people to read documentation.
     problem = missing_required_lib("libvirt").partition(". ")[0]
     raise Refusal(problem, "bindings_missing", "install the package python3-libvirt")
+
+
+def needing(act: Callable[[], T]) -> Callable[[], T]:
+    """`act`, which goes on only with libvirt's bindings."""
+
+    def work() -> T:
+        require()
+        return act()
+
+    return work

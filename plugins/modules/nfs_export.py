@@ -158,8 +158,8 @@ role:
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ansible_collections.kvmops.migration.plugins.module_utils._answer import leave
 from ansible_collections.kvmops.migration.plugins.module_utils._exports.manage import ensure
-from ansible_collections.kvmops.migration.plugins.module_utils._migrate.answer import leave
 
 
 def main() -> None:

@@ -123,8 +123,8 @@ cure:
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ansible_collections.kvmops.migration.plugins.module_utils._answer import leave
 from ansible_collections.kvmops.migration.plugins.module_utils._exports.manage import gather
-from ansible_collections.kvmops.migration.plugins.module_utils._migrate.answer import leave
 
 
 def main() -> None:

@@ -295,15 +295,16 @@ role:
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ansible_collections.kvmops.migration.plugins.module_utils._answer import leave
 from ansible_collections.kvmops.migration.plugins.module_utils._domblk.start import argument_spec, start
-from ansible_collections.kvmops.migration.plugins.module_utils._migrate.answer import answer
+from ansible_collections.kvmops.migration.plugins.module_utils._libvirt import needing
 
 
 def main() -> None:
     module = AnsibleModule(
         argument_spec=argument_spec(), supports_check_mode=True, mutually_exclusive=[("dest_dir", "path_map")]
     )
-    answer(module, lambda: start(module))
+    leave(module, needing(lambda: start(module)))
 
 
 if __name__ == "__main__":

@@ -301,8 +301,9 @@ role:
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ansible_collections.kvmops.migration.plugins.module_utils._answer import leave
 from ansible_collections.kvmops.migration.plugins.module_utils._domblk.info import Images, gather
-from ansible_collections.kvmops.migration.plugins.module_utils._migrate.answer import answer
+from ansible_collections.kvmops.migration.plugins.module_utils._libvirt import needing
 
 
 def main() -> None:
@@ -315,7 +316,7 @@ def main() -> None:
         supports_check_mode=True,
     )
     params = module.params
-    answer(module, lambda: gather(params["uri"], params["name"], params["connect_timeout"], Images.of(module)))
+    leave(module, needing(lambda: gather(params["uri"], params["name"], params["connect_timeout"], Images.of(module))))
 
 
 if __name__ == "__main__":

@@ -805,14 +805,15 @@ role:
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.kvmops.migration.plugins.module_utils._migrate.answer import answer
+from ansible_collections.kvmops.migration.plugins.module_utils._answer import leave
+from ansible_collections.kvmops.migration.plugins.module_utils._libvirt import needing
 from ansible_collections.kvmops.migration.plugins.module_utils._migrate.start import start
 from ansible_collections.kvmops.migration.plugins.module_utils._pure.options import argument_spec
 
 
 def main() -> None:
     module = AnsibleModule(argument_spec=argument_spec(), supports_check_mode=True)
-    answer(module, lambda: start(module))
+    leave(module, needing(lambda: start(module)))
 
 
 if __name__ == "__main__":

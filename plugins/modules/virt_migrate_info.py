@@ -172,7 +172,8 @@ role:
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.kvmops.migration.plugins.module_utils._migrate.answer import answer
+from ansible_collections.kvmops.migration.plugins.module_utils._answer import leave
+from ansible_collections.kvmops.migration.plugins.module_utils._libvirt import needing
 from ansible_collections.kvmops.migration.plugins.module_utils._migrate.judged import tell
 
 
@@ -191,7 +192,7 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    answer(module, lambda: tell(module))
+    leave(module, needing(lambda: tell(module)))
 
 
 if __name__ == "__main__":

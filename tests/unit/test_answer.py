@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from ansible_collections.kvmops.migration.plugins.module_utils._migrate.answer import kept
+from ansible_collections.kvmops.migration.plugins.module_utils._answer import kept
 from ansible_collections.kvmops.migration.plugins.module_utils._pure.refusal import Refusal
 
 MODULE = SimpleNamespace(no_log_values={"s3cret"})

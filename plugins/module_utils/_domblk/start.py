@@ -11,9 +11,9 @@ import os
 import time
 from typing import Any, Dict, Mapping
 
+from .._answer import kept
 from .._migrate import start as migrate
 from .._migrate import worker as workers
-from .._migrate.answer import kept
 from .._migrate.local import Local
 from .._migrate.worker import Held, Worker
 from .._pure import domblk

@@ -14,13 +14,13 @@ from typing import Any, Dict, Iterator, List, Mapping, Sequence
 
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 
+from .._answer import kept
 from .._domblk.info import Images
 from .._libvirt import LibvirtFailure
 from .._pure import checks, outcome
 from .._pure import options as table
 from .._pure import uri as uris
 from .._pure.refusal import Refusal
-from .answer import kept
 from .info import gather
 from .links import Links
 from .local import Local

@@ -12,6 +12,7 @@ from typing import Any, Dict, List, Mapping
 
 from ansible.module_utils.common.parameters import remove_values
 
+from .._answer import kept
 from .._domblk.info import Images
 from .._pure import checks, domblk, outcome
 from .._pure import options as table
@@ -19,7 +20,6 @@ from .._pure import uri as uris
 from .._pure.domblk import Wish
 from .._pure.refusal import Refusal
 from . import worker as workers
-from .answer import kept
 from .local import Local
 from .report import NOTHING, REFUSED, Report, Request
 from .run import END_PATIENCE, run

@@ -11,23 +11,17 @@ from typing import Any, Callable, Dict
 
 from ansible.module_utils.common.parameters import remove_values
 
-from .. import _libvirt
-from .._pure import uri as uris
-from .._pure.refusal import Refusal
+from ._pure import uri as uris
+from ._pure.refusal import Refusal
 
 # The ledger of the run is still there.
 BROKE_DOWN = "run again, which settles what it has left, and report this as a fault of the collection"
 Act = Callable[[], Dict[str, Any]]
 
 
-def answer(module: Any, act: Act) -> None:
-    """Leave the module with the result of `act`, which needs libvirt, or with the refusal that it raised."""
-    module.no_log_values |= uris.secrets(*(value for value in module.params.values() if isinstance(value, str)))
-    leave(module, _with_bindings(act))
-
-
 def leave(module: Any, act: Act) -> None:
     """Leave the module with the result of `act`, or with the refusal that it raised."""
+    module.no_log_values |= uris.secrets(*(value for value in module.params.values() if isinstance(value, str)))
     result = _result(act)
     for text in result.pop("warnings", []):
         module.warn(text)
@@ -51,14 +45,6 @@ def kept(module: Any, act: Act) -> Dict[str, Any]:
             "exception": traceback.format_exc(),
         }
     return dict(remove_values(result, module.no_log_values))
-
-
-def _with_bindings(act: Act) -> Act:
-    def work() -> Dict[str, Any]:
-        _libvirt.require()
-        return act()
-
-    return work
 
 
 def _result(act: Act) -> Dict[str, Any]:
