@@ -302,7 +302,8 @@ role:
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.kvmops.migration.plugins.module_utils._answer import leave
-from ansible_collections.kvmops.migration.plugins.module_utils._domblk.info import Images, gather
+from ansible_collections.kvmops.migration.plugins.module_utils._domblk.info import gather
+from ansible_collections.kvmops.migration.plugins.module_utils._images.look import Images
 from ansible_collections.kvmops.migration.plugins.module_utils._libvirt import needing
 
 

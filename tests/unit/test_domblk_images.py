@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from ansible_collections.kvmops.migration.plugins.module_utils._domblk import info
+from ansible_collections.kvmops.migration.plugins.module_utils._images import look
 from ansible_collections.kvmops.migration.plugins.module_utils._pure import images
 from ansible_collections.kvmops.migration.plugins.module_utils._pure.domain_xml import Layer
 
@@ -40,7 +40,7 @@ def here(commands):
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         return done.returncode, done.stdout, done.stderr
 
-    return info.Images(run_command)
+    return look.Images(run_command)
 
 
 def qemu_img(*arguments):
@@ -161,7 +161,7 @@ def test_a_name_leads_through_links_as_the_kernel_follows_it(here, tmp_path):
 
 
 def test_a_chain_has_an_end_as_libvirts_have(tmp_path, monkeypatch):
-    monkeypatch.setattr(info.shutil, "which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr(look.shutil, "which", lambda name: f"/usr/bin/{name}")
     for number in range(images.DEEPEST + 2):
         (tmp_path / str(number)).touch()
 
@@ -170,7 +170,7 @@ def test_a_chain_has_an_end_as_libvirts_have(tmp_path, monkeypatch):
         said = {"virtual-size": 1, "backing-filename": str(below), "backing-filename-format": "qcow2"}
         return 0, json.dumps(said), ""
 
-    chain = info.Images(run_command).chain(str(tmp_path / "0"), "qcow2")
+    chain = look.Images(run_command).chain(str(tmp_path / "0"), "qcow2")
     assert len(chain) == images.DEEPEST
     assert (chain[-1].state, chain[-1].problem) == ("unreadable", "the chain does not end")
     assert chain[-2].state == "ok"
@@ -220,9 +220,9 @@ def test_an_image_that_may_not_be_read_is_denied(here, tmp_path):
 
 def test_an_image_that_qemu_img_may_not_open_is_denied(tmp_path, monkeypatch):
     (tmp_path / "a").touch()
-    monkeypatch.setattr(info.shutil, "which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr(look.shutil, "which", lambda name: f"/usr/bin/{name}")
     problem = f"Could not open '{tmp_path}/a': Permission denied"
-    here = info.Images(lambda command: (1, "", f"qemu-img: {problem}\n"))
+    here = look.Images(lambda command: (1, "", f"qemu-img: {problem}\n"))
     image = here.image(str(tmp_path / "a"), "qcow2")
     assert (image.state, image.problem) == ("denied", problem)
 
@@ -230,8 +230,8 @@ def test_an_image_that_qemu_img_may_not_open_is_denied(tmp_path, monkeypatch):
 @pytest.mark.parametrize("output", ["", "{", "[]", "[1]", "{}", '{"virtual-size": "x"}'])
 def test_half_an_answer_is_none(tmp_path, monkeypatch, output):
     (tmp_path / "a").touch()
-    monkeypatch.setattr(info.shutil, "which", lambda name: f"/usr/bin/{name}")
-    assert info.Images(lambda command: (0, output, "")).image(str(tmp_path / "a"), "qcow2").state == "unreadable"
+    monkeypatch.setattr(look.shutil, "which", lambda name: f"/usr/bin/{name}")
+    assert look.Images(lambda command: (0, output, "")).image(str(tmp_path / "a"), "qcow2").state == "unreadable"
 
 
 def create_encrypted(*arguments):
@@ -343,7 +343,7 @@ def test_without_qemu_img_the_files_are_known_and_what_libvirt_says(tmp_path, mo
     top.write_bytes(b"x" * 100)
     base.write_bytes(b"x" * 1000)
     monkeypatch.setenv("PATH", str(tmp_path))
-    here = info.Images(lambda command: pytest.fail("there is nothing to run"))
+    here = look.Images(lambda command: pytest.fail("there is nothing to run"))
     assert not here.has_tool
     one, two = here.chain(str(top), "qcow2", [Layer("file", str(base), "raw")], ends=True)
     assert (one.state, one.size, one.virtual_size, one.backing, one.lock) == ("unread", 100, None, None, "none")
@@ -354,9 +354,9 @@ def test_a_file_system_that_does_not_answer_is_not_waited_for(tmp_path, monkeypa
     never = threading.Event()
     try:
         with monkeypatch.context() as patch:
-            patch.setattr(info.os, "stat", lambda path: never.wait(30))
-            patch.setattr(info.os.path, "realpath", lambda path: never.wait(30))
-            here = info.Images(lambda command: pytest.fail("nothing is to be run"), patience=0.05)
+            patch.setattr(look.os, "stat", lambda path: never.wait(30))
+            patch.setattr(look.os.path, "realpath", lambda path: never.wait(30))
+            here = look.Images(lambda command: pytest.fail("nothing is to be run"), patience=0.05)
             image = here.image("/vm/a", "qcow2")
             assert (image.state, image.size) == ("no_answer", None)
             assert image.problem == "/vm/a did not answer within 0.05 s"
@@ -431,7 +431,7 @@ MOUNTS = r"""
 import subprocess, sys
 from pathlib import Path
 import conftest
-from ansible_collections.kvmops.migration.plugins.module_utils._domblk import info
+from ansible_collections.kvmops.migration.plugins.module_utils._images import look
 from test_domblk_images import kernels_mount
 
 def mount(*arguments):
@@ -453,7 +453,7 @@ mount("-t", "tmpfs", "three", inner)
 mount("-t", "tmpfs", "four", covered)
 mount("-t", "tmpfs", "five", covered)
 inner.mkdir()
-here = info.Images(None)
+here = look.Images(None)
 there = [top, odd, odd / "in", deep, deep / "x", bound, bound / "deep", covered, inner]
 for path in [*there, inner / "gone"]:
     found = here.filesystem(str(path))

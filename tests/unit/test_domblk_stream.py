@@ -20,8 +20,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ansible_collections.kvmops.migration.plugins.module_utils._domblk import receiver, stream
-from ansible_collections.kvmops.migration.plugins.module_utils._domblk.stream import Image, Peer, StreamError, send
+from ansible_collections.kvmops.migration.plugins.module_utils._images import receiver, stream
+from ansible_collections.kvmops.migration.plugins.module_utils._images.stream import Image, Peer, StreamError, send
 
 MIB = 1 << 20
 RUN = "1700000000-abcd1234"
@@ -231,7 +231,7 @@ def test_an_update_that_fails_before_it_writes_leaves_the_file_as_it_was(tmp_pat
 def test_c7_111_a_killed_sender_leaves_nothing(tmp_path, number, clear):
     source = sparse(tmp_path / "source", 64 * MIB, [(0, 64 * MIB)])
     script = (
-        "import sys; from ansible_collections.kvmops.migration.plugins.module_utils._domblk.stream import *\n"
+        "import sys; from ansible_collections.kvmops.migration.plugins.module_utils._images.stream import *\n"
         "peer = Peer.local(); image = Image(sys.argv[1])\n"
         f"send(image, peer, sys.argv[2], {RUN!r}, bandwidth=4 << 20, clear_address=sys.argv[3],"
         " progress=lambda count: print(count, flush=True))"

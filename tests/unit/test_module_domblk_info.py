@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ansible_collections.kvmops.migration.plugins.module_utils._domblk import info
+from ansible_collections.kvmops.migration.plugins.module_utils._images import look
 from ansible_collections.kvmops.migration.plugins.modules import virt_domblk_info
 from fake import libvirt as fake
 from fake.lab import DEST_URI, OTHER, UUID, disk_xml, domain_xml
@@ -307,9 +307,9 @@ def test_a_disk_whose_file_system_does_not_answer_is_not_asked_of_libvirt(lab, f
     lab.add(**with_disks(disk_xml(path=path)))
 
     def silent(call, seconds, what):
-        raise info.NoAnswer(f"{what} did not answer within {seconds:g} s")
+        raise look.NoAnswer(f"{what} did not answer within {seconds:g} s")
 
-    monkeypatch.setattr(info, "bounded", silent)
+    monkeypatch.setattr(look, "bounded", silent)
     disk = the_disk(lab.domblk_info())
     assert disk["chain"][0]["state"] == "no_answer"
     assert disk["virtual_size"] is None

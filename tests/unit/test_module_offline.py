@@ -10,7 +10,7 @@ import time
 import pytest
 from test_module_recover import killed_at
 
-from ansible_collections.kvmops.migration.plugins.module_utils._domblk.stream import StreamError
+from ansible_collections.kvmops.migration.plugins.module_utils._images.stream import StreamError
 from ansible_collections.kvmops.migration.plugins.module_utils._migrate import worker
 from ansible_collections.kvmops.migration.plugins.module_utils._pure import status as statuses
 from ansible_collections.kvmops.migration.plugins.modules import virt_domblk_copy

@@ -19,7 +19,8 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.testing import patch_module_args
 from test_module_recover import Killed, killed_at
 
-from ansible_collections.kvmops.migration.plugins.module_utils._domblk import carry, relocate, stream
+from ansible_collections.kvmops.migration.plugins.module_utils._domblk import relocate
+from ansible_collections.kvmops.migration.plugins.module_utils._images import carry, stream
 from ansible_collections.kvmops.migration.plugins.module_utils._migrate import local, worker
 from ansible_collections.kvmops.migration.plugins.module_utils._pure.refusal import Refusal
 from ansible_collections.kvmops.migration.plugins.modules import virt_domblk_copy, virt_migrate

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ansible_collections.kvmops.migration.plugins.module_utils._domblk import carry
+from ansible_collections.kvmops.migration.plugins.module_utils._images import carry
 from ansible_collections.kvmops.migration.plugins.module_utils._pure import uri
 from ansible_collections.kvmops.migration.plugins.module_utils._pure.refusal import Refusal
 

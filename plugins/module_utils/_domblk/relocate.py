@@ -17,79 +17,42 @@ from __future__ import annotations
 import os
 import posixpath
 import time
-from contextlib import closing, suppress
-from dataclasses import asdict, dataclass, field, fields
+from contextlib import closing
+from dataclasses import asdict, dataclass
 from typing import Any, Callable, Dict, List, Mapping, Sequence, Tuple
 
+from .._images import carry, receiver
+from .._images.carry import Carrying, Way
+from .._images.look import Images, chain_of, path_of, users_of
+from .._images.stream import StreamError
 from .._libvirt import Domain, Host, LibvirtFailure
 from .._migrate import moments
-from .._migrate import worker as workers
 from .._migrate.local import Local
 from .._migrate.place import connect, refusal, state_of
+from .._migrate.relocated import (
+    COPIED,
+    FAILED,
+    CopyLedger,
+    Move,
+    file_of,
+    is_block,
+    settle,
+    settle_earlier,
+    source_of,
+)
 from .._migrate.worker import Worker
 from .._pure import domain_xml, domblk, outcome
 from .._pure import status as statuses
 from .._pure import uri as uris
-from .._pure.domain_xml import Definition, Disk, Place
+from .._pure.domain_xml import Definition, Disk
 from .._pure.domblk import File, Wish
 from .._pure.refusal import Refusal
-from . import carry, receiver
-from .carry import Carried, Carrying, Way
-from .info import Images, chain_of, path_of, users_of
-from .stream import StreamError
 
-KIND = "relocation"
 # The first libvirt that writes to both images before the guest hears that it is done.
 SYNCHRONOUS: Tuple[int, int, int] = (8, 0, 0)
 STEP = 0.25
 # Outcomes.
-COPIED, ALREADY_THERE, PLANNED, FAILED, REFUSED = "copied", "already_there", "planned", "failed", "refused"
-
-
-@dataclass(frozen=True)
-class Move:
-    """One disk, by its target: where its image is and where it shall be."""
-
-    target: str
-    source: str
-    dest: str
-    format: str
-    block: bool = False
-    flat: bool = False
-
-    @property
-    def place(self) -> Place:
-        return Place(self.dest, self.block, self.format, self.flat)
-
-
-@dataclass
-class CopyLedger:
-    """One relocation, in plain data: it is kept as JSON from before the first change until it is settled."""
-
-    run: str
-    name: str
-    uuid: str
-    moves: List[Move]
-    carried: List[Carried] = field(default_factory=list)
-    # By path, the sources that go away afterwards, and what tells them from others.
-    remove: Dict[str, Dict[str, int]] = field(default_factory=dict)
-    # By path, the disks of the VM that need such a source until they have moved as well.
-    needed: Dict[str, List[str]] = field(default_factory=dict)
-    # By path, what QEMU has begun to write, and what tells it from others.
-    made: Dict[str, Dict[str, int]] = field(default_factory=dict)
-    kind: str = KIND
-    # What a person calls where it goes, as in the other ledgers.
-    dest_host: str = "another place on this host"
-
-    def plain(self) -> Dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def read(cls, plain: Mapping[str, Any]) -> CopyLedger:
-        known = {own.name: plain[own.name] for own in fields(cls) if own.name in plain}
-        known["moves"] = [Move(**one) for one in plain["moves"]]
-        known["carried"] = [Carried(**one) for one in plain.get("carried", ())]
-        return cls(**known)
+ALREADY_THERE, PLANNED, REFUSED = "already_there", "planned", "refused"
 
 
 @dataclass
@@ -192,7 +155,7 @@ class Relocation:
                 "same_path",
                 "give another place with dest_dir or path_map",
             )
-        return Move(disk.target, path, dest, wanted, _is_block(dest), flat)
+        return Move(disk.target, path, dest, wanted, is_block(dest), flat)
 
     def _check_others(self, domain: Domain, moves: Sequence[Move]) -> None:
         """Other VMs must not lose what they use, and nothing of theirs may be written to."""
@@ -256,7 +219,7 @@ class Relocation:
     def _check_unchanged(self, domain: Domain, moves: Sequence[Move]) -> None:
         """The definition that is about to be changed says what it said: somebody may have changed it meanwhile."""
         for move in moves:
-            defined = _source_of(self._host, domain, move.target, inactive=True)
+            defined = source_of(self._host, domain, move.target, inactive=True)
             if defined != move.source:
                 raise Refusal(
                     f"the definition of {domain.name} gives disk {move.target} the image {defined or 'none'}, and not"
@@ -352,7 +315,7 @@ class Relocation:
         ledger = CopyLedger(worker.run_id, domain.name, domain.uuid, list(moves), needed=needed)
         if wish.remove_source:
             # The guest goes on writing: its size and time will change.
-            ledger.remove = {move.source: _file(move.source) for move in moves if not _is_block(move.source)}
+            ledger.remove = {move.source: file_of(move.source) for move in moves if not is_block(move.source)}
         self._note(ledger)
         try:
             worker.phase(statuses.JOURNALLED)
@@ -361,7 +324,7 @@ class Relocation:
                 shallow = not move.flat
                 host.block_copy(domain.uuid, move.target, domain_xml.copy_target(move.place), wish.bandwidth, shallow)
                 if not move.block:
-                    ledger.made[move.dest] = _file(move.dest)
+                    ledger.made[move.dest] = file_of(move.dest)
                     self._note(ledger)
             tell = self._teller()
             self._wait_until_ready(domain, moves, tell)
@@ -492,134 +455,6 @@ class Relocation:
         return end.moved
 
 
-@dataclass
-class End:
-    """What has become of a relocation: the targets of the disks that have moved."""
-
-    moved: List[str] = field(default_factory=list)
-    removed: List[str] = field(default_factory=list)
-    left: List[Dict[str, Any]] = field(default_factory=list)
-    warnings: List[str] = field(default_factory=list)
-
-
-def settle(ledger: CopyLedger, host: Host, local: Local) -> End:
-    """Do what is left to do: every disk is in one place afterwards, and what is not a disk's any more is gone."""
-    end = End()
-    domain = host.find_uuid(ledger.uuid)
-    if domain is None:
-        # Whoever has undefined it has its images, and nobody else may decide which of them.
-        where = ", ".join(f"{one.source} or {one.dest}" for one in ledger.moves)
-        end.warnings.append(
-            f"{ledger.name}, whose disks were moving (run {ledger.run}), is not on {host} any more: {where}"
-        )
-        end.warnings += carry.take_back_unfinished(ledger.carried, Way(), ledger.run, 0.0)
-        local.close_run(ledger.run)
-        return end
-    copying = {move.target for move in ledger.moves if domain.active and _mirror(move, domain, host) is not None}
-    end.moved = [move.target for move in ledger.moves if _moved(move, domain, host)]
-    _agree(ledger.moves, domain, host)
-    for move in ledger.moves:
-        if move.target not in end.moved and not ledger.carried:
-            end.warnings += _remove_new(move, host, ledger.made.get(move.dest), move.target in copying)
-    back = [one for one in ledger.carried if one.target not in end.moved]
-    end.warnings += carry.take_back(back, Way(), ledger.run, 0.0)
-    for move in ledger.moves:
-        if move.target not in end.moved:
-            continue
-        is_needed = set(ledger.needed.get(move.source, ())) - set(end.moved)
-        own = {path: known for path, known in ledger.remove.items() if path == move.source and not is_needed}
-        gone, warnings = carry.remove_sources(own)
-        end.removed += gone
-        end.warnings += warnings
-        if not gone:
-            end.left.append({"host": host.hostname, "target": move.target, "path": move.source})
-    _refresh_pools(ledger.moves, host)
-    local.close_run(ledger.run)
-    return end
-
-
-def _moved(move: Move, domain: Domain, host: Host) -> bool:
-    """Whether the guest has its disk at the new place; a copy that still goes on comes to its end."""
-    if not domain.active:
-        return _source_of(host, domain, move.target, inactive=True) == move.dest
-    mirror = _mirror(move, domain, host)
-    if mirror is not None and mirror.ready and _source_of(host, domain, move.target, inactive=True) == move.dest:
-        with suppress(LibvirtFailure):
-            host.end_block_copy(domain.uuid, move.target, pivot=True)
-        mirror = _mirror(move, domain, host)
-    if mirror is not None:
-        host.end_block_copy(domain.uuid, move.target, pivot=False)
-    return _source_of(host, domain, move.target, inactive=False) == move.dest
-
-
-def _mirror(move: Move, domain: Domain, host: Host) -> domain_xml.Mirror | None:
-    mirror = domain_xml.mirrors(host.xml(domain.uuid)).get(move.target)
-    return mirror if mirror is not None and mirror.path == move.dest else None
-
-
-def _source_of(host: Host, domain: Domain, target: str, inactive: bool) -> str:
-    disk = domain_xml.parse(host.xml(domain.uuid, inactive=inactive)).disk(target)
-    return path_of(host, disk) if disk is not None else ""
-
-
-def _agree(moves: Sequence[Move], domain: Domain, host: Host) -> None:
-    """Let the definition of a running guest name the images that it uses; what somebody has changed in it stays."""
-    if not (domain.active and domain.persistent):
-        return
-    here = domain_xml.parse(host.xml(domain.uuid))
-    places = {}
-    for move in moves:
-        disk = here.disk(move.target)
-        used = path_of(host, disk) if disk is not None else ""
-        defined = _source_of(host, domain, move.target, inactive=True)
-        if disk is not None and used and used != defined and defined in (move.source, move.dest):
-            places[move.target] = move.place if used == move.dest else Place(used, _is_block(used), disk.format)
-    if places:
-        host.define(domain_xml.relocated(host.xml(domain.uuid, inactive=True, secure=True), places))
-
-
-def _remove_new(move: Move, host: Host, made: Mapping[str, int] | None, was_copying: bool) -> List[str]:
-    """Remove the image that QEMU had begun to write, where it is known to be that one."""
-    if move.block or move.dest in users_of(host) or not os.path.lexists(move.dest):
-        return []
-    if not was_copying and (made is None or _file(move.dest) != dict(made)):
-        return [f"{move.dest} was left in place: it is not known to be of this run"]
-    try:
-        os.unlink(move.dest)
-    except OSError as error:
-        return [f"{move.dest} could not be removed: {error.strerror}"]
-    return []
-
-
-def _refresh_pools(moves: Sequence[Move], host: Host) -> None:
-    folders = {posixpath.dirname(path) for move in moves for path in (move.source, move.dest)}
-    with suppress(LibvirtFailure):
-        for pool in host.pools():
-            if pool.active and pool.is_directory and pool.path in folders:
-                host.refresh_pool(pool.name)
-
-
-def settle_earlier(request: Any, host: Host, result: Dict[str, Any]) -> List[str]:
-    """Settle what killed relocations of this VM have left; `result` gets what became of them. Returns the outcomes."""
-    name, outcomes = request.options["name"], []
-    domain = host.find(name)
-    for plain in request.local.copies():
-        ledger = CopyLedger.read(plain)
-        if ledger.name != name and (domain is None or ledger.uuid != domain.uuid):
-            continue
-        if request.check_mode:
-            result["warnings"].append(f"run {ledger.run} of {name} is not settled; a real run does it")
-            continue
-        end = settle(ledger, host, request.local)
-        workers.forget(ledger.run)
-        said = COPIED if len(end.moved) == len(ledger.moves) else FAILED
-        result["warnings"] += end.warnings
-        result["changed"] = True
-        result.setdefault("settled", []).append({"run": ledger.run, "outcome": said, "actions": []})
-        outcomes.append(said)
-    return outcomes
-
-
 def _said(error: Exception) -> Refusal:
     if isinstance(error, Refusal):
         return error
@@ -628,24 +463,12 @@ def _said(error: Exception) -> Refusal:
     return Refusal(f"{type(error).__name__}: {error}", "broke_down", "report this as a fault of the collection")
 
 
-def _is_block(path: str) -> bool:
-    try:
-        return os.stat(path).st_mode & 0o170000 == 0o060000
-    except OSError:
-        return False
-
-
 def _is_blank(path: str) -> bool:
     handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         return receiver.is_blank(handle)
     finally:
         os.close(handle)
-
-
-def _file(path: str) -> Dict[str, int]:
-    found = os.stat(path)
-    return {"inode": found.st_ino, "device": found.st_dev}
 
 
 def run(request: Request) -> Dict[str, Any]:

@@ -12,6 +12,7 @@ import time
 from typing import Any, Dict, Mapping
 
 from .._answer import kept
+from .._images.look import Images
 from .._migrate import start as migrate
 from .._migrate import worker as workers
 from .._migrate.local import Local
@@ -22,7 +23,6 @@ from .._pure.domblk import Wish
 from .._pure.refusal import Refusal
 from .._pure.schedule import MAX_BANDWIDTH
 from . import relocate
-from .info import Images
 
 MODULE = "virt_domblk_copy"
 # What this module has in common with virt_migrate.

@@ -10,7 +10,7 @@ import posixpath
 from dataclasses import dataclass, replace
 from typing import Any, Dict, List, Mapping, Sequence, Tuple
 
-from .._domblk.info import users_of
+from .._images.look import users_of
 from .._libvirt import Host, LibvirtFailure
 from .._pure import domain_xml, storage
 from .._pure.domain_xml import Definition, Disk

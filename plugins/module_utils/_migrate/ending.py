@@ -14,8 +14,8 @@ import time
 from contextlib import suppress
 from typing import Any, Callable, Dict, List, Tuple
 
-from .._domblk import carry
-from .._domblk.stream import StreamError
+from .._images import carry
+from .._images.stream import StreamError
 from .._libvirt import Host, LibvirtFailure
 from .._pure import jobstats, messages, outcome, storage
 from .._pure import status as statuses

@@ -12,7 +12,7 @@ import threading
 import time
 from typing import Any, Dict, List, Mapping, Sequence, Set
 
-from .._domblk.carry import tpm_files
+from .._images.carry import tpm_files
 from .._libvirt import AGENT_UNRESPONSIVE, CHECKPOINT, Host, LibvirtFailure, Moment
 from .._pure import domain_xml, guest, storage
 from .._pure import options as table

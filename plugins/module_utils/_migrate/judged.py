@@ -15,7 +15,7 @@ from typing import Any, Dict, Iterator, List, Mapping, Sequence
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 
 from .._answer import kept
-from .._domblk.info import Images
+from .._images.look import Images
 from .._libvirt import LibvirtFailure
 from .._pure import checks, outcome
 from .._pure import options as table

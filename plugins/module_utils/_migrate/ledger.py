@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Dict, List, Mapping, Tuple
 
-from .._domblk.carry import Carried, Way
+from .._images.carry import Carried, Way
 from .._pure.domblk import NVRAM
 
 AROUND = ("agent", "nvram", "new_nvram", "moments", "moments_at_dest_before")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Dict, List, Mapping, Sequence, Tuple
 
-from .._domblk.carry import Ahead
+from .._images.carry import Ahead
 from .._libvirt import Host
 from .._pure.refusal import Refusal
 from . import place as places

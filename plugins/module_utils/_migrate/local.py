@@ -17,8 +17,9 @@ import os
 import re
 import shutil
 from contextlib import suppress
-from typing import Any, Callable, Dict, List, Mapping, Sequence, Tuple
+from typing import Any, Dict, List, Mapping, Sequence, Tuple
 
+from .._images.look import RunCommand
 from .._pure import certificates
 from .._pure.refusal import Refusal
 from .._pure.status import RUNS, STATE_DIRECTORY
@@ -27,8 +28,6 @@ from .ledger import Ledger
 
 KEPT_RUNS = 100
 NETWORKS = "/sys/class/net"
-# Status, output and errors of a command, as of AnsibleModule.run_command.
-RunCommand = Callable[[List[str]], Tuple[int, str, str]]
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 

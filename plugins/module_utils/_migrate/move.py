@@ -11,8 +11,8 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Dict, List, Mapping, Tuple
 
-from .._domblk.carry import Carrying, Way, teller, way_to
-from .._domblk.info import chain_of, users_of
+from .._images.carry import Carrying, Way, teller, way_to
+from .._images.look import chain_of, users_of
 from .._libvirt import Host, LibvirtFailure, NotFound, Volume, unknown_flags
 from .._pure import certificates, checks, domain_xml, domblk, jobstats, outcome, schedule, storage
 from .._pure import options as table

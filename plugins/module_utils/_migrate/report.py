@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any, Callable, Dict, Mapping, Sequence
 
-from .._domblk.info import Images
+from .._images.look import Images
 from .._libvirt import Host
 from .._pure import preflight
 from .._pure import uri as uris

@@ -10,8 +10,7 @@ import time
 from contextlib import nullcontext
 from typing import Any, Dict, List, Mapping
 
-from .._domblk import relocate
-from .._domblk.carry import way_to
+from .._images.carry import way_to
 from .._libvirt import MIGRATION_OUT, Host, LibvirtFailure
 from .._pure import domain_xml, outcome
 from .._pure import status as statuses
@@ -25,6 +24,7 @@ from .links import Links
 from .move import Move
 from .place import Place
 from .recover import Recovery, unfinished
+from .relocated import settle_earlier
 from .report import ALREADY_THERE, NOTHING, PLANNED, REFUSED, Report, Request
 from .settle import Settlement
 from .survey import Survey, note
@@ -75,7 +75,7 @@ def _run(request: Request, report: Report, links: Links) -> Dict[str, Any]:
     moves = not (options["cancel"] or options["cleanup"])
     with report.findings.must("source_connection") if moves else nullcontext():
         source = links.connect(options["uri"], timeout, "uri")
-    relocated = relocate.settle_earlier(request, source, report.result) if source_uri.is_local else []
+    relocated = settle_earlier(request, source, report.result) if source_uri.is_local else []
     if not moves:
         aborted = options["cancel"] and _abort(request, source)
         return _clean_up(request, report, source, links.hosts, aborted, relocated)

@@ -13,7 +13,7 @@ from typing import Any, Dict, List, Mapping
 from ansible.module_utils.common.parameters import remove_values
 
 from .._answer import kept
-from .._domblk.info import Images
+from .._images.look import Images
 from .._pure import checks, domblk, outcome
 from .._pure import options as table
 from .._pure import uri as uris

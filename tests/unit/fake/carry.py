@@ -1,6 +1,6 @@
 # Copyright: (c) 2026, The kvmops.migration authors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Images on their way between the fake hosts: what _domblk.stream does with files, done with the files of fake hosts.
+"""Images on their way between the fake hosts: what _images.stream does with files, done with the files of fake hosts.
 
 Its temporary files lie in the directories of the hosts, so that a test sees what a killed run leaves. The bytes
 themselves are tested with real files in test_domblk_stream.py.
@@ -11,8 +11,8 @@ from __future__ import annotations
 import dataclasses
 import posixpath
 
-from ansible_collections.kvmops.migration.plugins.module_utils._domblk import carry, receiver
-from ansible_collections.kvmops.migration.plugins.module_utils._domblk.stream import Sent, StreamError
+from ansible_collections.kvmops.migration.plugins.module_utils._images import carry, receiver
+from ansible_collections.kvmops.migration.plugins.module_utils._images.stream import Sent, StreamError
 from ansible_collections.kvmops.migration.plugins.module_utils._migrate import guest, move
 from ansible_collections.kvmops.migration.plugins.module_utils._pure.domblk import File, Folder
 from ansible_collections.kvmops.migration.plugins.module_utils._pure.images import Image as Described
