@@ -17,6 +17,7 @@ from ansible.errors import AnsibleActionFail, AnsibleError
 from ansible.plugins.action import ActionBase
 
 from ansible_collections.kvmops.migration.plugins.module_utils._pure import options as table
+from ansible_collections.kvmops.migration.plugins.module_utils._pure import outcome
 from ansible_collections.kvmops.migration.plugins.module_utils._pure.queue import Limits, Queue
 from ansible_collections.kvmops.migration.plugins.module_utils._pure.refusal import Refusal
 from ansible_collections.kvmops.migration.plugins.plugin_utils.errand import INFO_MODULE, Errand
@@ -200,7 +201,7 @@ def _answer(pipe: int) -> dict[str, Any]:
     return {
         "failed": True,
         "changed": True,
-        "outcome": "undetermined",
+        "outcome": outcome.UNDETERMINED,
         "failure_class": "out_of_sight",
         "msg": f"{problem}; cure: run again, which joins the run or settles what it has left",
     }

@@ -11,6 +11,7 @@ from typing import Any, Callable, Dict
 
 from ansible.module_utils.common.parameters import remove_values
 
+from ._pure import outcome
 from ._pure import uri as uris
 from ._pure.refusal import Refusal
 
@@ -38,7 +39,7 @@ def kept(module: Any, act: Act) -> Dict[str, Any]:
         result = {
             "failed": True,
             "changed": True,
-            "outcome": "undetermined",
+            "outcome": outcome.UNDETERMINED,
             "failure_class": "broke_down",
             "cure": BROKE_DOWN,
             "msg": f"the run broke down: {error}; cure: {BROKE_DOWN}",

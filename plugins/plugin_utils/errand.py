@@ -14,6 +14,7 @@ from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.utils.display import Display
 
 from ansible_collections.kvmops.migration.plugins.module_utils._pure import options as table
+from ansible_collections.kvmops.migration.plugins.module_utils._pure import outcome
 from ansible_collections.kvmops.migration.plugins.module_utils._pure import uri as uris
 from ansible_collections.kvmops.migration.plugins.plugin_utils import runs
 from ansible_collections.kvmops.migration.plugins.plugin_utils.outage import Outage
@@ -21,7 +22,14 @@ from ansible_collections.kvmops.migration.plugins.plugin_utils.outage import Out
 INFO_MODULE = "kvmops.migration.virt_migrate_info"
 DEFAULT_GROUP = "hypervisors"
 # What of a failure is worth a look at QEMU's logs: not what was refused before anything was tried.
-TRIED = ("failed", "undetermined", "crashed", "lost", "split_brain", "postcopy_failed")
+TRIED = (
+    outcome.FAILED,
+    outcome.UNDETERMINED,
+    outcome.CRASH,
+    outcome.LOST,
+    outcome.SPLIT_BRAIN,
+    outcome.POSTCOPY,
+)
 
 display = Display()
 
@@ -159,7 +167,8 @@ class Errand:
 
 def refused(message: str) -> AnsibleActionFail:
     """The failure of a task whose options cannot be used, with what the module itself would answer."""
-    return AnsibleActionFail(message, result={"changed": False, "outcome": "refused", "failure_class": "bad_option"})
+    result = {"changed": False, "outcome": outcome.REFUSED, "failure_class": "bad_option"}
+    return AnsibleActionFail(message, result=result)
 
 
 def _said(args: Mapping[str, Any], option: str, default: bool = False) -> bool:

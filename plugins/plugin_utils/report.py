@@ -17,7 +17,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from ansible_collections.kvmops.migration.plugins.module_utils._pure import findings
+from ansible_collections.kvmops.migration.plugins.module_utils._pure import findings, outcome
 from ansible_collections.kvmops.migration.plugins.module_utils._pure import status as statuses
 from ansible_collections.kvmops.migration.plugins.module_utils._pure.status import size
 from ansible_collections.kvmops.migration.plugins.plugin_utils import plots
@@ -29,18 +29,18 @@ Record = Mapping[str, Any]
 GOOD, CALM, BAD, DOUBTFUL = "good", "calm", "bad", "doubtful"
 # What has become of the VM, and how that is meant.
 OUTCOMES = {
-    "migrated": ("Moved", GOOD),
-    "copied": ("Disks moved", GOOD),
-    "already_there": ("Nothing to move", CALM),
-    "nothing_to_do": ("Nothing to do", CALM),
-    "planned": ("Planned", CALM),
-    "refused": ("Refused, nothing was tried", BAD),
-    "failed": ("Not moved", BAD),
-    "undetermined": ("Not known where it is", DOUBTFUL),
-    "postcopy_failed": ("Post-copy has failed", DOUBTFUL),
-    "split_brain": ("Runs on both hosts", BAD),
-    "crashed": ("Crashed", BAD),
-    "lost": ("Defined nowhere", BAD),
+    outcome.MIGRATED: ("Moved", GOOD),
+    outcome.COPIED: ("Disks moved", GOOD),
+    outcome.ALREADY_THERE: ("Nothing to move", CALM),
+    outcome.NOTHING: ("Nothing to do", CALM),
+    outcome.PLANNED: ("Planned", CALM),
+    outcome.REFUSED: ("Refused, nothing was tried", BAD),
+    outcome.FAILED: ("Not moved", BAD),
+    outcome.UNDETERMINED: ("Not known where it is", DOUBTFUL),
+    outcome.POSTCOPY: ("Post-copy has failed", DOUBTFUL),
+    outcome.SPLIT_BRAIN: ("Runs on both hosts", BAD),
+    outcome.CRASH: ("Crashed", BAD),
+    outcome.LOST: ("Defined nowhere", BAD),
 }
 STEPS = {
     statuses.CHECKING: "Checks",
@@ -101,7 +101,7 @@ class Run:
         self.id = f"run-{number}"
         self.name = str(record.get("name") or "A VM")
         self.run = str(record.get("run") or "")
-        self.outcome = str(record.get("outcome") or ("refused" if record.get("failed") else ""))
+        self.outcome = str(record.get("outcome") or (outcome.REFUSED if record.get("failed") else ""))
         self.headline, self.tone = OUTCOMES.get(self.outcome, (self.outcome.replace("_", " "), CALM))
         self.failed = bool(record.get("failed"))
         self.steps = [one for one in _rows(record, "steps") if "t" in one and "step" in one]

@@ -20,6 +20,7 @@ from typing import Any
 
 from ansible.errors import AnsibleActionFail, AnsibleConnectionFailure, AnsibleError
 
+from ansible_collections.kvmops.migration.plugins.module_utils._pure import outcome
 from ansible_collections.kvmops.migration.plugins.module_utils._pure.status import (
     RUN_DIRECTORY,
     RUNS,
@@ -185,7 +186,7 @@ class Run:
             "changed": True,
             "name": self.name,
             "run": self._run,
-            "outcome": "undetermined",
+            "outcome": outcome.UNDETERMINED,
             "failure_class": "out_of_sight",
             "cure": cure,
             "msg": f"run {self._run} of {self.name}: {said}{': ' + reason if reason else ''}; cure: {cure}",

@@ -29,17 +29,7 @@ from .._libvirt import Domain, Host, LibvirtFailure
 from .._migrate import moments
 from .._migrate.local import Local
 from .._migrate.place import connect, refusal, state_of
-from .._migrate.relocated import (
-    COPIED,
-    FAILED,
-    CopyLedger,
-    Move,
-    file_of,
-    is_block,
-    settle,
-    settle_earlier,
-    source_of,
-)
+from .._migrate.relocated import CopyLedger, Move, file_of, is_block, settle, settle_earlier, source_of
 from .._migrate.worker import Worker
 from .._pure import domain_xml, domblk, outcome
 from .._pure import status as statuses
@@ -51,8 +41,6 @@ from .._pure.refusal import Refusal
 # The first libvirt that writes to both images before the guest hears that it is done.
 SYNCHRONOUS: Tuple[int, int, int] = (8, 0, 0)
 STEP = 0.25
-# Outcomes.
-ALREADY_THERE, PLANNED, REFUSED = "already_there", "planned", "refused"
 
 
 @dataclass
@@ -99,7 +87,7 @@ class Relocation:
         before = host.xml(domain.uuid, inactive=domain.persistent)
         self._result["disks"] = [asdict(move) for move in moves]
         if not moves:
-            return self._finished(ALREADY_THERE, changed=False)
+            return self._finished(outcome.ALREADY_THERE, changed=False)
         self._check_others(domain, moves)
         needed = self._needed(definition, moves) if request.wish.remove_source else {}
         self._check_alone(domain, moves)
@@ -109,8 +97,8 @@ class Relocation:
             ledger = self._relocate_stopped(domain, definition, moves, needed)
         if ledger is None:
             after = domain_xml.relocated(before, {move.target: move.place for move in moves})
-            return self._finished(PLANNED, changed=True, **self._diff(before, after))
-        return self._finished(COPIED, changed=True, **self._diff(before, host.xml(domain.uuid, inactive=True)))
+            return self._finished(outcome.PLANNED, changed=True, **self._diff(before, after))
+        return self._finished(outcome.COPIED, changed=True, **self._diff(before, host.xml(domain.uuid, inactive=True)))
 
     def _finished(self, said: str, changed: bool, **more: Any) -> Dict[str, Any]:
         self._result.update(outcome=said, changed=changed or self._result["changed"], **more)
@@ -445,7 +433,7 @@ class Relocation:
         problem = f"moving the disks of {ledger.name} failed: {said.problem}"
         if moved:
             problem += f"; {', '.join(moved)} moved all the same"
-        return Refusal(problem, said.failure_class, said.cure, outcome=FAILED, changed=bool(moved))
+        return Refusal(problem, said.failure_class, said.cure, outcome=outcome.FAILED, changed=bool(moved))
 
     def _settle(self, ledger: CopyLedger) -> List[str]:
         end = settle(ledger, self._host, self._request.local)
@@ -495,10 +483,10 @@ def run(request: Request) -> Dict[str, Any]:
         return Relocation(request, host, result).run()
     except Refusal as error:
         failure = error
-        error.details = {**result, "outcome": REFUSED, **error.details}
+        error.details = {**result, "outcome": outcome.REFUSED, **error.details}
         raise
     except LibvirtFailure as error:
-        failure = refusal(error, "libvirt failed", {}, **{**result, "outcome": FAILED})
+        failure = refusal(error, "libvirt failed", {}, **{**result, "outcome": outcome.FAILED})
         raise failure from error
     finally:
         result["duration_s"] = round(time.monotonic() - began, 3)

@@ -17,7 +17,7 @@ from .._migrate import start as migrate
 from .._migrate import worker as workers
 from .._migrate.local import Local
 from .._migrate.worker import Held, Worker
-from .._pure import domblk
+from .._pure import domblk, outcome
 from .._pure import options as table
 from .._pure.domblk import Wish
 from .._pure.refusal import Refusal
@@ -101,7 +101,7 @@ def start(module: Any) -> Dict[str, Any]:
             )
     except Refusal as error:
         nothing = {"changed": False, "name": options["name"], "disks": [], "duration_s": 0.0}
-        error.details = {**nothing, "outcome": relocate.REFUSED, **error.details}
+        error.details = {**nothing, "outcome": outcome.REFUSED, **error.details}
         raise
     if options["dest_uri"]:
         return migrate.start(module, _as_migration(options), wish)
@@ -151,7 +151,7 @@ def _join(options: Mapping[str, Any], wished: str, status: Mapping[str, Any]) ->
             f"run {run_id} is at VM {options['name']}: {status.get('line', 'it has just begun')}",
             "busy",
             "wait for its end (status.yml shows how far it is), or end it (cancel.yml)",
-            outcome=relocate.REFUSED,
+            outcome=outcome.REFUSED,
         )
     if options["_watch"]:
         return {"changed": False, "run": run_id, "watching": True, "adopted": True}

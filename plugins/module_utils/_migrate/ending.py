@@ -28,7 +28,7 @@ from .ledger import Image, Ledger
 from .local import Local
 from .place import names
 from .probe import Storage
-from .report import MOVING, Report
+from .report import Report
 from .settle import End, Settlement
 from .worker import Worker
 
@@ -337,7 +337,7 @@ class Ending:
             "path": image.source,
             "target": image.target,
             "run": self._ledger.run,
-            "phase": "left_behind" if final else MOVING,
+            "phase": "left_behind" if final else statuses.MOVING,
             "left_at": self._report.began,
             **identity,
         }

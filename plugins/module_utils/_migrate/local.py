@@ -22,7 +22,7 @@ from typing import Any, Dict, List, Mapping, Sequence, Tuple
 from .._images.look import RunCommand
 from .._pure import certificates
 from .._pure.refusal import Refusal
-from .._pure.status import RUNS, STATE_DIRECTORY
+from .._pure.status import MOVING, RUNS, STATE_DIRECTORY
 from . import jsonfile
 from .ledger import Ledger
 
@@ -262,7 +262,7 @@ def _compare(image: Mapping[str, Any], identity: Mapping[str, int]) -> str:
     if all(image.get(key) == value for key, value in identity.items() if key != "device"):
         return "unchanged"
     same_file = "inode" in image and all(image.get(key) == identity.get(key) for key in ("inode", "device"))
-    return "unsettled" if same_file and image.get("phase") == "moving" else "changed"
+    return "unsettled" if same_file and image.get("phase") == MOVING else "changed"
 
 
 def _last(text: str) -> str:

@@ -37,7 +37,7 @@ from .local import Local
 from .outlook import Measuring
 from .place import Place
 from .probe import Storage
-from .report import PLANNED, Report, Request
+from .report import Report, Request
 from .settle import Settlement
 
 NOTHING_CARRIED = Carrying((), Way(), Wish(), "", 0.0, lambda _file: False)
@@ -121,7 +121,7 @@ class Move:
             moved = _moved(layout)
             planned = domain_xml.repointed(planned, moved) if moved else planned
             planned = domain_xml.relocated(planned, self._placed) if self._placed else planned
-            return self._report.finished(changed=True, outcome=PLANNED, **self._diff(before, planned))
+            return self._report.finished(changed=True, outcome=outcome.PLANNED, **self._diff(before, planned))
         watch = self._watch(mode, layout, steps)
         ledger = self._ledger(mode, self._images(mode, layout))
         ledger.carried = carrying.carried()
@@ -154,7 +154,7 @@ class Move:
         layout = Layout()
         self._describe("live", layout, values)
         if self._request.check_mode:
-            return self._report.finished(changed=True, outcome=PLANNED, **self._diff(before, before))
+            return self._report.finished(changed=True, outcome=outcome.PLANNED, **self._diff(before, before))
         # The images are those of the run that failed, and so is what was noted of the guest.
         earlier = [ledger for ledger in self._request.local.unfinished() if ledger.uuid == self._place.uuid]
         images = tuple(image for ledger in earlier for image in ledger.images)

@@ -16,14 +16,12 @@ from .._images import carry
 from .._images.carry import Carried, Way
 from .._images.look import path_of, users_of
 from .._libvirt import Domain, Host, LibvirtFailure
-from .._pure import domain_xml
+from .._pure import domain_xml, outcome
 from .._pure.domain_xml import Place
 from . import worker as workers
 from .local import Local
 
 KIND = "relocation"
-# Outcomes.
-COPIED, FAILED = "copied", "failed"
 
 
 @dataclass(frozen=True)
@@ -192,7 +190,7 @@ def settle_earlier(request: Any, host: Host, result: Dict[str, Any]) -> List[str
             continue
         end = settle(ledger, host, request.local)
         workers.forget(ledger.run)
-        said = COPIED if len(end.moved) == len(ledger.moves) else FAILED
+        said = outcome.COPIED if len(end.moved) == len(ledger.moves) else outcome.FAILED
         result["warnings"] += end.warnings
         result["changed"] = True
         result.setdefault("settled", []).append({"run": ledger.run, "outcome": said, "actions": []})

@@ -21,12 +21,6 @@ from .place import Place
 from .settle import End
 from .worker import Worker
 
-REFUSED = "refused"
-ALREADY_THERE = "already_there"
-PLANNED = "planned"
-MOVING = "moving"
-NOTHING = "nothing_to_do"
-
 
 @dataclass
 class Request:

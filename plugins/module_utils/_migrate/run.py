@@ -25,7 +25,7 @@ from .move import Move
 from .place import Place
 from .recover import Recovery, unfinished
 from .relocated import settle_earlier
-from .report import ALREADY_THERE, NOTHING, PLANNED, REFUSED, Report, Request
+from .report import Report, Request
 from .settle import Settlement
 from .survey import Survey, note
 
@@ -47,12 +47,12 @@ def run_through(links: Links, request: Request) -> Dict[str, Any]:
     try:
         result = _run(request, report, links)
     except Refusal as error:
-        error.details = {**report.finished(), "outcome": REFUSED, **error.details}
+        error.details = {**report.finished(), "outcome": outcome.REFUSED, **error.details}
         _keep(request, report, {"failed": True, "msg": error.message, **error.result()})
         raise
     except LibvirtFailure as error:
         known_as = {"name": request.options["name"]}
-        said = places.refusal(error, "libvirt failed", known_as, **{**report.finished(), "outcome": REFUSED})
+        said = places.refusal(error, "libvirt failed", known_as, **{**report.finished(), "outcome": outcome.REFUSED})
         _keep(request, report, {"failed": True, "msg": said.message, **said.result()})
         raise said from error
     _keep(request, report, result)
@@ -106,7 +106,7 @@ def _run(request: Request, report: Report, links: Links) -> Dict[str, Any]:
         place = _locate(request, source, dest)
     report.note_place(place, source, dest)
     if place.settled or (not options["undefine_source"] and places.defined_twice(source, dest, place)):
-        return report.finished(outcome=ALREADY_THERE)
+        return report.finished(outcome=outcome.ALREADY_THERE)
     move = Move(request, report, source, dest, place, request.local if source_uri.is_local else None, links)
     if place.half_moved and options["postcopy_resume"]:
         return move.resume()
@@ -141,7 +141,7 @@ def _same_host(request: Request, report: Report, host: Host, dest_uri: str) -> D
     with report.findings.must("hosts"):
         place = places.same_host(host.uuid, host.uri, dest_uri, known, name)
     report.note_place(place, host, host)
-    return report.finished(outcome=ALREADY_THERE)
+    return report.finished(outcome=outcome.ALREADY_THERE)
 
 
 def _locate(request: Request, source: Host, dest: Host) -> Place:
@@ -194,9 +194,9 @@ def _settle_earlier(request: Request, report: Report, source: Host, dest: Host, 
         said = outcome.say(row, place.name, source.hostname, dest.hostname, place.source_state, place.dest_state)
         raise Refusal(said, row.outcome, CURES[row.outcome].format(name=place.name), outcome=row.outcome)
     if not request.options["undefine_source"]:
-        return report.finished(outcome=ALREADY_THERE)
+        return report.finished(outcome=outcome.ALREADY_THERE)
     if request.check_mode:
-        return report.finished(changed=True, outcome=PLANNED)
+        return report.finished(changed=True, outcome=outcome.PLANNED)
     persistent = places.stays_persistent(place, request.options)
     ledger = Ledger(name=place.name, uuid=place.uuid, persistent=persistent)
     end = Settlement(source, dest, ledger).settle()
@@ -213,9 +213,9 @@ def _clean_up(
         return report.finished(outcome=relocated[-1])
     if not ledgers:
         # A job that was aborted has left the VM where it was.
-        return report.finished(changed=aborted, outcome=outcome.FAILED if aborted else NOTHING)
+        return report.finished(changed=aborted, outcome=outcome.FAILED if aborted else outcome.NOTHING)
     if request.check_mode:
-        return report.finished(changed=True, outcome=PLANNED)
+        return report.finished(changed=True, outcome=outcome.PLANNED)
     recovery = Recovery(request, report, source, hosts)
     last = ""
     for ledger in ledgers:

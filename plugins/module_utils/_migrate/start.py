@@ -21,7 +21,7 @@ from .._pure.domblk import Wish
 from .._pure.refusal import Refusal
 from . import worker as workers
 from .local import Local
-from .report import NOTHING, REFUSED, Report, Request
+from .report import Report, Request
 from .run import END_PATIENCE, run
 from .worker import Held, Worker
 
@@ -42,7 +42,7 @@ def start(module: Any, options: Mapping[str, Any] | None = None, copy: Wish | No
     try:
         checks.check(options)
     except Refusal as error:
-        error.details = {**Report(options["name"], time.time()).finished(), "outcome": REFUSED, **error.details}
+        error.details = {**Report(options["name"], time.time()).finished(), "outcome": outcome.REFUSED, **error.details}
         raise
     request = request_of(module, options, Local(module.run_command), Images.of(module), copy, module.check_mode)
     copy, worker = request.copy, request.worker
@@ -108,7 +108,7 @@ def _join(options: Mapping[str, Any], copy: Wish, status: Mapping[str, Any]) -> 
         answer: Dict[str, Any] = {key: ended[key] for key in ENDED if key in ended}
         # One that was asked too late has done what it was about.
         too_late = not ended.get("failed", False)
-        return {**answer, "changed": not too_late, "outcome": ended.get("outcome", NOTHING), "ended": run_id}
+        return {**answer, "changed": not too_late, "outcome": ended.get("outcome", outcome.NOTHING), "ended": run_id}
     run = workers.told(run_id)
     if run is None and not workers.goes_on(run_id):
         return None
@@ -155,7 +155,7 @@ def _agree(
             "busy",
             "wait for its end (status.yml shows how far it is), or end it (cancel.yml)"
             + (", or give the same options, which joins it" if otherwise else ""),
-            outcome=REFUSED,
+            outcome=outcome.REFUSED,
         )
     if not differing[table.WAY]:
         return []

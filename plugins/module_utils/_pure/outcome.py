@@ -33,6 +33,12 @@ UNDETERMINED = "undetermined"
 POSTCOPY = "postcopy_failed"
 CRASH = "crashed"
 LOST = "lost"
+COPIED = "copied"
+# Or why nothing did.
+REFUSED = "refused"
+ALREADY_THERE = "already_there"
+PLANNED = "planned"
+NOTHING = "nothing_to_do"
 
 # What is done about it.
 UNDEFINE_SOURCE = "undefine_source"
