@@ -12,15 +12,19 @@ import socket
 import pytest
 
 from ansible_collections.kvmops.migration.plugins.module_utils._migrate import facts
-from ansible_collections.kvmops.migration.plugins.module_utils._pure.preflight import mount_of
+from ansible_collections.kvmops.migration.plugins.module_utils._pure.preflight import mount_fact
 
-MOUNTS = r"""sysfs /sys sysfs rw,nosuid 0 0
-/dev/vda1 / ext4 rw,relatime 0 0
-10.0.1.235:/vm /vm\040data nfs4 ro,relatime 0 0
-/dev/vdb /vm ext4 rw 0 0
-10.0.1.235:/vm /vm nfs rw,vers=3,local_lock=posix 0 0
-10.0.1.235:/l /labelled nfs4 rw,seclabel,vers=4.2 0 0
-10.0.1.235:/o /one\040label nfs4 rw,context=system_u:object_r:virt_image_t:s0 0 0
+MOUNTS = r"""22 1 254:1 / / rw,relatime shared:1 - ext4 /dev/vda1 rw
+23 22 0:21 / /sys rw,nosuid - sysfs sysfs rw
+24 22 0:30 / /vm\040data ro,relatime - nfs4 10.0.1.235:/vm rw
+25 22 254:16 / /vm rw - ext4 /dev/vdb rw
+26 25 0:31 / /vm rw - nfs 10.0.1.235:/vm rw,vers=3,local_lock=posix
+27 22 0:32 / /labelled rw - nfs4 10.0.1.235:/l rw,seclabel,vers=4.2
+28 22 0:33 / /one\040label rw - nfs4 10.0.1.235:/o ro,context=system_u:object_r:virt_image_t:s0
+29 22 0:34 / /srv/pool rw - nfs4 10.0.1.235:/p rw
+30 22 254:32 / /srv rw - ext4 /dev/vdc rw
+31 22 0:35 / /net rw - autofs auto.net rw
+32 31 0:36 / /net/vm rw - nfs4 10.0.1.235:/n rw
 """
 SOCKETS = """  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid
    0: 00000000:C000 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0
@@ -52,21 +56,25 @@ def test_a_machine_without_any_of_it(machine):
     assert (said["qemu_conf"], said["huge_pages"], said["swap_free"], said["userfaultfd"]) == ({}, {}, 0, "")
 
 
-def test_mounts_are_those_of_storage_and_the_last_one_at_a_place(machine):
-    mounts = machine({"proc/self/mounts": MOUNTS})["mounts"]
+def test_mounts_are_those_of_storage_that_no_other_one_hides(machine):
+    mounts = machine({"proc/self/mountinfo": MOUNTS})["mounts"]
     assert {mount["path"]: (mount["type"], mount["read_only"]) for mount in mounts} == {
         "/": ("ext4", False),
         "/vm data": ("nfs4", True),
         "/vm": ("nfs", False),
         "/labelled": ("nfs4", False),
-        "/one label": ("nfs4", False),
+        "/one label": ("nfs4", True),
+        "/srv": ("ext4", False),
+        "/net/vm": ("nfs4", False),
     }
     assert [mount["path"] for mount in mounts if mount["labelled"]] == ["/labelled", "/one label"]
     assert [mount["path"] for mount in mounts if mount["own_locks"]] == ["/vm"]
-    assert mount_of("/vm/a.qcow2", mounts)["type"] == "nfs"
-    assert mount_of("/vm data/a.qcow2", mounts)["type"] == "nfs4"
-    assert mount_of("/vmx/a.qcow2", mounts)["path"] == "/"
-    assert mount_of("/vm/a.qcow2", []) == {}
+    assert mount_fact("/vm/a.qcow2", mounts)["type"] == "nfs"
+    # It was there before /srv was mounted.
+    assert mount_fact("/srv/pool/a.qcow2", mounts)["type"] == "ext4"
+    assert mount_fact("/vm data/a.qcow2", mounts)["type"] == "nfs4"
+    assert mount_fact("/vmx/a.qcow2", mounts)["path"] == "/"
+    assert mount_fact("/vm/a.qcow2", []) == {}
 
 
 def test_networks_memory_and_listeners(machine):

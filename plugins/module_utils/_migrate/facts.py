@@ -22,7 +22,7 @@ from contextlib import suppress
 from typing import Any, Callable, Collection, Dict, List, Sequence, Tuple
 
 from .._libvirt import Host, LibvirtFailure, NoAnswer, bounded
-from .._pure import certificates, needs
+from .._pure import certificates, images, needs
 
 # Seconds that a name gets to resolve.
 NAME_PATIENCE = 3.0
@@ -41,7 +41,6 @@ _LOGIN_PATH = "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin:/run
 # The daemons that run QEMU's guests, by their process IDs' files.
 _DAEMONS = {"run/virtqemud.pid": "virtqemud", "run/libvirtd.pid": "libvirtd"}
 _LISTENING = "0A"
-_OCTAL = re.compile(r"\\([0-7]{3})")
 
 
 def of_host(host: Host, wanted: Collection[str] = ("networks", "memory", "secrets")) -> Dict[str, Any]:
@@ -189,27 +188,25 @@ def _interfaces() -> Dict[str, int]:
 
 
 def _mounts() -> List[Dict[str, Any]]:
-    """What is mounted where images may lie; the last one at a place is what is seen there."""
-    found = {}
-    for line in text_of("proc/self/mounts").splitlines():
-        words = line.split(" ")
-        if len(words) < 4 or words[2] in _NO_STORAGE:
-            continue
-        path = _OCTAL.sub(lambda match: chr(int(match[1], 8)), words[1])
-        options = words[3].split(",")
-        found[path] = {
-            "path": path,
-            "type": words[2],
-            "read_only": "ro" in options,
+    """What is mounted where images may lie, and is not hidden by another mount: the longest path is what is seen."""
+    known = images.mounts(text_of("proc/self/mountinfo"))
+    return [
+        {
+            "path": mount.point,
+            "type": mount.fstype,
+            "read_only": "ro" in mount.options,
             # Whether files have labels there, of their own or one for all of them.
-            "labelled": any(option == "seclabel" or option.startswith("context=") for option in options),
+            "labelled": any(option == "seclabel" or option.startswith("context=") for option in mount.options),
             # Whether a lock that is taken here is seen here only (nfs(5)).
-            "own_locks": any(option in _OWN_LOCKS for option in options),
+            "own_locks": any(option in _OWN_LOCKS for option in mount.options),
         }
-    return list(found.values())
+        for mount in known
+        if mount.fstype not in _NO_STORAGE and images.mount_of(mount.point, known) is mount
+    ]
 
 
 _OWN_LOCKS = ("nolock", "local_lock=all", "local_lock=posix")
+
 _NO_STORAGE = frozenset(
     (
         *("autofs", "binfmt_misc", "bpf", "cgroup", "cgroup2", "configfs", "debugfs", "devpts", "devtmpfs", "efivarfs"),

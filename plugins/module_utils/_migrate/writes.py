@@ -32,7 +32,7 @@ MOST = 16
 def on_nfs(directories: Sequence[str], mounts: Sequence[Mapping[str, Any]]) -> Sequence[str]:
     """Those of the directories that lie on NFS, each once."""
     known = [posixpath.normpath(one) for one in directories if one.startswith("/")]
-    kinds = {one: preflight.mount_of(posixpath.join(one, "image"), mounts).get("type", "") for one in known}
+    kinds = {one: preflight.mount_fact(posixpath.join(one, "image"), mounts).get("type", "") for one in known}
     return [one for one, kind in kinds.items() if kind in preflight.NFS_TYPES][:MOST]
 
 

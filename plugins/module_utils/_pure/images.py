@@ -106,6 +106,8 @@ class Mount:
     point: str
     fstype: str
     source: str
+    # Those of the mount and those of the file system.
+    options: Tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -304,6 +306,7 @@ def mounts(text: str) -> List[Mount]:
                 _unescaped(before[4]),
                 after[0],
                 _unescaped(after[1]),
+                tuple(option for words in (before[5:6], after[2:3]) for word in words for option in word.split(",")),
             )
         )
     return found

@@ -505,7 +505,7 @@ def _qemu_users(case: Case) -> Iterator[Found]:
         return
     numbers = [(user["uid"], user["gid"]) for user in (here, there)]
     for plan in case.used if numbers[0] != numbers[1] else ():
-        kind = mount_of(plan.source, case.here.get("mounts") or ()).get("type", "")
+        kind = mount_fact(plan.source, case.here.get("mounts") or ()).get("type", "")
         yield Found(
             # A root that is not squashed may use them all the same.
             FAIL if kind in NFS_TYPES and here["uid"] and there["uid"] else WARN,
@@ -523,7 +523,7 @@ def _selinux(case: Case) -> Iterator[Found]:
     ):
         selinux = facts.get("selinux") or {}
         for path in paths if selinux.get("enforcing") else ():
-            mount = mount_of(path, facts.get("mounts") or ())
+            mount = mount_fact(path, facts.get("mounts") or ())
             # A share that has labels, or one label for all of it, needs no switch.
             kind = "" if mount.get("labelled") else mount.get("type", "")
             switch = needed.get(kind, "virt_use_fusefs" if kind.startswith("fuse") else "")
@@ -538,8 +538,8 @@ def _selinux(case: Case) -> Iterator[Found]:
 def _mounts(case: Case) -> Iterator[Found]:
     """A shared disk must be one that both hosts may write to, and that libvirt knows to be shared."""
     for plan in case.used:
-        here = mount_of(plan.source, case.here.get("mounts") or ())
-        there = mount_of(plan.dest, case.there.get("mounts") or ())
+        here = mount_fact(plan.source, case.here.get("mounts") or ())
+        there = mount_fact(plan.dest, case.there.get("mounts") or ())
         if there.get("read_only"):
             yield Found(
                 case.stops,
@@ -567,7 +567,7 @@ def _exports(case: Case) -> Iterator[Found]:
         (case.dest, case.there, [plan.dest for plan in case.used]),
     ):
         for folder in dict.fromkeys(map(posixpath.dirname, paths)):
-            if mount_of(f"{folder}/image", facts.get("mounts") or ()).get("type", "") not in NFS_TYPES:
+            if mount_fact(f"{folder}/image", facts.get("mounts") or ()).get("type", "") not in NFS_TYPES:
                 continue
             tried = (facts.get("writes") or {}).get(folder)
             if tried is None:
@@ -622,7 +622,7 @@ def _caches(case: Case) -> Iterator[Found]:
         return
     for plan in case.used:
         cache = case.caches.get(plan.target, "")
-        kind = mount_of(plan.source, case.here.get("mounts") or ()).get("type", "")
+        kind = mount_fact(plan.source, case.here.get("mounts") or ()).get("type", "")
         if cache not in SAFE_CACHES and kind not in CLUSTER_TYPES:
             yield Found(
                 FAIL,
@@ -730,7 +730,7 @@ def _locks(case: Case) -> Iterator[Found]:
         (case.source, case.here, [plan.source for plan in case.used]),
         (case.dest, case.there, [plan.dest for plan in case.used]),
     ):
-        found = {one["path"]: one for one in (mount_of(path, facts.get("mounts") or ()) for path in paths) if one}
+        found = {one["path"]: one for one in (mount_fact(path, facts.get("mounts") or ()) for path in paths) if one}
         for path, mount in found.items():
             if mount.get("own_locks"):
                 yield Found(
@@ -741,8 +741,8 @@ def _locks(case: Case) -> Iterator[Found]:
                 )
 
 
-def mount_of(path: str, mounts: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
-    """The mount that a file lies on."""
+def mount_fact(path: str, mounts: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """What a host says of the mount that a file lies on; `mounts` are those that no other mount hides."""
     best: Mapping[str, Any] = {}
     for one in mounts:
         below = one["path"].rstrip("/") + "/"
