@@ -190,11 +190,11 @@ OBSTACLES = [
         "Unknown CPU model Skylake-Client",
         "virsh hypervisor-cpu-baseline",
     ),
-    Obstacle("memory", set_dest(memory_free=512 << 20), "a has 1.0 GiB of memory, and kvm2 can give 512.0 MiB", "kvm2"),
+    Obstacle("memory", set_dest(memory_free=512 << 20), "a has 1.0 GiB of memory, and kvm2 can give 512 MiB", "kvm2"),
     Obstacle(
         "memory",
         both(change("<os>", PAGES + "<os>"), there(huge_pages={"1073741824": 0, "2097152": 1024})),
-        "a has 1.0 GiB in huge pages of 1.0 GiB, and kvm2 has 0 bytes of them free",
+        "a has 1.0 GiB in huge pages of 1.0 GiB, and kvm2 has 0 B of them free",
         "vm.nr_hugepages",
     ),
     Obstacle(

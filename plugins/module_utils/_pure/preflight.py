@@ -24,6 +24,7 @@ from . import uri as uris
 from .findings import FAIL, PASS, SKIPPED, WARN
 from .forecast import Forecast
 from .needs import Needs
+from .status import size
 from .storage import DiskPlan
 from .uri import Uri
 
@@ -269,11 +270,11 @@ def _memory(case: Case) -> Iterator[Found]:
     if need > free:
         yield Found(
             FAIL,
-            f"{case.name} has {_amount(need)} of memory, and {case.dest} can give {_amount(free)}",
+            f"{case.name} has {size(need)} of memory, and {case.dest} can give {size(free)}",
             f"free memory on {case.dest}, or choose another host; preflight: warn where that is meant to be so",
         )
     else:
-        yield Found(PASS, f"{case.dest} can give {_amount(free)}, and {_amount(need)} are needed")
+        yield Found(PASS, f"{case.dest} can give {size(free)}, and {size(need)} are needed")
 
 
 def _pages(case: Case) -> Iterator[Found]:
@@ -281,13 +282,13 @@ def _pages(case: Case) -> Iterator[Found]:
     if pages is None:
         yield from case.lacks("huge_pages")
         return
-    size = case.needs.huge_page
-    free = sum(int(one) * count for one, count in pages.items() if size in (-1, int(one)))
+    page = case.needs.huge_page
+    free = sum(int(one) * count for one, count in pages.items() if page in (-1, int(one)))
     if free < case.needs.memory:
-        what = "huge pages" if size < 0 else f"huge pages of {_amount(size)}"
+        what = "huge pages" if page < 0 else f"huge pages of {size(page)}"
         yield Found(
             FAIL,
-            f"{case.name} has {_amount(case.needs.memory)} in {what}, and {case.dest} has {_amount(free)} of them free",
+            f"{case.name} has {size(case.needs.memory)} in {what}, and {case.dest} has {size(free)} of them free",
             f"set more of them aside on {case.dest} (vm.nr_hugepages)",
         )
 
@@ -305,22 +306,22 @@ def _space(case: Case) -> Iterator[Found]:
             continue
         sizes = [case.images[plan.source] for plan in plans if plan.source in case.images]
         freed = sum(case.replaced.get(plan.dest, (0, 0))[1] for plan in plans)
-        need, most, free = sum(size[1] for size in sizes), sum(size[0] for size in sizes), case.free[folder] + freed
+        need, most, free = sum(one[1] for one in sizes), sum(one[0] for one in sizes), case.free[folder] + freed
         what = f"{', '.join(plan.target for plan in plans)} of {case.name}"
         if need > free:
             yield Found(
                 FAIL,
-                f"disk {what} holds {_amount(need)}, and {folder} on {case.dest} has {_amount(free)} free",
+                f"disk {what} holds {size(need)}, and {folder} on {case.dest} has {size(free)} free",
                 f"free space in {folder} on {case.dest}, or put the disk elsewhere with dest_xml",
             )
         elif most > free:
             yield Found(
                 WARN,
-                f"disk {what} may grow to {_amount(most)}, and {folder} on {case.dest} has {_amount(free)} free",
+                f"disk {what} may grow to {size(most)}, and {folder} on {case.dest} has {size(free)} free",
                 f"free space in {folder} on {case.dest}",
             )
         else:
-            yield Found(PASS, f"{folder} on {case.dest} has {_amount(free)} free, and {_amount(need)} are needed")
+            yield Found(PASS, f"{folder} on {case.dest} has {size(free)} free, and {size(need)} are needed")
 
 
 def _secrets(case: Case) -> Iterator[Found]:
@@ -749,14 +750,6 @@ def mount_fact(path: str, mounts: Sequence[Mapping[str, Any]]) -> Mapping[str, A
         if path.startswith(below) and len(one["path"]) >= len(best.get("path", "")):
             best = one
     return best
-
-
-def _amount(count: int) -> str:
-    """Bytes for a person."""
-    for unit, size in (("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
-        if abs(count) >= size:
-            return f"{count / size:.1f} {unit}"
-    return f"{count} bytes"
 
 
 def _listed(ports: Mapping[int, str]) -> str:
