@@ -14,7 +14,6 @@ import pytest
 
 from ansible_collections.kvmops.migration.plugins.module_utils._migrate import local
 from ansible_collections.kvmops.migration.plugins.module_utils._pure import certificates
-from ansible_collections.kvmops.migration.plugins.module_utils._pure.refusal import Refusal
 
 UUID = "5ba1ab1e-0000-4000-8000-000000000001"
 
@@ -193,46 +192,6 @@ def test_a_record_is_whole_or_not_there(here, monkeypatch, tmp_path):
         here.record_run("1-x", {"number": object()})
     assert json.loads((tmp_path / "state" / "runs" / "1-x.json").read_text()) == {"number": 1}
     assert len(list((tmp_path / "state" / "runs").iterdir())) == 1
-
-
-def test_an_image_that_does_not_exist_is_refused(here, tmp_path):
-    with pytest.raises(Refusal, match=r"gone\.qcow2 does not exist"):
-        here.check_image(str(tmp_path / "gone.qcow2"), "qcow2")
-
-
-@pytest.fixture
-def qemu_img(tmp_path, monkeypatch):
-    """A qemu-img that says what a test wants."""
-
-    def install(script):
-        tool = tmp_path / "bin" / "qemu-img"
-        tool.parent.mkdir()
-        tool.write_text(f"#!/bin/sh\n{script}\n")
-        tool.chmod(0o755)
-        monkeypatch.setenv("PATH", f"{tool.parent}:/usr/bin:/bin")
-
-    return install
-
-
-def test_an_image_that_qemu_cannot_read_is_refused(here, image, qemu_img):
-    qemu_img("echo 'qemu-img: Could not open: Image is not in qcow2 format' >&2; exit 1")
-    with pytest.raises(Refusal, match="Image is not in qcow2 format") as refused:
-        here.check_image(image, "qcow2")
-    assert refused.value.failure_class == "image_unreadable"
-    assert image in refused.value.message
-
-
-def test_an_image_that_qemu_reads_is_accepted_and_not_opened_for_writing(here, image, qemu_img, tmp_path):
-    qemu_img(f'echo "$@" > {tmp_path}/said')
-    here.check_image(image, "qcow2")
-    assert (tmp_path / "said").read_text().split() == [
-        *("info", "-U", "--output=json", "-f", "qcow2", "--", image),
-    ]
-
-
-def test_without_qemu_img_libvirts_word_is_enough(here, image, monkeypatch, tmp_path):
-    monkeypatch.setenv("PATH", str(tmp_path))
-    here.check_image(image, "qcow2")
 
 
 class TestCertificates:

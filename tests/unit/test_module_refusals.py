@@ -10,7 +10,6 @@ from unittest import mock
 import pytest
 
 from ansible_collections.kvmops.migration.plugins.module_utils._migrate import settle
-from ansible_collections.kvmops.migration.plugins.module_utils._pure.refusal import Refusal
 from fake import libvirt as fake
 from fake.lab import DEST_URI, IMAGE, OTHER, disk_xml, domain_xml, volume_xml
 
@@ -340,10 +339,24 @@ def test_an_image_that_is_not_what_the_definition_says(lab, refused):
     refused("image_unreadable", f"{IMAGE} on kvm1 is not qcow2 but raw")
 
 
-def test_an_image_that_cannot_be_read(lab, refused):
+@pytest.mark.parametrize(
+    ("state", "problem", "cure"),
+    [
+        ("unreadable", "Image is not in qcow2 format", f"look at it with qemu-img check {IMAGE}"),
+        ("no_answer", f"{IMAGE} did not answer within 10 s", "bring back the server"),
+    ],
+)
+def test_an_image_that_cannot_be_read(lab, refused, state, problem, cure):
     lab.add()
-    lab.unreadable[IMAGE] = Refusal(f"the guest's image {IMAGE} cannot be read", "image_unreadable", "restore it")
-    refused("image_unreadable", IMAGE)
+    lab.unreadable[IMAGE] = (state, problem)
+    refused("image_unreadable", f"{IMAGE} cannot be read as qcow2: {problem}", cure)
+
+
+@pytest.mark.parametrize("state", ["denied", "unread", "undeclared"])
+def test_of_an_image_that_may_not_be_looked_into_libvirts_word_is_enough(lab, state):
+    lab.add()
+    lab.unreadable[IMAGE] = (state, "no")
+    assert lab.move().outcome == "migrated"
 
 
 def test_a_probe_that_cannot_be_made_proves_nothing(lab, refused):

@@ -10,16 +10,22 @@ import posixpath
 from dataclasses import dataclass, replace
 from typing import Any, Dict, List, Mapping, Sequence, Tuple
 
-from .._images.look import users_of
+from .._images.look import Images, users_of
 from .._libvirt import Host, LibvirtFailure
 from .._pure import domain_xml, storage
 from .._pure.domain_xml import Definition, Disk
 from .._pure.findings import Findings
+from .._pure.images import MISSING, NO_ANSWER, UNREADABLE
 from .._pure.refusal import Refusal
 from .._pure.storage import COPY, DiskPlan, Evidence, Wish
 from . import devices
-from .local import Local
 from .probe import Storage
+
+# By what became of the look at an image that nobody could copy or use, what helps.
+_UNUSABLE = {
+    UNREADABLE: "look at it with qemu-img check {path}, and restore it from a backup",
+    NO_ANSWER: "bring back the server of the storage that it is on",
+}
 
 
 @dataclass(frozen=True)
@@ -50,9 +56,9 @@ class Layout:
 class Disks:
     """The disks of one guest between two hosts.
 
-    `arriving` is the guest as it shall be at the destination, where that was given; `local` where this machine is the
-    source, else None. `to_devices` are the targets of files that are to be copied to a device there, and
-    `devices_there` what the destination says of its block devices.
+    `arriving` is the guest as it shall be at the destination, where that was given; `here` are the images of this
+    machine where that is the source, else None. `to_devices` are the targets of files that are to be copied to a device
+    there, and `devices_there` what the destination says of its block devices.
     """
 
     def __init__(
@@ -61,7 +67,7 @@ class Disks:
         arriving: Definition | None,
         source: Storage,
         dest: Storage,
-        local: Local | None,
+        here: Images | None,
         findings: Findings,
         to_devices: Sequence[str] = (),
         devices_there: Mapping[str, Any] | None = None,
@@ -75,7 +81,7 @@ class Disks:
         self._arriving = arriving or definition
         self._source = source
         self._dest = dest
-        self._local = local
+        self._images = here
 
     def lay_out(self, wish: Wish, offline: bool, facts: Mapping[str, Any] | None, force: bool) -> Layout:
         """Decide for every disk; what must not move like this is a finding, and has no part in the layout."""
@@ -147,7 +153,7 @@ class Disks:
 
     def _same_device(self, disk: Disk, there: Disk) -> Evidence:
         if self._devices_here is None:
-            self._devices_here = devices.known() if self._local is not None else {}
+            self._devices_here = devices.known() if self._images is not None else {}
         return storage.same_device(
             self._devices_here.get(disk.source),
             self._devices_there.get(there.source),
@@ -199,25 +205,36 @@ class Disks:
     def _check_image(self, disk: Disk) -> None:
         if disk.type != "file":
             return
-        if self._local is not None:
-            self._local.check_image(disk.source, disk.format)
+        if self._images is not None:
+            image = self._images.image(disk.source, disk.format)
+            if image.state == MISSING:
+                raise self._missing(disk)
+            if image.state in _UNUSABLE:
+                raise Refusal(
+                    f"the guest's image {disk.source} cannot be read as {disk.format}: {image.problem}",
+                    "image_unreadable",
+                    _UNUSABLE[image.state].format(path=disk.source),
+                )
         pool = self._source.pool(disk.directory)
         if pool is None:
             return
         self._source.refresh(pool.name)
         volume = self._source.host.volume(disk.source)
         if volume is None:
-            raise Refusal(
-                f"the guest's image {disk.source} does not exist on {self._source.host}",
-                "image_missing",
-                "restore it, or correct the VM's definition",
-            )
+            raise self._missing(disk)
         if disk.format != "raw" and volume.format != disk.format:
             raise Refusal(
                 f"the guest's image {disk.source} on {self._source.host} is not {disk.format} but {volume.format}",
                 "image_unreadable",
                 "restore it from a backup, or correct the VM's definition",
             )
+
+    def _missing(self, disk: Disk) -> Refusal:
+        return Refusal(
+            f"the guest's image {disk.source} does not exist on {self._source.host}",
+            "image_missing",
+            "restore it, or correct the VM's definition",
+        )
 
     def _check_backing(self, plans: Sequence[DiskPlan]) -> None:
         """A disk that is used in place needs every image below it there as well; a copied one is made whole."""

@@ -21,7 +21,6 @@ from typing import Any, Dict, List, Mapping, Sequence, Tuple
 
 from .._images.look import RunCommand
 from .._pure import certificates
-from .._pure.refusal import Refusal
 from .._pure.status import MOVING, RUNS, STATE_DIRECTORY
 from . import jsonfile
 from .ledger import Ledger
@@ -54,30 +53,6 @@ class Local:
     def has_directory(self, path: str) -> bool:
         """Whether the directory of that file is there."""
         return os.path.isdir(os.path.dirname(path))
-
-    def check_image(self, path: str, declared: str) -> None:
-        """Refuse an image that QEMU could not read."""
-        try:
-            os.stat(path)
-        except FileNotFoundError as error:
-            raise Refusal(
-                f"the guest's image {path} does not exist",
-                "image_missing",
-                "restore it, or correct the VM's definition",
-            ) from error
-        except OSError:
-            return
-        if shutil.which("qemu-img") is None or not os.access(path, os.R_OK):
-            return
-        command = ["qemu-img", "info", "-U", "--output=json", "-f", declared, "--", path]
-        status, _output, errors = self._run_command(command)
-        if status:
-            said = errors.strip().splitlines()
-            raise Refusal(
-                f"the guest's image {path} cannot be read as {declared}: {said[-1] if said else 'qemu-img failed'}",
-                "image_unreadable",
-                f"look at it with qemu-img check {path}, and restore it from a backup",
-            )
 
     def locked(self, path: str) -> bool:
         """Whether a process holds a lock on the file, as QEMU does on the images of a VM."""

@@ -277,7 +277,7 @@ class Move:
             given.get("dest_xml"),
             self._source_pools,
             self._dest_pools,
-            self._local,
+            self._request.images if self._local is not None else None,
             findings,
             [target for target, there in self._placed.items() if there.block],
             self._told.get("devices"),

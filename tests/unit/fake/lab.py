@@ -5,13 +5,16 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.testing import patch_module_args
 
+from ansible_collections.kvmops.migration.plugins.module_utils._images import look
 from ansible_collections.kvmops.migration.plugins.module_utils._migrate import devices, facts, local, worker, writes
+from ansible_collections.kvmops.migration.plugins.module_utils._pure.images import Image
 from ansible_collections.kvmops.migration.plugins.modules import virt_domblk_info, virt_migrate, virt_migrate_info
 from fake import carry as fake_carry
 from fake import libvirt as fake
@@ -56,6 +59,7 @@ class Lab:
         self._tmp_path = tmp_path
         self._monkeypatch = monkeypatch
         self._capsys = capsys
+        # By path, what becomes of a look at an image, and why.
         self.unreadable = {}
         self.locked = set()
         # What the daemon on the module's host has logged as errors.
@@ -64,7 +68,8 @@ class Lab:
         self.certificates = {}
         monkeypatch.setattr(local.Local, "identity", lambda _, path: self.identity(self.world.local, path))
         monkeypatch.setattr(local.Local, "locked", lambda _, path: path in self.locked)
-        monkeypatch.setattr(local.Local, "check_image", lambda _, path, image: self.check_image(path))
+        real = look.Images.image
+        monkeypatch.setattr(look.Images, "image", lambda *args: self.image(*args[1:]) or real(*args))
         monkeypatch.setattr(local.Local, "daemon_errors", lambda _, since: list(self.daemon_errors))
         monkeypatch.setattr(AnsibleModule, "warn", lambda _, text, **more: self.warnings.append(text))
         monkeypatch.setattr(local.Local, "certificates", lambda _: self.certificates.get(self.world.local, NO_TLS))
@@ -112,9 +117,12 @@ class Lab:
         file = self.world[host].file(path)
         return None if file is None else {"size": file.allocation, "mtime_ns": hash(file.content), "inode": id(file)}
 
-    def check_image(self, path):
-        if path in self.unreadable:
-            raise self.unreadable[path]
+    def image(self, path, image):
+        """What is known of an image on the module's host; nothing where it is none, or a real file."""
+        if self.world[self.world.local].file(path) is None or Path(path).exists():
+            return None
+        state, problem = self.unreadable.get(path, ("ok", ""))
+        return Image(path, image, state=state, problem=problem)
 
     def add(self, host="kvm1", name="a", uuid=UUID, state=fake.VIR_DOMAIN_RUNNING, image=IMAGE, **more):
         """A VM on a host, with its image."""
