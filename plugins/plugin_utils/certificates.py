@@ -105,10 +105,10 @@ def _serves(certificate: x509.Certificate, usage: str) -> bool:
         return False
 
 
-def authority_due(text: str, days: int, now: datetime | None = None) -> bool:
+def authority_due(text: str, days: int) -> bool:
     """Whether an authority has to be made, or made valid for longer."""
     found = read(text)
-    return not found or ends(found[0]) - timedelta(days=days) < (now or datetime.now(timezone.utc))
+    return not found or ends(found[0]) - timedelta(days=days) < datetime.now(timezone.utc)
 
 
 def reason(
@@ -118,7 +118,6 @@ def reason(
     names: t.Sequence[str],
     days: int,
     key: str | None = None,
-    now: datetime | None = None,
 ) -> str:
     """Why this certificate has to be made anew; empty if it is good."""
     found, ours = read(text or ""), read(authority)
@@ -128,7 +127,7 @@ def reason(
     if not ours or not issued(certificate, ours[0]):
         return "is of another authority"
     end = ends(certificate)
-    if end - timedelta(days=days) < (now or datetime.now(timezone.utc)):
+    if end - timedelta(days=days) < datetime.now(timezone.utc):
         return f"ends on {end:%Y-%m-%d}"
     wanted, present = set(names), _alternatives_of(certificate)
     if wanted != present:

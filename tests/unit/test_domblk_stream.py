@@ -668,8 +668,8 @@ def test_c7_107_c7_110_a_device_gets_the_content_and_nothing_of_before(peer, tmp
         subprocess.run(["losetup", "--detach", device], check=True)
 
 
-def wait_until(condition, seconds: float = 10.0) -> None:
-    deadline = time.monotonic() + seconds
+def wait_until(condition) -> None:
+    deadline = time.monotonic() + 10
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)

@@ -17,7 +17,6 @@ from fake.precopy import MIB, PreCopy, Scripted
 
 RUNNING, PAUSED = fake.VIR_DOMAIN_RUNNING, fake.VIR_DOMAIN_PAUSED
 BUSY = fake.libvirtError("Timed out during operation: cannot acquire state change lock", 68)
-FAILED_POSTCOPY = {"reason": fake.VIR_DOMAIN_PAUSED_POSTCOPY_FAILED, "state": PAUSED}
 
 
 @pytest.fixture

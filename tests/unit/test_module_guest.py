@@ -350,10 +350,10 @@ def test_c7_105_a_vm_with_only_an_empty_drive_moves(lab, state):
 # --- snapshots and checkpoints
 
 
-def snapshot(name, parent="", path=IMAGE, kind="snapshot", secret="sesame"):
+def snapshot(name, parent="", path=IMAGE, kind="snapshot"):
     return (
         f"<domain{kind}><name>{name}</name><parent><name>{parent}</name></parent><domain><uuid>{UUID}</uuid><devices>"
-        f"{disk_xml(path=path)}<graphics passwd='{secret}'/></devices></domain></domain{kind}>"
+        f"{disk_xml(path=path)}<graphics passwd='sesame'/></devices></domain></domain{kind}>"
     )
 
 

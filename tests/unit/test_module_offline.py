@@ -19,7 +19,6 @@ from fake import libvirt as fake
 from fake.lab import DEST_URI, IMAGE, OTHER, UUID, disk_xml, domain_xml
 
 SHUTOFF = fake.VIR_DOMAIN_SHUTOFF
-OFFLINE_FLAGS = {"OFFLINE", "PEER2PEER", "PERSIST_DEST", "UNDEFINE_SOURCE"}
 
 
 def files(host) -> set[str]:

@@ -14,7 +14,7 @@ from ansible_collections.kvmops.migration.plugins.module_utils._pure import stat
 from fake import libvirt as fake
 from fake.lab import IMAGE, UUID, disk_xml, domain_xml
 
-RUNNING, PAUSED, SHUTOFF = fake.VIR_DOMAIN_RUNNING, fake.VIR_DOMAIN_PAUSED, fake.VIR_DOMAIN_SHUTOFF
+RUNNING, PAUSED = fake.VIR_DOMAIN_RUNNING, fake.VIR_DOMAIN_PAUSED
 LOST = fake.libvirtError("operation failed: Lost connection to destination host", 9)
 
 

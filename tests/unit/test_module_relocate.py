@@ -154,7 +154,7 @@ def test_check_mode_says_what_would_be_done_and_shows_the_definition(here):
         (
             {"bandwidth": -1, "dest_dir": "/tmp"},
             "bad_option",
-            "accepted: MiB per second from 0 (no limit) to 8796093022207",
+            "accepted: MiB per second from 0 (the default) to 8796093022207",
         ),
         ({"name": "none", "dest_dir": "/tmp"}, "not_found", "VM none was not found"),
         ({}, "bad_option", "neither another place nor another host"),

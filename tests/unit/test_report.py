@@ -8,7 +8,6 @@ import json
 import os
 import stat
 from html.parser import HTMLParser
-from pathlib import Path
 from unittest import mock
 
 import pytest
@@ -23,7 +22,6 @@ from ansible_collections.kvmops.migration.plugins.modules import virt_migrate_re
 from ansible_collections.kvmops.migration.plugins.plugin_utils import pagefile, plots, report, runs
 from fake.recorder import HOSTILE, KINDS, OUTAGE, Recorder
 
-TOP = Path(__file__).resolve().parents[2]
 VOID = {"meta", "path", "br"}
 
 

@@ -103,13 +103,13 @@ def wish(**changed):
     }
 
 
-def recorded(rules=(), active=True, enabled=True, login=()):
-    record = {"service": {"active": active, "enabled": enabled}, "login": list(login), "rules": list(rules)}
+def recorded(rules=(), active=True, enabled=True):
+    record = {"service": {"active": active, "enabled": enabled}, "login": [], "rules": list(rules)}
     return {RECORD: json.dumps(record)}
 
 
-def entry(zone, rule, permanent=True, immediate=True):
-    return {"zone": zone, "rule": rule, "permanent": permanent, "immediate": immediate}
+def entry(zone, rule, immediate=True):
+    return {"zone": zone, "rule": rule, "permanent": True, "immediate": immediate}
 
 
 def changes(answer):
@@ -235,13 +235,13 @@ def test_what_was_before_is_remembered_from_the_first_run_on():
     assert plan.plan(wish(), Host(files={RECORD: json.dumps(first)}))["record"]["service"] == first["service"]
 
 
-def login_at(port, address="192.168.1.231"):
+def login_at(port):
     """Files of this process's ancestors: Ansible has come in through this port."""
     pid = plan.os.getpid()
     return {
         f"/proc/{pid}/environ": "HOME=/root\0",
         f"/proc/{pid}/status": "Name:\tpython3\nPPid:\t4711\n",
-        "/proc/4711/environ": f"A=b\0SSH_CONNECTION=192.168.1.1 50000 {address} {port}\0",
+        "/proc/4711/environ": f"A=b\0SSH_CONNECTION=192.168.1.1 50000 192.168.1.231 {port}\0",
     }
 
 

@@ -33,11 +33,11 @@ def build(**values):
     return schedule.build({**DEFAULTS, **values})
 
 
-def follow(steps, model, limit=300, ceiling=None, seconds=4000, size=None):
+def follow(steps, model, ceiling=None, seconds=4000, size=None):
     """Let the schedule drive the model until it ends; gives the actions with their times."""
-    machine = Convergence(steps, size or Size(model.memory, model.disk), limit, ceiling)
+    machine = Convergence(steps, size or Size(model.memory, model.disk), schedule.QEMU_DOWNTIME, ceiling)
     model.auto_converge = schedule.asks(steps, schedule.AUTO_CONVERGE)
-    model.downtime = limit
+    model.downtime = schedule.QEMU_DOWNTIME
     done = []
     while not model.done and model.clock < seconds:
         for action in machine.decide(Sample.of(model.advance(), model.clock)):

@@ -26,8 +26,8 @@ def directory(tmp_path, monkeypatch):
     return tmp_path / "run"
 
 
-def detached(work, run_id="r1", loss="continue"):
-    worker = Worker(run_id, "a", loss).take()
+def detached(work):
+    worker = Worker("r1", "a", "continue").take()
     assert worker.detach(work)
     return worker
 
@@ -39,9 +39,9 @@ def wait_until(condition):
         time.sleep(0.01)
 
 
-def look(run_id="r1"):
+def look():
     """What the controller's script prints of the run."""
-    script = runs.LOOK.format(folder=f"{workers.RUN_DIRECTORY}/{run_id}", lines=20)
+    script = runs.LOOK.format(folder=f"{workers.RUN_DIRECTORY}/r1", lines=20)
     said = subprocess.run(["sh", "-c", script], text=True, capture_output=True, check=False).stdout
     word, _line, rest = said.partition("\n")
     return word, rest

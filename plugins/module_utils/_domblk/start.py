@@ -21,10 +21,8 @@ from .._pure import domblk, outcome
 from .._pure import options as table
 from .._pure.domblk import Wish
 from .._pure.refusal import Refusal
-from .._pure.schedule import MAX_BANDWIDTH
 from . import relocate
 
-MODULE = "virt_domblk_copy"
 # What this module has in common with virt_migrate.
 COMMON = (
     "name",
@@ -62,13 +60,6 @@ def argument_spec() -> Dict[str, Dict[str, Any]]:
 
 def wish_of(options: Mapping[str, Any]) -> Wish:
     """What the options say; raises Refusal for a value that cannot be meant."""
-    bandwidth = options["bandwidth"] or 0
-    if not 0 <= bandwidth <= MAX_BANDWIDTH:
-        raise Refusal(
-            f"bandwidth: {bandwidth} is not accepted",
-            "bad_option",
-            f"accepted: MiB per second from 0 (no limit) to {MAX_BANDWIDTH}",
-        )
     if options["disks"] is not None and not options["disks"]:
         raise Refusal("disks: the list is empty", "bad_option", "name some, or leave the option out for all of them")
     path_map = {str(here): str(there) for here, there in (options["path_map"] or {}).items()}
@@ -80,7 +71,7 @@ def wish_of(options: Mapping[str, Any]) -> Wish:
         backing=options["backing"],
         verify=options["verify"],
         encrypt=options["encrypt"],
-        bandwidth=bandwidth << 20,
+        bandwidth=(options["bandwidth"] or 0) << 20,
         remove_source=options["remove_source"],
         force=options["force"],
         only_stopped=bool(options["dest_uri"]),
@@ -91,7 +82,7 @@ def start(module: Any) -> Dict[str, Any]:
     """The result of the run, or `run` and `watching` for a controller that watches it."""
     options = module.params
     try:
-        table.check_values(options, COMMON)
+        table.check_values(options, (*COMMON, "bandwidth"))
         wish = wish_of(options)
         if not options["dest_uri"] and not (wish.dest_dir or wish.path_map):
             raise Refusal(

@@ -14,7 +14,6 @@ from .refusal import Refusal
 
 PASS, WARN, FAIL, SKIPPED = "pass", "warn", "fail", "skipped"
 # The worst comes first.
-STATUSES = (FAIL, WARN, PASS, SKIPPED)
 
 NOT_CONCERNED = "nothing of this move depends on it"
 NOT_REACHED = "it cannot be judged before what has failed is cured"

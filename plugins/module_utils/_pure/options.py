@@ -112,7 +112,6 @@ class Option:
 
 
 # Bandwidth travels as MiB/s and is multiplied in libvirt.
-_MAX_BANDWIDTH = schedule.MAX_BANDWIDTH
 _HOST = r"(?:\[[0-9A-Fa-f:.]+(?:%[\w.-]+)?\]|[A-Za-z0-9_][A-Za-z0-9_.-]*)"
 _BARE_HOST = r"(?:[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]+|[A-Za-z0-9_][A-Za-z0-9_.-]*)"
 _PORT = r":(?:6553[0-5]|655[0-2][0-9]|65[0-4][0-9]{2}|6[0-4][0-9]{3}|[1-5][0-9]{4}|[1-9][0-9]{0,3})"
@@ -453,8 +452,8 @@ OPTIONS = (
         since=(1, 1, 0),
         modes=ACTIVE,
         minimum=0,
-        maximum=_MAX_BANDWIDTH,
-        accepted=f"MiB per second from 0 (libvirt's default) to {_MAX_BANDWIDTH}",
+        maximum=schedule.MAX_BANDWIDTH,
+        accepted=f"MiB per second from 0 (the default) to {schedule.MAX_BANDWIDTH}",
     ),
     Option(
         "switchover_bandwidth",
@@ -464,8 +463,8 @@ OPTIONS = (
         qemu=(8, 2, 0),
         modes=ACTIVE,
         minimum=0,
-        maximum=_MAX_BANDWIDTH,
-        accepted=f"MiB per second from 0 (measured by QEMU) to {_MAX_BANDWIDTH}",
+        maximum=schedule.MAX_BANDWIDTH,
+        accepted=f"MiB per second from 0 (measured by QEMU) to {schedule.MAX_BANDWIDTH}",
     ),
     Option(
         "parallel",
@@ -667,8 +666,8 @@ OPTIONS = (
         since=(5, 1, 0),
         modes=ACTIVE,
         minimum=0,
-        maximum=_MAX_BANDWIDTH,
-        accepted=f"MiB per second from 0 (no limit) to {_MAX_BANDWIDTH}",
+        maximum=schedule.MAX_BANDWIDTH,
+        accepted=f"MiB per second from 0 (no limit) to {schedule.MAX_BANDWIDTH}",
         needs=(Need(GIVEN, "postcopy", (True,), "it limits post-copy", "add postcopy: true"),),
     ),
     Option(

@@ -216,9 +216,9 @@ def _port(option: str, text: str, port: str | None) -> int | None:
     return int(port)
 
 
-def for_host(address: str, user: str = "root", transport: str = "ssh") -> str:
+def for_host(address: str) -> str:
     """The URI of the system daemon of the host with that name or address."""
-    return str(Uri("qemu", transport, user=user, host=_bare(address)))
+    return str(Uri("qemu", "ssh", user="root", host=_bare(address)))
 
 
 def for_data(address: str) -> str:

@@ -7,7 +7,6 @@ from __future__ import annotations
 import xml.etree.ElementTree as ET
 from dataclasses import dataclass, field
 
-VIR_ERR_NO_DOMAIN_SNAPSHOT = 72
 VIR_ERR_CHECKPOINT_INCONSISTENT = 109
 VIR_ERR_AGENT_UNRESPONSIVE = 86
 

@@ -163,9 +163,9 @@ class Lab:
         self.on(here)
         return {"host": said["host"], "journal": said["journal"]}
 
-    def where(self, uuid=UUID):
+    def where(self):
         """State of the VM on each host, None where it is not."""
-        return tuple(host.guests[uuid].state if uuid in host.guests else None for host in (self.kvm1, self.kvm2))
+        return tuple(host.guests[UUID].state if UUID in host.guests else None for host in (self.kvm1, self.kvm2))
 
     def flags(self):
         """Names of the flags of the last migration, as libvirt got them."""
@@ -198,15 +198,15 @@ class Lab:
             if "kvmops-probe" in name
         ]
 
-    def unfinished(self, host="kvm1"):
+    def unfinished(self):
         """The ledgers of runs that nobody has settled."""
-        runs = sorted((self._tmp_path / host / "unfinished").glob("*.json"))
+        runs = sorted((self._tmp_path / "kvm1" / "unfinished").glob("*.json"))
         return [json.loads(path.read_text()) for path in runs]
 
     def record(self, host="kvm1"):
         runs = sorted((self._tmp_path / host / "runs").glob("*.json"))
         return [json.loads(path.read_text()) for path in runs]
 
-    def journal_file(self, host="kvm1"):
-        path = self._tmp_path / host / "journal" / f"{UUID}.json"
+    def journal_file(self):
+        path = self._tmp_path / "kvm1" / "journal" / f"{UUID}.json"
         return json.loads(path.read_text()) if path.exists() else None

@@ -230,11 +230,11 @@ class FakePool:
 class FakeHost:
     """A host with its own libvirtd."""
 
-    def __init__(self, world: World, name: str, version: int = 9000000):
+    def __init__(self, world: World, name: str):
         self.world = world
         self.name = name
         self.uuid = str(uuids.uuid5(uuids.NAMESPACE_DNS, name))
-        self.version = version
+        self.version = 9000000
         self.hypervisor = 7002000
         self.directories: dict[str, Directory] = {"/vm": {}}
         self.pools: dict[str, FakePool] = {}

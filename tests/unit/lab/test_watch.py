@@ -26,11 +26,11 @@ def run(host: str, start: int, length: int, share: float = 0.8, uuid: str = "u")
     return [{"kind": "run", "host": host, **identity, "at": T0 + start * MS, "samples": samples}] if samples else []
 
 
-def beats(*hosts: str, length: int = 20000) -> list[dict[str, Any]]:
+def beats(*hosts: str) -> list[dict[str, Any]]:
     return [
         {"kind": "beat", "host": host, "at": T0 + at * MS, "monotonic": at * MS, "samples": 50, "latest": 0}
         for host in hosts
-        for at in range(0, length, 1000)
+        for at in range(0, 20000, 1000)
     ]
 
 

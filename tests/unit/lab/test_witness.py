@@ -43,8 +43,8 @@ def lines(first: int, last: int, boot: str = BOOT) -> str:
     return "".join(line(number, boot) for number in range(first, last + 1))
 
 
-def disk(last: int, boot: str = BOOT) -> witness.Disk:
-    return witness.parse_records(b"".join(raw(number, boot) for number in range(1, last + 1)))
+def disk(last: int) -> witness.Disk:
+    return witness.parse_records(b"".join(raw(number) for number in range(1, last + 1)))
 
 
 def kinds(verdict: witness.Verdict) -> set[str]:
