@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from ansible_collections.kvmops.migration.plugins.module_utils._domblk import start as relocation
-from ansible_collections.kvmops.migration.plugins.module_utils._migrate import start, worker
+from ansible_collections.kvmops.migration.plugins.module_utils._migrate import begin, start, worker
 from ansible_collections.kvmops.migration.plugins.module_utils._pure import options as table
 from ansible_collections.kvmops.migration.plugins.module_utils._pure.domblk import Wish
 from ansible_collections.kvmops.migration.plugins.module_utils._pure.refusal import Refusal
@@ -128,9 +128,43 @@ def test_c3_75_the_same_copy_is_joined(lab):
 
 
 def test_a_relocation_is_not_joined_by_who_wants_another_host(lab):
-    run = worker.Worker("r1", "a", "", relocation.TOLD).take()
+    run = worker.Worker("r1", "a", "", relocation.told(Wish(dest_dir="/data"))).take()
     with pytest.raises(Refusal, match="is being moved to another place on this host by run r1"):
         call(_watch=True)
+    run.leave()
+
+
+def relocate(**options):
+    defaults = {name: row.get("default") for name, row in relocation.argument_spec().items()}
+    module = SimpleNamespace(
+        params={**defaults, "name": "a", "_watch": True, **options}, run_command=None, check_mode=False, _diff=False
+    )
+    return relocation.start(module)
+
+
+def test_a_relocation_does_not_join_a_move_to_another_host(lab):
+    run = worker.Worker("r1", "a", "", start.told(params(), Wish(dest_dir="/data"))).take()
+    with pytest.raises(Refusal, match=r"is being moved to .*kvm2.* by run r1 with other options: dest_uri"):
+        relocate(dest_dir="/data")
+    run.leave()
+
+
+def test_the_same_relocation_is_joined(lab):
+    wish = Wish(path_map={"/vm": "/data", "/iso": "/data/iso"}, format="raw")
+    run = worker.Worker("r1", "a", "", relocation.told(wish)).take()
+    joined = relocate(path_map={"/iso": "/data/iso", "/vm": "/data"}, format="raw", verify=False)
+    assert joined == {"changed": False, "run": "r1", "watching": True, "adopted": True, "warnings": []}
+    run.leave()
+
+
+@pytest.mark.parametrize(
+    "options", [{"dest_dir": "/elsewhere"}, {"dest_dir": "/data", "disks": ["vda"]}, {"path_map": {"/vm": "/data"}}]
+)
+def test_a_relocation_to_another_place_or_of_other_disks_is_refused(lab, options):
+    run = worker.Worker("r1", "a", "", relocation.told(Wish(dest_dir="/data"))).take()
+    with pytest.raises(Refusal, match="r1 with other options: copies of the disks") as refused:
+        relocate(**options)
+    assert refused.value.failure_class == "busy"
     run.leave()
 
 
@@ -163,7 +197,7 @@ def test_definitions_and_passwords_are_compared_and_not_shown(join):
 
 
 def test_the_answer_of_the_run_that_was_waited_for_says_what_it_did_otherwise(lab):
-    told = table.told(params(bandwidth=100))
+    told = start.told(params(bandwidth=100), Wish())
     first = worker.Worker("r1", "a", "", told).take()
 
     def end():
@@ -194,7 +228,7 @@ def test_every_option_says_what_it_decides():
 
 def test_c5_95_a_run_that_does_not_end_is_not_waited_for_without_an_end(lab, monkeypatch):
     lab.add()
-    monkeypatch.setattr(start, "END_PATIENCE", 0.1)
+    monkeypatch.setattr(begin, "END_PATIENCE", 0.1)
     said = []
 
     def script(phase, source, dest, guest):

@@ -19,9 +19,10 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.testing import patch_module_args
 from test_module_recover import Killed, killed_at
 
-from ansible_collections.kvmops.migration.plugins.module_utils._domblk import relocate
+from ansible_collections.kvmops.migration.plugins.module_utils._domblk import relocate, start
 from ansible_collections.kvmops.migration.plugins.module_utils._images import carry, stream
 from ansible_collections.kvmops.migration.plugins.module_utils._migrate import local, worker
+from ansible_collections.kvmops.migration.plugins.module_utils._pure.domblk import Wish
 from ansible_collections.kvmops.migration.plugins.module_utils._pure.refusal import Refusal
 from ansible_collections.kvmops.migration.plugins.modules import virt_domblk_copy, virt_migrate
 from fake import blockcopy
@@ -407,6 +408,22 @@ def test_c5_95_a_copy_that_is_to_end_ends_as_long_as_nothing_has_its_name(here, 
     assert here.sources(guest) == before
     assert here.files() == []
     assert not here.unfinished()
+
+
+def test_what_it_was_told_is_where_others_look_for_it(here, monkeypatch):
+    here.add()
+    said = []
+
+    def look(self, name):
+        self.say(phase=name)
+        said.append((worker.told(self.run_id), worker.status_of(self.run_id)))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(worker.Worker, "phase", look)
+        here.move()
+    told, status = said[0]
+    assert told == start.told(Wish(dest_dir=str(here.new)))
+    assert str(here.new) not in str(status)
 
 
 def test_the_difference_is_the_place_alone(here):

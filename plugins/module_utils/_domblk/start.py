@@ -6,17 +6,12 @@
 
 from __future__ import annotations
 
-import json
-import os
-import time
 from typing import Any, Dict, Mapping
 
-from .._answer import kept
 from .._images.look import Images
 from .._migrate import start as migrate
-from .._migrate import worker as workers
+from .._migrate.begin import COPIES, begin, new_worker
 from .._migrate.local import Local
-from .._migrate.worker import Held, Worker
 from .._pure import domblk, outcome
 from .._pure import options as table
 from .._pure.domblk import Wish
@@ -46,8 +41,8 @@ OWN: Dict[str, Dict[str, Any]] = {
     "encrypt": {"type": "bool", "default": True},
     "remove_source": {"type": "bool", "default": False},
 }
-# Of a move on this host, for whoever wants the VM on another one.
-TOLD = {"dest_uri": "another place on this host"}
+# For whoever finds the run at the VM: where a move to another host has its destination.
+HERE = "another place on this host"
 
 
 def argument_spec() -> Dict[str, Dict[str, Any]]:
@@ -109,42 +104,18 @@ def _as_migration(options: Mapping[str, Any]) -> Dict[str, Any]:
 
 
 def _relocate(module: Any, options: Mapping[str, Any], wish: Wish) -> Dict[str, Any]:
-    run_id = f"{int(time.time())}-{os.urandom(4).hex()}"
-    worker = Worker(run_id, options["name"], options["on_controller_loss"] if options["_watch"] else "", TOLD)
     request = relocate.Request(
-        options, wish, Local(module.run_command), Images.of(module), worker, module.check_mode, module._diff
+        options,
+        wish,
+        Local(module.run_command),
+        Images.of(module),
+        new_worker(options, told(wish)),
+        module.check_mode,
+        module._diff,
     )
-    if module.check_mode:
-        return relocate.run(request)
-    wished = json.dumps(domblk.told(wish))
-    while True:
-        try:
-            worker.take()
-            break
-        except Held as held:
-            joined = _join(options, wished, held.status)
-            if joined is not None:
-                return joined
-    worker.say(wished=wished)
-    if options["_watch"] and worker.detach(lambda: kept(module, lambda: relocate.run(request))):
-        return {"changed": False, "run": worker.run_id, "watching": True}
-    try:
-        return relocate.run(request)
-    finally:
-        worker.leave()
+    return begin(module, options, request.worker, lambda: relocate.run(request))
 
 
-def _join(options: Mapping[str, Any], wished: str, status: Mapping[str, Any]) -> Dict[str, Any] | None:
-    """The answer of a run that does the same; None where that one has gone without one."""
-    run_id = str(status["run"])
-    if status.get("wished") != wished:
-        raise Refusal(
-            f"run {run_id} is at VM {options['name']}: {status.get('line', 'it has just begun')}",
-            "busy",
-            "wait for its end (status.yml shows how far it is), or end it (cancel.yml)",
-            outcome=outcome.REFUSED,
-        )
-    if options["_watch"]:
-        return {"changed": False, "run": run_id, "watching": True, "adopted": True}
-    ended = workers.wait_for(run_id, migrate.JOIN_PATIENCE)
-    return None if ended is None else {**ended, "adopted": run_id}
+def told(wish: Wish) -> Dict[str, Any]:
+    """What a run on this host was told, for whoever wants to join it."""
+    return {"dest_uri": HERE, COPIES: domblk.told(wish)}

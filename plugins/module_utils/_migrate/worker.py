@@ -62,7 +62,7 @@ class Worker:
         # Empty where no controller watches.
         self._on_controller_loss = on_controller_loss
         # What the run was told, for whoever wants to join it.
-        self._told = told or {}
+        self.told = told or {}
         self._locks: List[int] = []
         self._began = self._renewed = time.monotonic()
         self._lease = 0
@@ -91,7 +91,7 @@ class Worker:
         own = os.open(os.path.join(self._folder, "lock"), os.O_RDWR | os.O_CREAT, 0o600)
         _lock(own)
         self._locks = [handle, own]
-        jsonfile.store(os.path.join(self._folder, TOLD), self._told, lasting=False)
+        jsonfile.store(os.path.join(self._folder, TOLD), self.told, lasting=False)
         if self._on_controller_loss:
             with open(os.path.join(self._folder, "lease"), "w", encoding="ascii"):
                 pass
