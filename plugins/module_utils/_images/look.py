@@ -107,7 +107,11 @@ class Images:
 
     def _described(self, image: Image) -> Image:
         command = [TOOL, "info", "-U", "--output=json", "-f", image.format, "--", image.path]
-        status, output, errors = self._run_command(command)
+        try:
+            # One that waits for a lost server cannot always be killed: it is left to itself.
+            status, output, errors = self._bounded(lambda: self._run_command(command), image.path)
+        except NoAnswer as error:
+            return replace(image, state=images.NO_ANSWER, problem=str(error))
         if status == 0:
             with suppress(ValueError):
                 return images.described(image, output)
