@@ -244,6 +244,10 @@ left_behind:
   returned: after a copy
   type: list
   elements: dict
+adopted:
+  description: The run that was going on already, and that this call has joined.
+  returned: when there was one
+  type: str
 run:
   description:
     - Name of the run. What it has answered is kept as its record on the host that it ran on, in

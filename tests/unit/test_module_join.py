@@ -149,7 +149,7 @@ def test_a_relocation_does_not_join_a_move_to_another_host(lab):
     run.leave()
 
 
-def test_the_same_relocation_is_joined(lab):
+def test_c3_75_the_same_relocation_is_joined(lab):
     wish = Wish(path_map={"/vm": "/data", "/iso": "/data/iso"}, format="raw")
     run = worker.Worker("r1", "a", "", relocation.told(wish)).take()
     joined = relocate(path_map={"/iso": "/data/iso", "/vm": "/data"}, format="raw", verify=False)
