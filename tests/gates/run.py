@@ -94,7 +94,7 @@ TEST = (
     Check("artifact", "make --no-print-directory artifact"),
     Check("sanity", "make --no-print-directory sanity", slow=True),
     # prepare.yml runs all roles, also on a bare host. Scenarios of each of them come with `full`: they take too long.
-    Check("prepare", "make --no-print-directory molecule S='name_resolution prepare bare'", slow=True),
+    Check("prepare", "make --no-print-directory molecule S='prepare bare'", slow=True),
     Check("molecule", "make --no-print-directory molecule S=default", slow=True),
     Check("preflight-lab", "make --no-print-directory molecule S=preflight", slow=True),
     Check("domblk", "make --no-print-directory molecule S=domblk", slow=True),

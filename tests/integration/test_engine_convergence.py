@@ -9,6 +9,7 @@ import pytest
 from tests.lab import faults
 
 from .engine import BUSY, HYPERVISORS, LOCAL, SHARED, Answer, Call, other, virt_migrate, without_records
+from .extent import chosen, full
 
 pytestmark = pytest.mark.usefixtures("mended")
 
@@ -53,6 +54,7 @@ def test_c4_85_a_move_that_does_not_converge_is_given_up_and_all_is_as_before(fo
     assert without_records(footprint()) == without_records(before)
 
 
+@full
 def test_c4_89_a_timeout_for_each_gib_counts_one_at_least():
     source = BUSY.bring()
     answer = move_busily(source, timeout_per_gib=5).failed()
@@ -78,6 +80,7 @@ def test_c4_86_the_guest_is_handed_over_before_all_is_there():
     BUSY.lives(other(source))
 
 
+@full
 def test_c4_86_the_guest_is_slowed_down_until_it_converges():
     source = BUSY.bring()
     tuned = {"auto_converge": True, "auto_converge_initial": 60, "auto_converge_increment": 15}
@@ -156,7 +159,7 @@ def test_c4_91_a_guest_that_was_stopped_for_a_move_which_fails_goes_on():
     assert BUSY.limits(source) == limits
 
 
-@pytest.mark.parametrize("guest", [BUSY, LOCAL], ids=lambda guest: guest.name)
+@pytest.mark.parametrize("guest", [pytest.param(BUSY, marks=full), LOCAL], ids=lambda guest: guest.name)
 def test_c4_92_progress_never_goes_back(guest):
     source = guest.bring()
     with faults.shaped(20, *HYPERVISORS):
@@ -174,7 +177,7 @@ def test_c4_92_progress_never_goes_back(guest):
 # --- ended by somebody else
 
 
-@pytest.mark.parametrize("flags", [{}, {"persistent": False}, {"undefine_source": False}])
+@pytest.mark.parametrize("flags", chosen([{}, {"persistent": False}, {"undefine_source": False}], 1))
 def test_c5_97_a_job_that_somebody_ends_leaves_everything_as_it_was(flags, footprint):
     source = SHARED.bring()
     limits, before = SHARED.limits(source), footprint()
@@ -199,6 +202,7 @@ def test_c5_96_a_copy_that_is_ended_leaves_no_image_that_this_run_has_made(footp
     assert without_records(footprint()) == without_records(before)
 
 
+@full
 def test_c5_95_a_job_is_not_ended_from_the_destination():
     source = SHARED.bring()
     call = Call(source, {"name": "shared", "dest_host": other(source), "bandwidth": 20})

@@ -24,7 +24,7 @@ from .engine import (
     wait_for,
     without_records,
 )
-from .extent import full
+from .extent import combined, full
 
 pytestmark = pytest.mark.usefixtures("mended")
 
@@ -111,8 +111,7 @@ def test_c3_68_without_keepalive_a_dead_link_is_given_up_by_the_policy(side):
 # --- the daemons
 
 
-@pytest.mark.parametrize("control", ["p2p", "direct"])
-@pytest.mark.parametrize("side", ["source", "destination"])
+@pytest.mark.parametrize(("side", "control"), combined(("source", "destination"), ("p2p", "direct")))
 def test_c3_69_a_daemon_that_is_killed_leaves_the_guest_where_it_is(side, control):
     source = SHARED.bring()
     call = slowly(SHARED, source, control=control)
