@@ -619,6 +619,13 @@ class Host:
         """The path of a volume; raises NotFound where the pool has none of that name."""
         return str(self._ask(self._ask(self._pool(pool).storageVolLookupByName, name).path))
 
+    def pool_place(self, name: str) -> str:
+        """Where the volumes of a pool are, started or not; empty where it has no such place, or is not there."""
+        try:
+            return domain_xml.pool_path(self._ask(self._pool(name).XMLDesc, 0))[1]
+        except NotFound:
+            return ""
+
     def create_volume(
         self, pool: str, name: str, capacity: int, image: str = "raw", backing: str = "", backing_format: str = ""
     ) -> None:

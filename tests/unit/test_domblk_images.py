@@ -370,11 +370,11 @@ def test_a_server_that_is_lost_before_an_image_was_read_is_not_waited_for(tmp_pa
     top.write_bytes(b"x" * 100)
     never = threading.Event()
     monkeypatch.setattr(look.Images, "has_tool", True)
-    here = look.Images(lambda command: never.wait(30), patience=1.0)
+    here = look.Images(lambda command: never.wait(30), patience=0.5)
     try:
         (image,) = here.chain(str(top), "qcow2")
         assert (image.state, image.size, image.virtual_size) == ("no_answer", 100, None)
-        assert image.problem == f"{top} did not answer within 1 s"
+        assert image.problem == f"{top} did not answer within 3 s"
     finally:
         never.set()
 

@@ -21,8 +21,10 @@ from test_module_recover import Killed, killed_at
 
 from ansible_collections.kvmops.migration.plugins.module_utils._domblk import relocate, start
 from ansible_collections.kvmops.migration.plugins.module_utils._images import carry, stream
+from ansible_collections.kvmops.migration.plugins.module_utils._images.look import Images
 from ansible_collections.kvmops.migration.plugins.module_utils._migrate import local, worker
 from ansible_collections.kvmops.migration.plugins.module_utils._pure.domblk import Wish
+from ansible_collections.kvmops.migration.plugins.module_utils._pure.images import NO_ANSWER, Image
 from ansible_collections.kvmops.migration.plugins.module_utils._pure.refusal import Refusal
 from ansible_collections.kvmops.migration.plugins.modules import virt_domblk_copy, virt_migrate
 from fake import blockcopy
@@ -210,6 +212,42 @@ def test_a_volume_of_another_guest_is_not_written_to_and_not_removed(here, state
     other.xml = domain_xml("b", OTHER, [volume_xml("a.img", "old", "raw")])
     result = here.move(remove_source=True)
     assert "used by VM b as well" in result.msg
+
+
+def test_a_volume_of_a_pool_that_is_not_started_is_not_written_to(here):
+    here.add()
+    here.host.directories[str(here.new)] = {"a.img": fake.File("raw")}
+    here.host.add_pool("new", str(here.new))
+    here.host.pools["new"].active = False
+    (here.new / "a.img").write_text("of b")
+    here.add(name="b", uuid=OTHER, disks=()).xml = domain_xml("b", OTHER, [volume_xml("a.img", "new", "raw")])
+    assert here.move(force=True).failure_class == "image_in_use"
+    assert (here.new / "a.img").read_text() == "of b"
+
+
+def test_what_lies_below_a_volume_that_nobody_finds_is_not_removed(here):
+    here.add()
+    base = f"<backingStore type='file'><format type='raw'/><source file='{here.old / 'a.img'}'/></backingStore></disk>"
+    volume = volume_xml("b.qcow2", "gone").replace("</disk>", base)
+    here.add(name="b", uuid=OTHER, disks=()).xml = domain_xml("b", OTHER, [volume])
+    assert "used by VM b as well" in here.move(remove_source=True).msg
+
+
+def test_an_image_is_not_removed_where_another_one_does_not_tell_what_it_lies_on(here, monkeypatch):
+    here.add()
+    here.add(name="b", uuid=OTHER, disks=()).xml = domain_xml("b", OTHER, [disk_xml(path="/silent/b.qcow2")])
+    look = Images.image
+
+    def image(self, path, declared):
+        if path.startswith("/silent"):
+            return Image(path, declared, state=NO_ANSWER, problem="it did not answer")
+        return look(self, path, declared)
+
+    monkeypatch.setattr(Images, "image", image)
+    refused = here.move(remove_source=True)
+    assert refused.failure_class == "image_unreadable"
+    assert "/silent/b.qcow2, which VM b uses, does not tell what it lies on" in refused.msg
+    assert here.move().outcome == "copied"
 
 
 @pytest.mark.parametrize("taken", [False, True])

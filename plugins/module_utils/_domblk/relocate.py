@@ -23,7 +23,7 @@ from typing import Any, Callable, Dict, List, Mapping, Sequence, Tuple
 
 from .._images import carry, receiver
 from .._images.carry import Carrying, Way
-from .._images.look import Images, chain_of, path_of, users_of
+from .._images.look import Images, chain_of, path_of, users_of, whole_chain
 from .._images.stream import StreamError
 from .._libvirt import Domain, Host, LibvirtFailure
 from .._migrate import moments
@@ -169,7 +169,8 @@ class Relocation:
         needed: Dict[str, List[str]] = {}
         for disk in definition.disks:
             move = moving.get(disk.target)
-            chain = chain_of(disk, path_of(self._host, disk), self._request.images)
+            path = path_of(self._host, disk)
+            chain = whole_chain(self._request.options["name"], disk, path, self._request.images)
             for image in chain if move is None else chain[1:]:
                 if image.path not in sources:
                     continue

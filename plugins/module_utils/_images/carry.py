@@ -22,6 +22,7 @@ import subprocess
 import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from typing import Any, Callable, Dict, List, Mapping, Sequence, Tuple
 
 from .._libvirt import Later, NoAnswer
@@ -185,7 +186,7 @@ class Carrying:
         self._run = run
         self._timeout = timeout
         self._replaceable = replaceable
-        self._others = others
+        self._find_others = others
         self._begun = begun or {}
         self._opened = opened
         self._images: Dict[str, Image] = {}
@@ -213,6 +214,11 @@ class Carrying:
         if self._peer is not None:
             self._peer.close()
             self._peer = None
+
+    @cached_property
+    def _others(self) -> Mapping[str, Tuple[str, str]]:
+        """What other VMs at the destination use, asked for once: there may be many of them."""
+        return self._find_others()
 
     @property
     def _open_peer(self) -> Peer:
@@ -334,11 +340,11 @@ class Carrying:
 
     def _check_unused(self, file: File) -> None:
         """No other VM may have what is going to be written to, or lie on it, whatever is known or wished about it."""
-        others = self._others()
-        image = self._ask("lies_on", path=file.dest, images={path: form for path, (_name, form) in others.items()})
+        used = {path: form for path, (_name, form) in self._others.items()}
+        image = self._ask("lies_on", path=file.dest, images=used)
         if image["image"]:
             raise Refusal(
-                f"{file.dest} at the destination is used by VM {others[image['image']][0]} ({image['image']})",
+                f"{file.dest} at the destination is used by VM {self._others[image['image']][0]} ({image['image']})",
                 "image_in_use",
                 "give another place with path_map, or move or rename one of the two images",
             )

@@ -13,6 +13,7 @@ import posixpath
 import shutil
 import stat
 import struct
+import time
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Callable, Dict, Iterator, List, Sequence, Tuple, TypeVar
@@ -22,6 +23,7 @@ from .._pure import domain_xml, images
 from .._pure import uri as uris
 from .._pure.domain_xml import Definition, Disk, Layer
 from .._pure.images import DiskInfo, Filesystem, Image, Mount
+from .._pure.refusal import Refusal
 
 T = TypeVar("T")
 # Status, output and errors of a command, as of AnsibleModule.run_command.
@@ -31,6 +33,10 @@ TOOL = "qemu-img"
 MOUNTINFO = "/proc/self/mountinfo"
 # Seconds that a file system gets for each answer: a lost server of network storage never gives one.
 PATIENCE = 10.0
+# So many answers may qemu-img need: on busy storage it reads tables from here and there.
+READS = 6
+# Seconds for which a directory that did not answer is not asked again: many VMs may have their images there.
+SILENT = 60.0
 # fcntl's number of a question for locks of an open file, as QEMU takes them; Python knows its name since 3.9.
 _F_OFD_GETLK = 36
 # The byte that QEMU locks in an image that it may write to.
@@ -44,6 +50,8 @@ class Images:
         """`run_command` returns status, output and errors of a command whose arguments it takes as they are."""
         self._run_command = run_command
         self._patience = patience
+        # By directory, until when it is not asked again.
+        self._silent: Dict[str, float] = {}
 
     @classmethod
     def of(cls, module: Any) -> Images:
@@ -109,7 +117,7 @@ class Images:
         command = [TOOL, "info", "-U", "--output=json", "-f", image.format, "--", image.path]
         try:
             # One that waits for a lost server cannot always be killed: it is left to itself.
-            status, output, errors = self._bounded(lambda: self._run_command(command), image.path)
+            status, output, errors = self._bounded(lambda: self._run_command(command), image.path, READS)
         except NoAnswer as error:
             return replace(image, state=images.NO_ANSWER, problem=str(error))
         if status == 0:
@@ -181,8 +189,15 @@ class Images:
         except (OSError, ValueError, NoAnswer):
             return None
 
-    def _bounded(self, call: Callable[[], T], path: str) -> T:
-        return bounded(call, self._patience, path)
+    def _bounded(self, call: Callable[[], T], path: str, answers: int = 1) -> T:
+        folder = posixpath.dirname(path)
+        if time.monotonic() < self._silent.get(folder, 0.0):
+            raise NoAnswer(f"{folder} did not answer a moment ago")
+        try:
+            return bounded(call, answers * self._patience, path)
+        except NoAnswer:
+            self._silent[folder] = time.monotonic() + SILENT
+            raise
 
 
 def _mounts() -> List[Mount]:
@@ -273,27 +288,47 @@ def disk_of(host: Host, uuid: str, disk: Disk, here: Images | None) -> DiskInfo:
 def users_of(host: Host, uuid: str = "", here: Images | None = None) -> Dict[str, Tuple[str, str]]:
     """By path, a VM other than that one on the host that has it for a disk or its firmware, and the file's format.
 
-    With `here` also what the images themselves say to be below them.
+    With `here` also what the images themselves say to be below them; refused where one of them does not tell.
     """
     found: Dict[str, Tuple[str, str]] = {}
+    # Of many VMs with volumes each is asked for once, and not for both of its definitions.
+    places: Dict[Tuple[str, str], str] = {}
     for domain in host.domains():
         # A running guest may have other disks now than its definition will give it.
         for inactive in (False, True) if domain.uuid != uuid else ():
             with suppress(NotFound):
                 definition = domain_xml.parse(host.xml(domain.uuid, inactive=inactive))
-                for path, form in _files(host, definition, here):
+                for path, form in _files(host, domain.name, definition, here, places):
                     if path.startswith("/"):
                         found.setdefault(path, (domain.name, form))
     return found
 
 
-def _files(host: Host, definition: Definition, here: Images | None) -> Iterator[Tuple[str, str]]:
+def _files(
+    host: Host, name: str, definition: Definition, here: Images | None, places: Dict[Tuple[str, str], str]
+) -> Iterator[Tuple[str, str]]:
     for disk in definition.disks:
-        path = path_of(host, disk)
+        path = path_of(host, disk) if disk.type != "volume" else _place(host, disk, places)
         yield path, disk.format
-        for image in chain_of(disk, path, here):
-            yield image.path, image.format
+        for image in whole_chain(name, disk, path, here):
+            if image.kind != images.NETWORK:
+                yield image.path, image.format
+        # Also where nobody tells what the disk itself is: what libvirt names below it is open all the same.
+        for layer in disk.layers:
+            if layer.type in (images.FILE, images.BLOCK):
+                yield layer.source, layer.format
     yield definition.nvram, "raw"
+
+
+def _place(host: Host, disk: Disk, places: Dict[Tuple[str, str], str]) -> str:
+    """Where a volume is, or, where its pool is not started or has not looked since, where it would be."""
+    key = (disk.pool, disk.source)
+    if key not in places:
+        places[key] = path_of(host, disk)
+        pool = host.pool_place(disk.pool) if disk.source and not places[key] else ""
+        if pool:
+            places[key] = posixpath.join(pool, disk.source)
+    return places[key]
 
 
 def path_of(host: Host, disk: Disk) -> str:
@@ -323,6 +358,23 @@ def chain_of(disk: Disk, path: str, here: Images | None) -> List[Image]:
     kind = disk.type if disk.type != "volume" else "file" if path.startswith("/") else "network"
     top = Layer(kind, path or images.network_name(disk), declared)
     return [images.from_layer(layer) for layer in (top, *disk.layers)]
+
+
+def whole_chain(name: str, disk: Disk, path: str, here: Images | None) -> List[Image]:
+    """The images of a disk of that VM; refused where they are looked at and one does not tell what it lies on."""
+    found = chain_of(disk, path, here)
+    last = found[-1] if found else None
+    if here is not None and last is not None and last.state in _UNTOLD and last.format != "raw" and not disk.ends:
+        raise Refusal(
+            f"{last.path}, which VM {name} uses, does not tell what it lies on: {last.problem}",
+            "image_unreadable",
+            "bring back the storage that it is on, or leave remove_source out",
+        )
+    return found
+
+
+# What lies below an image is not known then, though something may.
+_UNTOLD = (images.NO_ANSWER, images.DENIED)
 
 
 def _sizes(host: Host, uuid: str, disk: Disk) -> Tuple[int, int, int] | None:

@@ -966,12 +966,14 @@ class Receiver:
     def do_lies_on(self, path: str, images: Dict[str, str]) -> Dict[str, Any]:
         """Which of these images, with their formats, is that file or lies on it; empty for none."""
         real = os.path.realpath(to_bytes(path))
+        # What was come to from another image has been compared, with all below it.
+        seen = set()
         for image, form in images.items():
-            here, seen = image, set()
-            while here and here not in seen:
+            here = image
+            while here and (here, form) not in seen:
                 if os.path.realpath(to_bytes(here)) == real:
                     return {"image": image}
-                seen.add(here)
+                seen.add((here, form))
                 # The format is never guessed: that would be for the guest to say.
                 here, form = _below(here, form) if form not in ("", "raw") else ("", "")
         return {"image": ""}

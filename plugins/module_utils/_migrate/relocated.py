@@ -158,8 +158,13 @@ def _agree(moves: Sequence[Move], domain: Domain, host: Host) -> None:
 
 def _remove_new(move: Move, host: Host, made: Mapping[str, int] | None, was_copying: bool) -> List[str]:
     """Remove the image that QEMU had begun to write, where it is known to be that one."""
-    if move.block or move.dest in users_of(host) or not os.path.lexists(move.dest):
+    if move.block or not os.path.lexists(move.dest):
         return []
+    try:
+        if move.dest in users_of(host):
+            return []
+    except LibvirtFailure as error:
+        return [f"{move.dest} was left in place: it cannot be told who uses it ({error})"]
     if not was_copying and (made is None or file_of(move.dest) != dict(made)):
         return [f"{move.dest} was left in place: it is not known to be of this run"]
     try:

@@ -13,7 +13,6 @@ from typing import Any, Dict, Iterator, List, Sequence
 from .refusal import Refusal
 
 PASS, WARN, FAIL, SKIPPED = "pass", "warn", "fail", "skipped"
-# The worst comes first.
 
 NOT_CONCERNED = "nothing of this move depends on it"
 NOT_REACHED = "it cannot be judged before what has failed is cured"

@@ -111,7 +111,6 @@ class Option:
     content: Tuple[Any, ...] = ()
 
 
-# Bandwidth travels as MiB/s and is multiplied in libvirt.
 _HOST = r"(?:\[[0-9A-Fa-f:.]+(?:%[\w.-]+)?\]|[A-Za-z0-9_][A-Za-z0-9_.-]*)"
 _BARE_HOST = r"(?:[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]+|[A-Za-z0-9_][A-Za-z0-9_.-]*)"
 _PORT = r":(?:6553[0-5]|655[0-2][0-9]|65[0-4][0-9]{2}|6[0-4][0-9]{3}|[1-5][0-9]{4}|[1-9][0-9]{0,3})"
