@@ -181,12 +181,13 @@ def torn(source: str) -> None:
 
 
 def resumed(source: str) -> None:
-    """QEMU 7.2 may lose a connection that comes back too soon once more."""
-    for _turn in range(3):
+    """QEMU 7.2 may lose a connection that comes back too soon once more, and takes its time to notice that."""
+    for _turn in range(10):
         answer = virt_migrate(source, name="busy", dest_host=other(source), postcopy_resume=True)
         if answer.rc == 0:
             return
         answer.failed(outcome="postcopy_failed")
+        time.sleep(3)
     answer.ok()
 
 
