@@ -151,6 +151,7 @@ def run(check: Check) -> bool:
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as directory:
         output = Path(os.environ.get("KVMOPS_LOGS") or directory) / f"{check.name}.log"
+        output.parent.mkdir(parents=True, exist_ok=True)
         with output.open("wb") as stream:
             child = subprocess.Popen(
                 ["bash", "-c", check.command],

@@ -19,6 +19,7 @@ T = TypeVar("T")
 
 FULL = bool(os.environ.get("KVMOPS_FULL"))
 SEED = int(os.environ.get("KVMOPS_SEED", "1"))
+# For cases that would take `make test` beyond the time that CI has, each of a kind of which others run.
 full = pytest.mark.skipif(not FULL, reason="KVMOPS_FULL=1 has the time for it")
 
 

@@ -39,6 +39,8 @@ READS = 6
 SILENT = 60.0
 # fcntl's number of a question for locks of an open file, as QEMU takes them; Python knows its name since 3.9.
 _F_OFD_GETLK = 36
+# What lies below an image is not known then, though something may.
+_UNTOLD = (images.NO_ANSWER, images.DENIED)
 # The byte that QEMU locks in an image that it may write to.
 _WRITE_BYTE = 101
 
@@ -371,10 +373,6 @@ def whole_chain(name: str, disk: Disk, path: str, here: Images | None) -> List[I
             "bring back the storage that it is on, or leave remove_source out",
         )
     return found
-
-
-# What lies below an image is not known then, though something may.
-_UNTOLD = (images.NO_ANSWER, images.DENIED)
 
 
 def _sizes(host: Host, uuid: str, disk: Disk) -> Tuple[int, int, int] | None:
