@@ -18,7 +18,8 @@ from pathlib import Path
 from generated import DOCS, TOP, finish, settle
 
 TABLE = TOP / "plugins" / "module_utils" / "_pure" / "preflight.py"
-LAB = TOP / "tests" / "integration" / "test_preflight.py"
+# Obstacles of containers, which share one kernel, and those that need kernels of their own.
+LAB = [TOP / "tests" / "integration" / name for name in ("test_preflight.py", "test_system.py")]
 PAGE = DOCS / "preflight.md"
 TAIL = """
 ## The forecast
@@ -47,7 +48,8 @@ HEAD = """<!-- Made by tests/gates/preflight.py of plugins/module_utils/_pure/pr
 `preflight.yml` shows what they find. *Judged* ones compare what both hosts say of themselves and the way between them;
 `preflight: warn` makes warnings of them. The others are refusals of the engine, which nothing turns off.
 Every check has an obstacle on the fake (`tests/unit/test_module_preflight.py`); those of the last column were made on
-real hosts, too, found and cured (`tests/integration/test_preflight.py`).
+real hosts, too, found and cured (`tests/integration/test_preflight.py`, and where it takes kernels of their own,
+`tests/integration/test_system.py`).
 
 | check | what must hold | judged | cured by role | in the lab |
 |---|---|---|---|---|
@@ -66,7 +68,7 @@ def text(node: ast.expr | None) -> str:
 
 
 def page() -> str:
-    seen = {text(call["id"]) for call in calls(LAB, "Obstacle")}
+    seen = {text(call["id"]) for path in LAB for call in calls(path, "Obstacle")}
     rows = []
     for check in calls(TABLE, "Check"):
         name = text(check["id"])

@@ -11,6 +11,8 @@ from .conftest import REPOSITORY, ansible
 
 BARE = "labkvm2"
 GUESTS = REPOSITORY / "extensions/molecule/lab/guests.yml"
+# What is installed, and what is new in /etc.
+STATE = "dpkg-query -W | sha256sum; find /etc -type f -newer /etc/hostname | sort"
 
 
 def test_the_host_is_bare(hosts):
@@ -22,12 +24,26 @@ def test_the_host_is_bare(hosts):
 
 
 def test_check_mode_says_what_is_missing_and_installs_nothing(hosts):
-    before = hosts[BARE].check_output("dpkg-query -W | sha256sum; find /etc -newer /etc/hostname | sort")
+    before = hosts[BARE].check_output(STATE)
     run = ansible("ansible-playbook", "prepare.yml", "--check", "--diff")
     assert run.rc == 0, run.out
     assert run.changed > 10
     assert "[WARNING]" not in run.out, run.out
-    assert hosts[BARE].check_output("dpkg-query -W | sha256sum; find /etc -newer /etc/hostname | sort") == before
+    assert hosts[BARE].check_output(STATE) == before
+
+
+def test_a_missing_package_is_told_with_its_cure_and_changes_nothing(hosts):
+    host = hosts[BARE]
+    before = host.check_output(STATE)
+    host.check_output("mv /etc/apt/sources.list /root && rm -rf /var/lib/apt/lists/*")
+    try:
+        run = ansible("ansible-playbook", "prepare.yml", "--tags", "libvirt_host", "--limit", BARE)
+    finally:
+        host.check_output("mv /root/sources.list /etc/apt")
+    assert run.rc != 0, run.out
+    assert f"{BARE} cannot install libvirt: No package matching" in run.message, run.out
+    assert "Give the host a source of packages that has them" in run.message
+    assert host.check_output(STATE) == before
 
 
 def test_prepare_installs_everything_and_its_second_run_nothing(hypervisors):

@@ -104,6 +104,7 @@ def demo() -> None:
     print(f"""\
   . .venv/bin/activate && cd playbooks
   ansible-playbook migrate.yml -e vm={VM} -e dest={host}     # and back
+  ansible-playbook migrate.yml -e vm={VM} -e report=/tmp/{VM}.html # and a page about it, for your browser
   ansible hypervisors -m command -a 'virsh list --all'
   ansible {host} -m command -a 'tail -n 3 /var/log/libvirt/qemu/{VM}.serial.log'
   make -C .. lab-down                                             # take it all down""")
