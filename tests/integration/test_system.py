@@ -193,7 +193,8 @@ def test_c2_55_56_61_what_a_kernel_of_their_own_can_have_in_the_way_is_found(hos
                 hosts[host].run(script)
     assert run.rc != 0, run.out
     assert run.changed == 0, run.out
-    assert set(told(run)) == {one.check for one in OBSTACLES if not one.only_warned}, run.out
+    # SELinux keeps libvirt as well from what would prove that the disk is shared.
+    assert set(told(run)) == {"storage", *(one.check for one in OBSTACLES if not one.only_warned)}, run.out
     assert set(told(run, "WARN")) >= {one.check for one in OBSTACLES if one.only_warned}, run.out
     for obstacle in OBSTACLES:
         assert obstacle.evidence in run.out, run.out

@@ -38,7 +38,7 @@ def test_a_running_vm_moves_live_with_its_disk(lab):
 def test_the_result_has_the_statistics_of_the_job(lab):
     lab.add()
     lab.world.hold_job()
-    threading.Timer(0.2, lab.world.complete_job).start()
+    lab.world.complete_soon()
     result = lab.move()
     assert result.downtime_ms == 94
     assert result.memory["bytes"] == 201326592

@@ -742,6 +742,16 @@ def test_every_disk_is_looked_at(ready):
     assert "/other" in rows(result)["pools"][0]["evidence"]
 
 
+def test_what_keeps_libvirt_from_the_proof_that_a_disk_is_shared_is_found_as_well(ready):
+    """SELinux keeps libvirt from the storage before it keeps QEMU from it."""
+    both(with_shared_disk, lambda lab: lab.machines["kvm2"].update(selinux={"enforcing": True, "on": []}))(ready)
+    ready.kvm2.denied.add("/nfs")
+    result = go(ready, check=True)
+    assert set(rows(result)) == {"storage", "selinux"}
+    assert rows(result)["selinux"][0]["role"] == "selinux"
+    assert all(pool.active for pool in ready.kvm2.pools.values())
+
+
 @pytest.mark.parametrize(("preflight_is", "moves"), [("enforce", False), ("warn", True), ("skip", True)])
 def test_what_happens_on_a_finding_can_be_said(ready, preflight_is, moves):
     ready.kvm2.networks = {}

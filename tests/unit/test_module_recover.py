@@ -118,7 +118,7 @@ def test_c3_75_a_job_that_goes_on_is_watched_to_its_end(lab, monkeypatch):
         patch.setattr(job.Job, "run", begin)
         lab.move()
     assert lab.kvm1.guests[UUID].job
-    threading.Timer(0.2, lab.world.complete_job).start()
+    lab.world.complete_soon()
     result = lab.move()
     assert result.outcome == "migrated"
     assert len(lab.world.migrations) == 1

@@ -16,9 +16,13 @@ from fake.lab import DEST_URI, IMAGE, OTHER, disk_xml, domain_xml, volume_xml
 RUNNING, PAUSED, SHUTOFF = fake.VIR_DOMAIN_RUNNING, fake.VIR_DOMAIN_PAUSED, fake.VIR_DOMAIN_SHUTOFF
 
 
+def states(host):
+    return {pool.name: pool.active for pool in host.pools.values()}
+
+
 def everything(lab):
     return {
-        host.name: (copy.deepcopy(host.directories), copy.deepcopy(host.guests), set(host.pools))
+        host.name: (copy.deepcopy(host.directories), copy.deepcopy(host.guests), states(host))
         for host in lab.world.hosts.values()
     }
 
@@ -371,11 +375,27 @@ def test_a_probe_that_cannot_be_made_on_the_other_side_proves_nothing(lab, refus
     refused("sharedness_unknown", "kvm2 could not make a probe file in /vm", storage="copy")
 
 
-@pytest.mark.parametrize("call", ["refresh", "storageVolLookupByPath"])
-def test_a_directory_that_cannot_be_looked_into_proves_nothing(lab, refused, call):
+def test_a_directory_that_cannot_be_looked_into_proves_nothing_and_its_pool_goes_on(lab, refused):
+    """libvirt stops a pool that it fails to refresh."""
     lab.add()
-    lab.world.faults["kvm2", call] = fake.libvirtError("cannot open directory '/vm': Permission denied", 38, 13)
+    lab.kvm2.denied.add("/vm")
     refused("sharedness_unknown", "kvm2 could not look into /vm", storage="copy")
+    assert states(lab.kvm2) == {"vm": True}
+
+
+def test_where_nothing_can_be_written_a_shared_probe_is_seen_all_the_same(lab):
+    lab.kvm2.share("/vm", lab.kvm1)
+    lab.add()
+    lab.world.faults["kvm2", "createXML"] = fake.libvirtError("Failed to create file: Read-only file system", 38, 30)
+    result = lab.move()
+    assert result.storage == "shared"
+    assert "was seen on kvm2" in result.disks[0]["reason"]
+
+
+def test_a_pool_into_which_a_copy_goes_must_be_read(lab, refused):
+    lab.add()
+    lab.world.faults["kvm2", "storagePoolCreateXML"] = fake.libvirtError("cannot read dir '/vm': I/O error", 38, 5)
+    refused("pool_missing", "pool vm on kvm2 could not be refreshed: cannot read dir '/vm'")
 
 
 def test_bad_options_are_refused_before_a_connection_is_used(lab, refused):

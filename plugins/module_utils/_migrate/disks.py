@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import posixpath
 from dataclasses import dataclass, replace
-from typing import Any, Dict, List, Mapping, Sequence, Tuple
+from typing import Any, Dict, Iterable, List, Mapping, Sequence, Tuple
 
 from .._images.look import Images, users_of
 from .._libvirt import Host, LibvirtFailure
@@ -42,9 +42,13 @@ class Overlay:
 
 @dataclass(frozen=True)
 class Layout:
-    """What happens to the disks; `replaced` are images at the destination that go away just before the move."""
+    """What happens to the disks; `replaced` are images at the destination that go away just before the move.
+
+    `undecided` are files here and there that may be one, which nothing has proven.
+    """
 
     plans: Tuple[DiskPlan, ...] = ()
+    undecided: Tuple[Tuple[str, str], ...] = ()
     replaced: Tuple[str, ...] = ()
     overlays: Tuple[Overlay, ...] = ()
 
@@ -102,15 +106,14 @@ class Disks:
             replace(plan, dest=self._there(plan.target).source)
             for plan in storage.plan(self._definition, evidence, wish, offline, lambda: findings.of("storage"))
         )
+        undecided = self._undecided(evidence, plans)
         self._check_backing(plans)
         copied = [self._there(target) for target in storage.copied(plans)]
         if offline:
             # libvirt has no part in their copy, and needs no pool.
-            return Layout(plans)
+            return Layout(plans, undecided)
         with findings.of("pools"):
-            lacking = [disk.directory for disk in copied if self._dest.pool(disk.directory) is None]
-            if lacking:
-                raise self._dest.missing(*dict.fromkeys(lacking))
+            self._look_into(dict.fromkeys(disk.directory for disk in copied))
         present = [disk for disk in copied if self._dest.host.volume(disk.source) is not None]
         with findings.of("dest_images"):
             self.check_replaceable(present, facts, force)
@@ -118,7 +121,33 @@ class Disks:
         for disk in copied if wish.copy_storage == "inc" else ():
             with findings.of("base_images"):
                 overlays.append(self._overlay(disk))
-        return Layout(plans, tuple(disk.source for disk in present), tuple(overlays))
+        return Layout(plans, undecided, tuple(disk.source for disk in present), tuple(overlays))
+
+    def _look_into(self, directories: Iterable[str]) -> None:
+        """Know what lies where disks are copied to; refused where no pool covers it."""
+        pools = {directory: self._dest.pool(directory) for directory in directories}
+        for pool in filter(None, pools.values()):
+            try:
+                self._dest.refresh(pool)
+            except LibvirtFailure as error:
+                raise Refusal(
+                    f"pool {pool.name} on {self._dest.host} could not be refreshed: {error}",
+                    "pool_missing",
+                    f"let libvirt read {pool.path} there, then role storage_pool",
+                    role="storage_pool",
+                ) from error
+        lacking = [directory for directory, pool in pools.items() if pool is None]
+        if lacking:
+            raise self._dest.missing(*lacking)
+
+    def _undecided(self, evidence: Mapping[str, Evidence], plans: Sequence[DiskPlan]) -> Tuple[Tuple[str, str], ...]:
+        decided = {plan.target for plan in plans}
+        return tuple(
+            (disk.source, self._there(disk.target).source)
+            for disk in self._definition.disks
+            if disk.type == "file" and disk.target not in decided
+            if disk.target in evidence and evidence[disk.target].verdict == storage.UNKNOWN
+        )
 
     def _there(self, target: str) -> Disk:
         """A disk as it shall be at the destination."""
@@ -185,7 +214,7 @@ class Disks:
             pool = side.pool(directory)
             if pool is None:
                 raise side.missing(directory)
-            side.refresh(pool.name)
+            side.refresh(pool)
             volume = side.host.volume(path)
             if volume is None:
                 raise Refusal(
@@ -218,8 +247,10 @@ class Disks:
         pool = self._source.pool(disk.directory)
         if pool is None:
             return
-        self._source.refresh(pool.name)
         volume = self._source.host.volume(disk.source)
+        if volume is None or self._images is None:
+            self._source.refresh(pool)
+            volume = self._source.host.volume(disk.source)
         if volume is None:
             raise self._missing(disk)
         if disk.format != "raw" and volume.format != disk.format:

@@ -228,9 +228,7 @@ class Guest:
     def _exists(side: Storage, path: str) -> bool | None:
         """Whether a host has that file, None where it does not tell."""
         try:
-            with side.opened(domain_xml.directory(path)) as pool:
-                side.refresh(pool)
-                return side.host.volume(path) is not None
+            return posixpath.basename(path) in side.names(domain_xml.directory(path))
         except LibvirtFailure as error:
             return False if error.errno in (errno.ENOENT, errno.ENOTDIR) else None
 

@@ -4,8 +4,10 @@
 # PRIVATE to the collection: it can have breaking changes at any time.
 """Whether both hosts share a directory: proven by a file that one makes and the other one looks for.
 
-Only libvirt is used, so that two URIs are enough. The proof that they do not share is as strong as the one that they
-do: the second host makes a file of the same name, which a shared file system refuses whatever its caches say.
+Only libvirt is used, so that two URIs are enough. The second host makes a file of the same name, which a shared file
+system refuses whatever its caches say: either answer is a proof.
+
+libvirt stops a pool that it fails to refresh. A check changes nothing, so a pool of the check's own fails first.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import hashlib
 import posixpath
 import re
 from contextlib import contextmanager, suppress
-from typing import Dict, Iterator, List, Sequence, Tuple
+from typing import Dict, Iterator, List, Sequence, Set, Tuple
 
 from .._libvirt import STORAGE_VOL_EXIST, Host, LibvirtFailure, Pool
 from .._pure.refusal import Refusal
@@ -39,7 +41,10 @@ class Storage:
         self._run_id = run_id
         self._now = now
         self._pools: List[Pool] = host.pools()
-        self._refreshed: Dict[str, None] = {}
+        self._refreshed: Set[str] = set()
+        self._tidied: Set[str] = set()
+        # By directory, what lies there.
+        self._names: Dict[str, List[str]] = {}
         # By the other host and the directories here and there, what was found out of whether they are the same.
         self._compared: Dict[Tuple[str, str, str], Evidence] = {}
 
@@ -73,13 +78,21 @@ class Storage:
     def _at(self, directory: str) -> List[Pool]:
         return [pool for pool in self._pools if pool.is_directory and pool.path == posixpath.normpath(directory)]
 
-    def refresh(self, pool: str, again: bool = False) -> None:
-        """Let libvirt look at what is in the pool, once or `again`, and clear what a killed run left in it."""
-        if again or pool not in self._refreshed:
-            self.host.refresh_pool(pool)
-        if pool not in self._refreshed:
-            self._refreshed[pool] = None
-            self._remove_stale(pool)
+    def refresh(self, pool: Pool) -> None:
+        """Let libvirt look at what is in the pool, once, and clear what a killed run left in it."""
+        if pool.name not in self._refreshed:
+            self.names(pool.path)
+            self.host.refresh_pool(pool.name)
+            self._refreshed.add(pool.name)
+            self._tidied.discard(pool.name)
+        self.tidy(pool.name, pool.path)
+
+    def names(self, directory: str) -> List[str]:
+        """What lies in a directory, looked at once, by a pool of the check's own at another path to the same place."""
+        if directory not in self._names:
+            with self._made(posixpath.join(directory, ".")) as pool:
+                self._names[directory] = self.host.pool_volumes(pool)
+        return self._names[directory]
 
     def refresh_those_of(self, paths: Sequence[str]) -> List[str]:
         """Refresh the pools of these images once more; returns what could not be refreshed."""
@@ -101,28 +114,32 @@ class Storage:
         if pool is not None:
             yield pool.name
             return
+        with self._made(directory) as made:
+            yield made
+
+    @contextmanager
+    def _made(self, path: str) -> Iterator[str]:
         for stale in self._pools:
             if stale.name.startswith(POOL_PREFIX) and self._is_stale(stale.name):
                 with suppress(LibvirtFailure):
                     self.host.close_pool(stale.name)
         name = f"{POOL_PREFIX}{self._run_id}"
-        self.host.create_pool(name, directory)
+        self.host.create_pool(name, path)
         try:
             yield name
         finally:
             with suppress(LibvirtFailure):
                 self.host.close_pool(name)
 
-    def _remove_stale(self, pool: str) -> None:
+    def tidy(self, pool: str, directory: str) -> None:
+        """Clear what a killed run left in the pool of that directory, as far as libvirt knows it."""
+        if pool in self._tidied:
+            return
+        self._tidied.add(pool)
         for name in self.host.pool_volumes(pool):
             if name.startswith(VOLUME_PREFIX) and self._is_stale(name):
-                path = self._path(pool, name)
-                if path:
-                    with suppress(LibvirtFailure):
-                        self.host.delete_volume(path)
-
-    def _path(self, pool: str, name: str) -> str:
-        return next((posixpath.join(known.path, name) for known in self._pools if known.name == pool), "")
+                with suppress(LibvirtFailure):
+                    self.host.delete_volume(posixpath.join(directory, name))
 
     def _is_stale(self, name: str) -> bool:
         match = _MADE_AT.match(name)
@@ -133,8 +150,10 @@ def _compare(source: Storage, dest: Storage, directory: str, dest_directory: str
     name = f"{VOLUME_PREFIX}{run_id}"
     try:
         path = posixpath.join(directory, name)
-        with source.opened(directory) as source_pool, _probe(source.host, source_pool, name, path):
-            return _seen_from(source, dest, directory, dest_directory, name)
+        with source.opened(directory) as source_pool:
+            source.tidy(source_pool, directory)
+            with _probe(source.host, source_pool, name, path):
+                return _seen_from(source, dest, directory, dest_directory, name)
     except LibvirtFailure as error:
         return Evidence(UNKNOWN, f"{source.host} could not make a probe file in {directory}: {error}")
 
@@ -143,29 +162,29 @@ def _seen_from(source: Storage, dest: Storage, made_in: str, directory: str, nam
     if dest.pool(directory) is None and dest.inactive_pool(directory) is not None:
         # It keeps its directory from a pool made for the check, and a copied disk would need it anyway.
         raise dest.missing(directory)
-    path = posixpath.join(directory, name)
     try:
-        with dest.opened(directory) as dest_pool:
-            dest.refresh(dest_pool, again=True)
-            if dest.host.volume(path) is not None:
-                return Evidence(SHARED, f"a probe file made in {made_in} on {source.host} was seen on {dest.host}")
-            return _counter_probe(source, dest, dest_pool, name, path, made_in)
+        with dest.opened(directory) as pool:
+            return _counter_probe(source, dest, pool, name, made_in, directory)
     except LibvirtFailure as error:
         if error.errno in (errno.ENOENT, errno.ENOTDIR):
             return Evidence(NOT_SHARED, f"{dest.host} has no directory {directory}")
         return Evidence(UNKNOWN, f"{dest.host} could not look into {directory}: {error}")
 
 
-def _counter_probe(source: Storage, dest: Storage, pool: str, name: str, path: str, made_in: str) -> Evidence:
-    directory = posixpath.dirname(path)
+def _counter_probe(source: Storage, dest: Storage, pool: str, name: str, made_in: str, directory: str) -> Evidence:
     where = f"in {directory}" if directory == made_in else f"in {made_in} and in {directory}"
+    dest.tidy(pool, directory)
     try:
-        with _probe(dest.host, pool, name, path):
+        with _probe(dest.host, pool, name, posixpath.join(directory, name)):
             return Evidence(NOT_SHARED, f"{source.host} and {dest.host} each made a file of one name {where}")
     except LibvirtFailure as error:
         if error.errno == errno.EEXIST or error.code == STORAGE_VOL_EXIST:
             return Evidence(SHARED, f"a probe file made in {made_in} on {source.host} was in the way on {dest.host}")
-        return Evidence(UNKNOWN, f"{dest.host} could not make a probe file in {directory}: {error}")
+        refused = error
+    # Where nothing can be written something can be read.
+    if name in (dest.names(directory) if dest.pool(directory) is not None else dest.host.pool_volumes(pool)):
+        return Evidence(SHARED, f"a probe file made in {made_in} on {source.host} was seen on {dest.host}")
+    return Evidence(UNKNOWN, f"{dest.host} could not make a probe file in {directory}: {refused}")
 
 
 @contextmanager

@@ -74,7 +74,8 @@ class Survey:
         here: Mapping[str, Any] = {"cpu": parts.offers(self._source.capabilities).cpu}
         if self._local is not None:
             machine = facts.of_machine()
-            used = [posixpath.dirname(plan.source) for plan in layout.plans if plan.action == storage.USE]
+            used = [plan.source for plan in layout.plans if plan.action == storage.USE]
+            used = [posixpath.dirname(path) for path in (*used, *(here for here, _there in layout.undecided))]
             here = {**here, **machine, "writes": self._attempt(used, machine)}
             if self._options["tls"] == "true":
                 here["certificates"] = self._local.certificate_facts()
@@ -91,6 +92,7 @@ class Survey:
             there=there,
             defined=parts.of(defined) if defined else None,
             plans=layout.plans,
+            undecided=layout.undecided,
             images=_sizes(images),
             replaced=self._replaced(layout),
             free=self._free(layout),

@@ -78,6 +78,8 @@ class Case:
     # What its definition asks for, where that is another one than the guest that runs has.
     defined: Needs | None = None
     plans: Tuple[DiskPlan, ...] = ()
+    # Files here and there that may be one, which nothing has proven: what is in the way of the proof is found.
+    undecided: Tuple[Tuple[str, str], ...] = ()
     # By path, capacity and allocation of the images that are copied, and of those that they replace.
     images: Mapping[str, Tuple[int, int]] = field(default_factory=dict)
     replaced: Mapping[str, Tuple[int, int]] = field(default_factory=dict)
@@ -102,6 +104,11 @@ class Case:
     def used(self) -> Tuple[DiskPlan, ...]:
         """Disks that are files which both hosts use where they are."""
         return tuple(plan for plan in self.plans if plan.action == storage.USE and plan.source.startswith("/"))
+
+    @property
+    def in_place(self) -> Tuple[Tuple[str, str], ...]:
+        """Files that both hosts use where they are, or would if they proved to be shared, here and there."""
+        return (*((plan.source, plan.dest) for plan in self.used), *self.undecided)
 
     @property
     def stops(self) -> str:
@@ -519,8 +526,8 @@ def _qemu_users(case: Case) -> Iterator[Found]:
 def _selinux(case: Case) -> Iterator[Found]:
     needed = {"cifs": "virt_use_samba", "smb3": "virt_use_samba", **dict.fromkeys(NFS_TYPES, "virt_use_nfs")}
     for host, facts, paths in (
-        (case.source, case.here, [plan.source for plan in case.used]),
-        (case.dest, case.there, [plan.dest for plan in case.used]),
+        (case.source, case.here, [here for here, _there in case.in_place]),
+        (case.dest, case.there, [there for _here, there in case.in_place]),
     ):
         selinux = facts.get("selinux") or {}
         for path in paths if selinux.get("enforcing") else ():
@@ -538,13 +545,13 @@ def _selinux(case: Case) -> Iterator[Found]:
 
 def _mounts(case: Case) -> Iterator[Found]:
     """A shared disk must be one that both hosts may write to, and that libvirt knows to be shared."""
-    for plan in case.used:
-        here = mount_fact(plan.source, case.here.get("mounts") or ())
-        there = mount_fact(plan.dest, case.there.get("mounts") or ())
+    for source, dest in case.in_place:
+        here = mount_fact(source, case.here.get("mounts") or ())
+        there = mount_fact(dest, case.there.get("mounts") or ())
         if there.get("read_only"):
             yield Found(
                 case.stops,
-                f"{there['path']}, where {plan.dest} lies, is mounted read-only on {case.dest}",
+                f"{there['path']}, where {dest} lies, is mounted read-only on {case.dest}",
                 f"mount it for writing on {case.dest}, and export it so",
             )
         kind = here.get("type", "")
@@ -556,7 +563,7 @@ def _mounts(case: Case) -> Iterator[Found]:
         ):
             yield Found(
                 WARN,
-                f"{plan.source} is on {kind}, which libvirt does not know to be shared",
+                f"{source} is on {kind}, which libvirt does not know to be shared",
                 f"name {here['path']} in shared_filesystems of qemu.conf (libvirt 11.1.0), or say unsafe: true",
             )
 
@@ -564,8 +571,8 @@ def _mounts(case: Case) -> Iterator[Found]:
 def _exports(case: Case) -> Iterator[Found]:
     """What an NFS server lets both hosts do, which it tells nobody who does not try."""
     for host, facts, paths in (
-        (case.source, case.here, [plan.source for plan in case.used]),
-        (case.dest, case.there, [plan.dest for plan in case.used]),
+        (case.source, case.here, [here for here, _there in case.in_place]),
+        (case.dest, case.there, [there for _here, there in case.in_place]),
     ):
         for folder in dict.fromkeys(map(posixpath.dirname, paths)):
             if mount_fact(f"{folder}/image", facts.get("mounts") or ()).get("type", "") not in NFS_TYPES:
@@ -728,8 +735,8 @@ def _lock_managers(case: Case) -> Iterator[Found]:
 def _locks(case: Case) -> Iterator[Found]:
     """QEMU keeps a second one off an image by locks on it, which a mount can keep to its own host (nfs(5))."""
     for host, facts, paths in (
-        (case.source, case.here, [plan.source for plan in case.used]),
-        (case.dest, case.there, [plan.dest for plan in case.used]),
+        (case.source, case.here, [here for here, _there in case.in_place]),
+        (case.dest, case.there, [there for _here, there in case.in_place]),
     ):
         found = {one["path"]: one for one in (mount_fact(path, facts.get("mounts") or ()) for path in paths) if one}
         for path, mount in found.items():

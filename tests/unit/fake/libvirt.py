@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import posixpath
 import threading
+import time
 import uuid as uuids
 import xml.etree.ElementTree as ET
 from dataclasses import dataclass, field
@@ -136,6 +137,7 @@ VIR_MIGRATE_PARAM_TLS_DESTINATION = "tls.destination"
 VIR_MIGRATE_PARAM_URI = "migrate_uri"
 
 ENOENT = 2
+EACCES = 13
 EEXIST = 17
 
 
@@ -226,6 +228,11 @@ class FakePool:
     transient: bool = False
     listed: dict = field(default_factory=dict)
 
+    @property
+    def place(self) -> str:
+        """The directory, however its path is written."""
+        return posixpath.normpath(self.path)
+
 
 class FakeHost:
     """A host with its own libvirtd."""
@@ -238,6 +245,8 @@ class FakeHost:
         self.hypervisor = 7002000
         self.directories: dict[str, Directory] = {"/vm": {}}
         self.pools: dict[str, FakePool] = {}
+        # Directories into which libvirt may not look.
+        self.denied: set[str] = set()
         self.guests: dict[str, Guest] = {}
         # Directories whose listing is as stale as the cache of a network file system.
         self.stale_listings: set[str] = set()
@@ -268,9 +277,14 @@ class FakeHost:
 
     def add_pool(self, name: str, path: str, active: bool = True) -> FakePool:
         pool = FakePool(name, path, active)
-        pool.listed = dict(self.directories.get(path, {}))
+        pool.listed = dict(self.directories.get(pool.place, {}))
         self.pools[name] = pool
         return pool
+
+    def check_access(self, path: str) -> None:
+        """Refuse where libvirt may not look into the directory."""
+        if posixpath.normpath(path) in self.denied:
+            raise libvirtError(f"cannot open directory '{path}': Permission denied", 38, EACCES)
 
     def share(self, path: str, other: FakeHost) -> None:
         """Both hosts see one directory under that path, and libvirt knows it."""
@@ -360,6 +374,16 @@ class World:
     def complete_job(self) -> None:
         self._verdict = None
         self._held.set()
+
+    def complete_soon(self) -> None:
+        """Complete the job that is held, a moment after it has begun: however slow the machine is, it is seen."""
+
+        def complete() -> None:
+            if self.held_at.wait(self.hang_limit):
+                time.sleep(0.2)
+            self.complete_job()
+
+        threading.Thread(target=complete, daemon=True).start()
 
     def fail_job(self, error: libvirtError) -> None:
         self._verdict = error
@@ -572,8 +596,11 @@ class virConnect(_Object):
         name, path = root.findtext("name"), root.findtext("target/path")
         if any(pool.path == path for pool in self._host.pools.values()):
             raise libvirtError("operation failed: Storage source conflict with pool", VIR_ERR_OPERATION_FAILED)
-        if path not in self._host.directories:
+        # Compared as they are written: another path to the same place is another one.
+        place = posixpath.normpath(path)
+        if place not in self._host.directories:
             raise libvirtError(f"cannot open directory '{path}': No such file or directory", 38, ENOENT)
+        self._host.check_access(path)
         self._host.add_pool(name, path).transient = True
         return virStoragePool(self._host, name)
 
@@ -642,7 +669,7 @@ class virStoragePool(_Object):
     def _directory(self):
         if not self._pool.active:
             raise libvirtError(f"storage pool '{self._name}' is not active", VIR_ERR_OPERATION_INVALID)
-        return self._host.directories[self._pool.path]
+        return self._host.directories[self._pool.place]
 
     def storageVolLookupByName(self, name):
         if not self._pool.active:
@@ -652,7 +679,13 @@ class virStoragePool(_Object):
         return virStorageVol(self._host, self._name, name, self._read_only)
 
     def refresh(self, flags):
-        self._changes("refresh")
+        try:
+            self._changes("refresh")
+            self._host.check_access(self._pool.path)
+        except libvirtError:
+            # storagePoolRefresh in storage_driver.c
+            self._stop()
+            raise
         directory = self._directory()
         if self._pool.path not in self._host.stale_listings:
             self._pool.listed = dict(directory)
@@ -666,7 +699,10 @@ class virStoragePool(_Object):
         name = root.findtext("name")
         if name in self._pool.listed:
             raise libvirtError(f"storage volume '{name}' exists already", VIR_ERR_STORAGE_VOL_EXIST)
-        if name in self._directory():
+        directory = self._directory()
+        if self._pool.place in self._host.denied:
+            raise libvirtError(f"Failed to create file '{self._pool.path}/{name}': Permission denied", 38, EACCES)
+        if name in directory:
             raise libvirtError(f"Failed to create file '{self._pool.path}/{name}': File exists", 38, EEXIST)
         backing = root.findtext("backingStore/path", "")
         file = File(root.find("target/format").get("type"), int(root.findtext("capacity")), 0, backing=backing)
@@ -675,6 +711,9 @@ class virStoragePool(_Object):
 
     def destroy(self):
         self._changes("destroy pool")
+        self._stop()
+
+    def _stop(self):
         if self._pool.transient:
             del self._host.pools[self._name]
         else:
@@ -708,7 +747,7 @@ class virStorageVol(_Object):
 
     def delete(self, flags):
         self._changes("delete volume")
-        directory = self._host.directories[self._pool.path]
+        directory = self._host.directories[self._pool.place]
         if self._name not in directory:
             raise libvirtError(f"cannot unlink file '{self._name}': No such file or directory", 38, ENOENT)
         del directory[self._name]
