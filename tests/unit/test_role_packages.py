@@ -1,6 +1,6 @@
 # Copyright: (c) 2026, The kvmops.migration authors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the roles say to a host of a platform that they do not know."""
+"""Platforms that the roles do not know, and what is asked of the package manager."""
 
 from __future__ import annotations
 
@@ -21,29 +21,54 @@ ROLES = {
 }
 
 
-def test_a_platform_that_is_not_known_is_one_line_of_each_role(tmp_path):
-    tasks = [
-        {"ansible.builtin.set_fact": {"os_family": "Alpine", "cacheable": True}},
-        {
-            "ansible.builtin.include_role": {
-                "name": "kvmops.migration.{{ inventory_hostname }}",
-                "tasks_from": "{{ asks }}",
-            }
-        },
-    ]
-    play = {"hosts": "all", "gather_facts": False, "connection": "local", "tasks": tasks}
-    (tmp_path / "site.yml").write_text(json.dumps([play]), encoding="ascii")
-    hosts = {role: {"asks": asks} for role, asks in ROLES.items()}
-    (tmp_path / "hosts.json").write_text(json.dumps({"all": {"hosts": hosts}}), encoding="ascii")
+def play(folder: Path, hosts: dict, *tasks: dict, check: bool = False, path: str = "") -> str:
+    """What Ansible prints of a play on hosts that are this machine, each with variables of its own."""
+    told = {"hosts": "all", "gather_facts": False, "connection": "local", "tasks": tasks}
+    (folder / "site.yml").write_text(json.dumps([told]), encoding="ascii")
+    (folder / "hosts.json").write_text(json.dumps({"all": {"hosts": hosts}}), encoding="ascii")
+    environment = {**os.environ, "ANSIBLE_HOME": str(folder / "home"), "ANSIBLE_NOCOLOR": "1"}
     done = subprocess.run(
-        [sys.executable, "-m", "ansible", "playbook", "-i", "hosts.json", "site.yml"],
+        [sys.executable, "-m", "ansible", "playbook", "-i", "hosts.json", "site.yml", *(["--check"] if check else [])],
         capture_output=True,
         text=True,
         check=False,
-        env={**os.environ, "ANSIBLE_HOME": str(tmp_path / "home"), "ANSIBLE_NOCOLOR": "1"},
-        cwd=tmp_path,
+        env={**environment, "PATH": f"{path}:{os.environ['PATH']}" if path else os.environ["PATH"]},
+        cwd=folder,
     )
-    for role in ROLES:
-        said = f"{role} is of the Alpine family, and this collection knows hosts of these: Debian, RedHat"
-        assert said in done.stdout, done.stdout + done.stderr
-    assert done.stdout.count("failed=1") == len(ROLES), done.stdout
+    return done.stdout + done.stderr
+
+
+def family(name: str) -> dict:
+    return {"ansible.builtin.set_fact": {"os_family": name, "cacheable": True}}
+
+
+def role(name: str, **more: str) -> dict:
+    return {"ansible.builtin.include_role": {"name": f"kvmops.migration.{name}", **more}}
+
+
+def test_a_platform_that_is_not_known_is_one_line_of_each_role(tmp_path):
+    hosts = {role: {"asks": asks} for role, asks in ROLES.items()}
+    printed = play(tmp_path, hosts, family("Alpine"), role("{{ inventory_hostname }}", tasks_from="{{ asks }}"))
+    for role_name in ROLES:
+        said = f"{role_name} is of the Alpine family, and this collection knows hosts of these: Debian, RedHat"
+        assert said in printed
+    assert printed.count("failed=1") == len(ROLES), printed
+
+
+def test_the_package_manager_is_asked_only_where_something_is_missing(tmp_path):
+    """What dpkg has only the configuration of is not installed."""
+    (tmp_path / "bin").mkdir()
+    query = tmp_path / "bin" / "dpkg-query"
+    query.write_text("#!/bin/sh\nprintf 'kept installed\\nother installed\\nremoved config-files\\n'\n")
+    query.chmod(0o755)
+    hosts = {
+        "has": {"packages_names": ["kept", "other"]},
+        "lacks": {"packages_names": ["kept", "removed"]},
+    }
+    told = {"ansible.builtin.debug": {"msg": "{{ inventory_hostname }}: {{ packages_installed is skipped }}"}}
+    tasks = [family("Debian"), role("packages"), told, role("packages")]
+    printed = play(tmp_path, hosts, *tasks, check=True, path=str(query.parent))
+    assert "has: True" in printed, printed
+    assert "lacks: False" in printed, printed
+    # The second time what is known of the host is known.
+    assert printed.count("TASK [kvmops.migration.packages : Ask the host for its packages]") == 1, printed
