@@ -71,7 +71,7 @@ def comes_home(host: str, kind: str) -> None:
     LOCAL.boot(host)
 
 
-@pytest.mark.parametrize(("kind", "step"), chosen(CASES, 4))
+@pytest.mark.parametrize(("kind", "step"), chosen(CASES, 3))
 def test_c3_75_a_copy_that_is_killed_between_two_steps_ends_right(kind, step):
     source = at_home("running, persistent" if kind == "running" else STOPPED)
     with held(source, step):

@@ -109,6 +109,7 @@ def test_c4_86_must_complete_goes_over_to_post_copy():
     BUSY.lives(other(source))
 
 
+@full
 def test_c4_86_must_complete_stops_a_guest_that_cannot_be_handed_over():
     """Over several connections this QEMU has no post-copy."""
     source = BUSY.bring()
@@ -118,6 +119,7 @@ def test_c4_86_must_complete_stops_a_guest_that_cannot_be_handed_over():
     BUSY.lives(other(source))
 
 
+@full
 def test_c4_86_never_pause_slows_the_guest_down_and_no_more():
     source = BUSY.bring()
     tuned = {"auto_converge": True, "auto_converge_initial": 60, "auto_converge_increment": 15}

@@ -605,7 +605,7 @@ def cases(obstacles: list[Obstacle]) -> Any:
     return pytest.mark.parametrize("obstacle", obstacles, ids=lambda obstacle: obstacle.check)
 
 
-@cases(chosen(OBSTACLES, 6))
+@cases(chosen(OBSTACLES, 5))
 def test_c2_37_40_42_45_46_48_58_an_obstacle_is_found_and_cured(obstacle, footprint, home):
     found_and_cured(obstacle, footprint, home)
 

@@ -10,6 +10,7 @@ import re
 import pytest
 
 from .conftest import Run, ansible
+from .extent import full
 
 # A slow host has so many tasks in one run and no more.
 MOST_TASKS = 60
@@ -78,6 +79,7 @@ def test_a_tag_runs_one_role_and_skipping_it_leaves_it_out(prepare):
     assert "storage_pool : " not in run.out
 
 
+@full
 def test_undone_it_is_as_before_check_mode_says_what_is_missing_and_a_run_brings_it_back(prepare, hosts):
     before = state(hosts)
     for role in UNDONE:

@@ -742,6 +742,15 @@ def test_every_disk_is_looked_at(ready):
     assert "/other" in rows(result)["pools"][0]["evidence"]
 
 
+def test_c4_86_a_policy_goes_without_post_copy_where_pages_cannot_be_fetched(ready):
+    there(userfaultfd="0")(ready)
+    result = go(ready, policy="must_complete")
+    assert result.outcome == "migrated", result.msg
+    assert "POSTCOPY" not in result.flags
+    (told,) = [text for text in result.warnings if "goes without post-copy" in text]
+    assert "QEMU runs as libvirt-qemu on kvm2, who may not use userfaultfd" in told
+
+
 def test_what_keeps_libvirt_from_the_proof_that_a_disk_is_shared_is_found_as_well(ready):
     """SELinux keeps libvirt from the storage before it keeps QEMU from it."""
     both(with_shared_disk, lambda lab: lab.machines["kvm2"].update(selinux={"enforcing": True, "on": []}))(ready)

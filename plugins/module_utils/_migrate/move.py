@@ -20,7 +20,7 @@ from .._pure import status as statuses
 from .._pure import uri as uris
 from .._pure.domain_xml import Definition
 from .._pure.domblk import File, Wish
-from .._pure.preflight import Case
+from .._pure.preflight import Case, no_page_faults
 from .._pure.refusal import Refusal
 from .._pure.schedule import Size, Step
 from . import facts, moments, outlook, probe, survey
@@ -454,11 +454,14 @@ class Move:
             return schedule.without(steps, *(do for do in schedule.DOS if do != schedule.ABORT))
         if not (values["postcopy"] or schedule.asks(steps, schedule.POSTCOPY)):
             return steps
-        obstacle = self._postcopy_obstacle(values)
-        if not obstacle:
-            return steps
         name = self._place.name
         asked = [option for option in ("postcopy", "policy_steps") if self._options[option]]
+        obstacle = self._postcopy_obstacle(values)
+        if not (obstacle or asked):
+            # Where it was asked for, a check of its own says so.
+            obstacle = no_page_faults(self._told, f"on {self._dest}")
+        if not obstacle:
+            return steps
         if asked:
             raise Refusal(
                 f"{asked[0]}: post-copy is not possible with VM {name}: {obstacle}",

@@ -494,17 +494,23 @@ def _clocks(case: Case) -> Iterator[Found]:
 
 
 def _on_demand(case: Case) -> Iterator[Found]:
-    """Post-copy needs userfaultfd at the destination, which QEMU as an ordinary user may not have."""
-    if not (case.runs and case.options["postcopy"]):
-        return
-    user = case.there.get("qemu_user") or {}
-    barred = case.there.get("userfaultfd") == "0" and not case.there.get("userfaultfd_device")
-    if barred and user and user["uid"] != 0:
+    barred = no_page_faults(case.there, "there") if case.runs and case.options["postcopy"] else ""
+    if barred:
         yield Found(
             FAIL,
-            f"post-copy is not possible to {case.dest}: QEMU runs as {user['name']} there, who may not use userfaultfd",
-            f"sysctl vm.unprivileged_userfaultfd=1 on {case.dest}",
+            f"post-copy is not possible to {case.dest}: {barred}",
+            f"sysctl vm.unprivileged_userfaultfd=1 on {case.dest}, which role libvirt_host keeps where"
+            " libvirt_host_postcopy is true",
         )
+
+
+def no_page_faults(there: Mapping[str, Any], where: str) -> str:
+    """Why QEMU could not fetch pages on demand there, or nothing: as an ordinary user it may not have userfaultfd."""
+    user = there.get("qemu_user") or {}
+    barred = there.get("userfaultfd") == "0" and not there.get("userfaultfd_device")
+    if not (barred and user and user["uid"] != 0):
+        return ""
+    return f"QEMU runs as {user['name']} {where}, who may not use userfaultfd"
 
 
 def _qemu_users(case: Case) -> Iterator[Found]:
@@ -810,7 +816,7 @@ CHECKS = (
     Check("images", "Its images are there and can be read."),
     Check("storage", "For each disk it is known whether both hosts share it, and what happens to it."),
     Check("backing_files", "What lies below a shared disk is shared, too."),
-    Check("pools", "The destination has an active storage pool for each disk that is copied."),
+    Check("pools", "The destination has an active storage pool for each disk that is copied.", role="storage_pool"),
     Check("dest_images", "What a copy would replace at the destination is known as an older copy."),
     Check("base_images", "Base images that are not copied are the same on both hosts."),
     Check("media", "Media in its drives are at the destination."),
@@ -821,7 +827,7 @@ CHECKS = (
     Check("pinned_memory", "Memory that is pinned has a limit."),
     Check("copies", "What was said of copies goes with the disks that are copied."),
     Check("postcopy", "Post-copy is possible, where it was asked for."),
-    Check("tls", "Both hosts have certificates, where the data shall be encrypted."),
+    Check("tls", "Both hosts have certificates, where the data shall be encrypted.", role="libvirt_tls"),
     Check("versions", "Both hosts know the options that were asked for."),
     # What only facts are needed for.
     Check("machine", "The destination's QEMU knows its machine type.", _machine, anywhere=True),
