@@ -101,8 +101,8 @@ options:
     description:
       - Who drives the move. With V(p2p) the source's libvirt connects to the destination, and the move
         survives whoever asked for it.
-      - With V(direct) the module drives both ends through its own two connections; the source needs no login
-        at the destination.
+      - With V(direct) the module drives both ends through its own two connections. The host that it runs on needs a
+        login at the destination; that is the source, unless O(uri) leads from a third host to the source.
       - V(unmanaged) is for C(xen) URIs only. QEMU's driver in libvirt always prepares both ends.
     type: str
     default: p2p
@@ -357,7 +357,7 @@ options:
         description:
           - What is done. V(auto_converge) is for V(start) in O(policy_steps[].when) only, and V(postcopy),
             V(suspend) and V(abort) are not for it.
-          - V(raise_downtime) never lowers the limit, and never goes above O(max_downtime).
+          - V(raise_downtime) never lowers the limit, and never goes above O(max_downtime) where that is given.
         type: str
         required: true
         choices: [auto_converge, raise_downtime, set_bandwidth, postcopy, suspend, abort]
@@ -373,8 +373,8 @@ options:
   max_downtime:
     description:
       - Milliseconds that the VM may stand still at the end. QEMU's own limit is 300.
-      - With a policy that raises the limit, how far it may go; 500 where this is not given. Without one, what is set
-        at the start.
+      - With a policy that raises the limit, how far it may go; where this is not given, 500 or the highest
+        O(policy_steps[].downtime), whichever is more. Without one, what is set at the start.
       - The limit of before is set back when the VM stays.
     type: int
   auto_converge:

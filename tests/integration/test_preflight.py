@@ -612,7 +612,7 @@ def test_c2_37_40_42_45_46_48_58_an_obstacle_is_found_and_cured(obstacle, footpr
 
 @full
 @cases(MORE)
-def test_c2_30_34_38_60_62_64_65_another_one_is_found_and_cured(obstacle, footprint, home):
+def test_c2_30_34_38_54_60_62_64_65_another_one_is_found_and_cured(obstacle, footprint, home):
     found_and_cured(obstacle, footprint, home)
 
 
