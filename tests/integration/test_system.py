@@ -132,6 +132,14 @@ def lives(hypervisors, name: str) -> None:
     )
 
 
+def test_the_guest_is_up(hypervisors):
+    """It boots while all of the above is looked at: an emulator in an emulator takes minutes."""
+    log = console.log(GUEST)
+    hypervisors["labkvm1"].check_output(
+        f"for turn in $(seq 300); do grep -aq 'kvmops: record' {log} && exit 0; sleep 3; done; exit 1"
+    )
+
+
 def test_selinux_denies_nfs_to_guests_until_it_is_told(hosts, hypervisors):
     """The disk of the guest moves to NFS, and what the policy says of that is in the log."""
     for host in hypervisors.values():
