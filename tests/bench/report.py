@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import os
 import platform
 import re
@@ -16,7 +15,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.lab.paths import STATE, LabError
+from tests.lab import tiers
+from tests.lab.paths import LabError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PAGE = REPOSITORY / "docs" / "performance.md"
@@ -90,7 +90,7 @@ def machine() -> str:
     """Where the figures come from: without it they mean nothing."""
     cpus = Path("/proc/cpuinfo").read_text(encoding="ascii")
     model = next(iter(re.findall(r"^model name\s*: (.*)", cpus, re.MULTILINE)), platform.machine())
-    accelerated = json.loads((STATE / "lab.json").read_text(encoding="ascii"))["domain_type"] == "kvm"
+    accelerated = tiers.facts()["domain_type"] == "kvm"
     gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     guests = "KVM" if accelerated else "TCG"
     hardware = f"{os.cpu_count()} cores ({model}), {gib:.0f} GiB, Linux {platform.release().partition('-')[0]}"
