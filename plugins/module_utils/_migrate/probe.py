@@ -180,11 +180,10 @@ def _counter_probe(source: Storage, dest: Storage, pool: str, name: str, made_in
     except LibvirtFailure as error:
         if error.errno == errno.EEXIST or error.code == STORAGE_VOL_EXIST:
             return Evidence(SHARED, f"a probe file made in {made_in} on {source.host} was in the way on {dest.host}")
-        refused = error
-    # Where nothing can be written something can be read.
-    if name in (dest.names(directory) if dest.pool(directory) is not None else dest.host.pool_volumes(pool)):
-        return Evidence(SHARED, f"a probe file made in {made_in} on {source.host} was seen on {dest.host}")
-    return Evidence(UNKNOWN, f"{dest.host} could not make a probe file in {directory}: {refused}")
+        # Where nothing can be written something can be read.
+        if name in (dest.names(directory) if dest.pool(directory) is not None else dest.host.pool_volumes(pool)):
+            return Evidence(SHARED, f"a probe file made in {made_in} on {source.host} was seen on {dest.host}")
+        return Evidence(UNKNOWN, f"{dest.host} could not make a probe file in {directory}: {error}")
 
 
 @contextmanager
