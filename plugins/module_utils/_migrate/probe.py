@@ -88,11 +88,15 @@ class Storage:
         self.tidy(pool.name, pool.path)
 
     def names(self, directory: str) -> List[str]:
-        """What lies in a directory, looked at once, by a pool of the check's own at another path to the same place."""
+        """What lies in a directory, looked at once."""
         if directory not in self._names:
-            with self._made(posixpath.join(directory, ".")) as pool:
-                self._names[directory] = self.host.pool_volumes(pool)
+            self._names[directory] = self.look(directory)
         return self._names[directory]
+
+    def look(self, directory: str) -> List[str]:
+        """What lies in a directory now, by a pool of the check's own at another path to the same place."""
+        with self._made(posixpath.join(directory, ".")) as pool:
+            return self.host.pool_volumes(pool)
 
     def refresh_those_of(self, paths: Sequence[str]) -> List[str]:
         """Refresh the pools of these images once more; returns what could not be refreshed."""
@@ -181,7 +185,7 @@ def _counter_probe(source: Storage, dest: Storage, pool: str, name: str, made_in
         if error.errno == errno.EEXIST or error.code == STORAGE_VOL_EXIST:
             return Evidence(SHARED, f"a probe file made in {made_in} on {source.host} was in the way on {dest.host}")
         # Where nothing can be written something can be read.
-        if name in (dest.names(directory) if dest.pool(directory) is not None else dest.host.pool_volumes(pool)):
+        if name in (dest.look(directory) if dest.pool(directory) is not None else dest.host.pool_volumes(pool)):
             return Evidence(SHARED, f"a probe file made in {made_in} on {source.host} was seen on {dest.host}")
         return Evidence(UNKNOWN, f"{dest.host} could not make a probe file in {directory}: {error}")
 
