@@ -40,6 +40,8 @@ SYSTEM_PYTHONS = ("/usr/bin/python3", "/usr/libexec/platform-python", "/usr/bin/
 
 # libvirt's error code for a volume whose name is taken; a number, so that it is there without the bindings.
 STORAGE_VOL_EXIST = 90
+# And, among much else, for a pool whose path is taken.
+OPERATION_FAILED = 9
 # And for what a domain that does not run cannot do.
 OPERATION_INVALID = 55
 # libvirt's number of a migration that leaves a host, in the statistics of a job.

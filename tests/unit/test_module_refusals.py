@@ -9,7 +9,8 @@ from unittest import mock
 
 import pytest
 
-from ansible_collections.kvmops.migration.plugins.module_utils._migrate import settle
+from ansible_collections.kvmops.migration.plugins.module_utils._libvirt import Host
+from ansible_collections.kvmops.migration.plugins.module_utils._migrate import probe, settle
 from fake import libvirt as fake
 from fake.lab import DEST_URI, IMAGE, OTHER, disk_xml, domain_xml, volume_xml
 
@@ -390,6 +391,42 @@ def test_where_nothing_can_be_written_a_shared_probe_is_seen_all_the_same(lab):
     result = lab.move()
     assert result.storage == "shared"
     assert "was seen on kvm2" in result.disks[0]["reason"]
+
+
+@pytest.mark.parametrize("where", ["kvm1", "kvm2"])
+def test_a_directory_without_space_is_no_reason_to_call_it_shared(lab, refused, where):
+    lab.add()
+    lab.world.faults[where, "createXML"] = fake.libvirtError("cannot allocate 512 bytes: No space left", 38, 28)
+    refused("sharedness_unknown", f"{where} could not make a probe file in /vm", f"free space in /vm on {where}")
+
+
+def test_of_a_pool_that_is_missing_nobody_says_what_lies_there(lab):
+    lab.kvm2.pools["vm"].active = False
+    lab.add()
+    lab.kvm2.write(IMAGE, fake.File(content="foreign"))
+    said = {row["id"]: row["status"] for row in lab.move(check=True).checks}
+    assert (said["pools"], said["dest_images"]) == ("fail", "skipped")
+
+
+def test_another_check_may_look_at_the_same_moment(lab):
+    """libvirt has no two pools of one path."""
+    lab.add()
+    storage = probe.Storage(Host.open("qemu:///system", 5), "1-1", 1.0)
+    lab.kvm1.add_pool("kvmops-probe-2-2", next(storage._detours("/vm"))).transient = True
+    assert storage.look("/vm") == list(lab.kvm1.directories["/vm"])
+    assert lab.kvm1.pools.pop("kvmops-probe-2-2")
+    assert set(lab.kvm1.pools) == {"vm"}
+
+
+def test_a_pool_that_a_killed_check_has_left_is_in_nobodys_way(lab):
+    lab.add()
+    for host in (lab.kvm1, lab.kvm2):
+        host.add_pool("kvmops-probe-1000-0badcafe", "/vm/.").transient = True
+    result = lab.move()
+    assert result.outcome == "migrated", result.msg
+    for host in (lab.kvm1, lab.kvm2):
+        assert set(host.pools) == {"vm"}
+        assert not [name for name in host.directories["/vm"] if "kvmops-probe" in name]
 
 
 def test_a_pool_into_which_a_copy_goes_must_be_read(lab, refused):

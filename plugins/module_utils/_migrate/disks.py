@@ -114,9 +114,12 @@ class Disks:
             return Layout(plans, undecided)
         with findings.of("pools"):
             self._look_into(dict.fromkeys(disk.directory for disk in copied))
-        present = [disk for disk in copied if self._dest.host.volume(disk.source) is not None]
-        with findings.of("dest_images"):
-            self.check_replaceable(present, facts, force)
+        # Where no pool covers them nobody tells what lies there.
+        told = [disk for disk in copied if self._dest.pool(disk.directory) is not None]
+        present = [disk for disk in told if self._dest.host.volume(disk.source) is not None]
+        if told or findings.good:
+            with findings.of("dest_images"):
+                self.check_replaceable(present, facts, force)
         overlays = []
         for disk in copied if wish.copy_storage == "inc" else ():
             with findings.of("base_images"):

@@ -19,17 +19,24 @@ import re
 from contextlib import contextmanager, suppress
 from typing import Dict, Iterator, List, Sequence, Set, Tuple
 
-from .._libvirt import STORAGE_VOL_EXIST, Host, LibvirtFailure, Pool
+from .._libvirt import OPERATION_FAILED, STORAGE_VOL_EXIST, Host, LibvirtFailure, Pool
 from .._pure.refusal import Refusal
 from .._pure.storage import NOT_SHARED, SHARED, UNKNOWN, Evidence
 
 VOLUME_PREFIX = ".kvmops-probe-"
 POOL_PREFIX = "kvmops-probe-"
-STALE_AFTER = 3600
+# Seconds after which nobody makes this check any more.
+STALE_AFTER = 600
 SIZE = 512
 # Beside an image that a run makes: the run's half of the journal at the destination.
 MARKER_PREFIX = ".kvmops-run-"
 _LONGEST_NAME = 255
+# By why a probe cannot be made, what helps.
+_CURES = {
+    errno.ENOSPC: "free space in {directory} on {host}",
+    errno.EDQUOT: "raise the quota of {directory} on {host}",
+    errno.EROFS: "mount {directory} for writing on {host}",
+}
 _MADE_AT = re.compile(r"\.?kvmops-probe-(\d+)-")
 
 
@@ -40,7 +47,10 @@ class Storage:
         self.host = host
         self._run_id = run_id
         self._now = now
-        self._pools: List[Pool] = host.pools()
+        pools = host.pools()
+        self._pools: List[Pool] = [pool for pool in pools if not pool.name.startswith(POOL_PREFIX)]
+        # What killed runs have left behind.
+        self._left = [pool.name for pool in pools if pool.name.startswith(POOL_PREFIX) and self._is_stale(pool.name)]
         self._refreshed: Set[str] = set()
         self._tidied: Set[str] = set()
         # By directory, what lies there.
@@ -94,9 +104,24 @@ class Storage:
         return self._names[directory]
 
     def look(self, directory: str) -> List[str]:
-        """What lies in a directory now, by a pool of the check's own at another path to the same place."""
-        with self._made(posixpath.join(directory, ".")) as pool:
-            return self.host.pool_volumes(pool)
+        """What lies in a directory now, by a pool of the check's own at another path to the same place.
+
+        libvirt has no two pools of one path, and other checks may look there just now: each writes it another way.
+        """
+        for path in self._detours(directory):
+            try:
+                with self._made(path) as pool:
+                    return self.host.pool_volumes(pool)
+            except LibvirtFailure as error:
+                failed = type(error)(str(error).replace(path, directory), error.code, error.errno)
+                if error.code != OPERATION_FAILED:
+                    raise failed from error
+        raise LibvirtFailure(f"other checks look into {directory} all the time")
+
+    def _detours(self, directory: str) -> Iterator[str]:
+        digest = hashlib.sha256(self._run_id.encode()).digest()
+        for before, after in zip(digest[::2], digest[1::2]):
+            yield "/." * (before % 8) + directory + "/." * (1 + after % 8)
 
     def refresh_those_of(self, paths: Sequence[str]) -> List[str]:
         """Refresh the pools of these images once more; returns what could not be refreshed."""
@@ -123,10 +148,7 @@ class Storage:
 
     @contextmanager
     def _made(self, path: str) -> Iterator[str]:
-        for stale in self._pools:
-            if stale.name.startswith(POOL_PREFIX) and self._is_stale(stale.name):
-                with suppress(LibvirtFailure):
-                    self.host.close_pool(stale.name)
+        self._close_left()
         name = f"{POOL_PREFIX}{self._run_id}"
         self.host.create_pool(name, path)
         try:
@@ -135,8 +157,14 @@ class Storage:
             with suppress(LibvirtFailure):
                 self.host.close_pool(name)
 
+    def _close_left(self) -> None:
+        while self._left:
+            with suppress(LibvirtFailure):
+                self.host.close_pool(self._left.pop())
+
     def tidy(self, pool: str, directory: str) -> None:
         """Clear what a killed run left in the pool of that directory, as far as libvirt knows it."""
+        self._close_left()
         if pool in self._tidied:
             return
         self._tidied.add(pool)
@@ -159,7 +187,7 @@ def _compare(source: Storage, dest: Storage, directory: str, dest_directory: str
             with _probe(source.host, source_pool, name, path):
                 return _seen_from(source, dest, directory, dest_directory, name)
     except LibvirtFailure as error:
-        return Evidence(UNKNOWN, f"{source.host} could not make a probe file in {directory}: {error}")
+        return _unmade(source.host, directory, error)
 
 
 def _seen_from(source: Storage, dest: Storage, made_in: str, directory: str, name: str) -> Evidence:
@@ -187,7 +215,12 @@ def _counter_probe(source: Storage, dest: Storage, pool: str, name: str, made_in
         # Where nothing can be written something can be read.
         if name in (dest.look(directory) if dest.pool(directory) is not None else dest.host.pool_volumes(pool)):
             return Evidence(SHARED, f"a probe file made in {made_in} on {source.host} was seen on {dest.host}")
-        return Evidence(UNKNOWN, f"{dest.host} could not make a probe file in {directory}: {error}")
+        return _unmade(dest.host, directory, error)
+
+
+def _unmade(host: Host, directory: str, error: LibvirtFailure) -> Evidence:
+    cure = _CURES[error.errno].format(directory=directory, host=host) if error.errno in _CURES else ""
+    return Evidence(UNKNOWN, f"{host} could not make a probe file in {directory}: {error}", cure)
 
 
 @contextmanager

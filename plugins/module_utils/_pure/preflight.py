@@ -525,7 +525,7 @@ def _qemu_users(case: Case) -> Iterator[Found]:
             FAIL if kind in NFS_TYPES and here["uid"] and there["uid"] else WARN,
             f"QEMU uses {plan.source} as {here['name']} ({_numbers(here)}) on {case.source}, and as {there['name']}"
             f" ({_numbers(there)}) on {case.dest}",
-            "give that user and its group the same numbers on all hosts, and the images to them",
+            "give that user and its group the same numbers on all hosts, and the images to them; then restart libvirt",
         )
 
 

@@ -32,6 +32,8 @@ class Evidence:
 
     verdict: str
     reason: str
+    # What helps, where that is known.
+    cure: str = ""
 
 
 @dataclass(frozen=True)
@@ -211,7 +213,7 @@ def _plan_unknown(disk: Disk, evidence: Evidence, wish: Wish, others: Sequence[s
         f"it is not known whether both hosts share disk {disk.target} ({disk.source}): {evidence.reason}"
         + ("" if is_file else ", and it is no file that could be copied"),
         "sharedness_unknown",
-        "say storage: shared if they do" if is_file else _cure_unknown(disk, wish, others),
+        evidence.cure or ("say storage: shared if they do" if is_file else _cure_unknown(disk, wish, others)),
     )
 
 
