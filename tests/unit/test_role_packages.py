@@ -26,13 +26,13 @@ def play(folder: Path, hosts: dict, *tasks: dict, check: bool = False, path: str
     told = {"hosts": "all", "gather_facts": False, "connection": "local", "tasks": tasks}
     (folder / "site.yml").write_text(json.dumps([told]), encoding="ascii")
     (folder / "hosts.json").write_text(json.dumps({"all": {"hosts": hosts}}), encoding="ascii")
-    environment = {**os.environ, "ANSIBLE_HOME": str(folder / "home"), "ANSIBLE_NOCOLOR": "1"}
+    programs = f"{path}:{os.environ['PATH']}" if path else os.environ["PATH"]
     done = subprocess.run(
         [sys.executable, "-m", "ansible", "playbook", "-i", "hosts.json", "site.yml", *(["--check"] if check else [])],
         capture_output=True,
         text=True,
         check=False,
-        env={**environment, "PATH": f"{path}:{os.environ['PATH']}" if path else os.environ["PATH"]},
+        env={**os.environ, "ANSIBLE_HOME": str(folder / "home"), "ANSIBLE_NOCOLOR": "1", "PATH": programs},
         cwd=folder,
     )
     return done.stdout + done.stderr
@@ -47,10 +47,10 @@ def role(name: str, **more: str) -> dict:
 
 
 def test_a_platform_that_is_not_known_is_one_line_of_each_role(tmp_path):
-    hosts = {role: {"asks": asks} for role, asks in ROLES.items()}
+    hosts = {name: {"asks": asks} for name, asks in ROLES.items()}
     printed = play(tmp_path, hosts, family("Alpine"), role("{{ inventory_hostname }}", tasks_from="{{ asks }}"))
-    for role_name in ROLES:
-        said = f"{role_name} is of the Alpine family, and this collection knows hosts of these: Debian, RedHat"
+    for name in ROLES:
+        said = f"{name} is of the Alpine family, and this collection knows hosts of these: Debian, RedHat"
         assert said in printed
     assert printed.count("failed=1") == len(ROLES), printed
 

@@ -113,9 +113,8 @@ class Storage:
                 with self._made(path) as pool:
                     return self.host.pool_volumes(pool)
             except LibvirtFailure as error:
-                failed = type(error)(str(error).replace(path, directory), error.code, error.errno)
                 if error.code != OPERATION_FAILED:
-                    raise failed from error
+                    raise type(error)(str(error).replace(path, directory), error.code, error.errno) from error
         raise LibvirtFailure(f"other checks look into {directory} all the time")
 
     def _detours(self, directory: str) -> Iterator[str]:
@@ -181,10 +180,9 @@ class Storage:
 def _compare(source: Storage, dest: Storage, directory: str, dest_directory: str, run_id: str) -> Evidence:
     name = f"{VOLUME_PREFIX}{run_id}"
     try:
-        path = posixpath.join(directory, name)
         with source.opened(directory) as source_pool:
             source.tidy(source_pool, directory)
-            with _probe(source.host, source_pool, name, path):
+            with _probe(source.host, source_pool, name, posixpath.join(directory, name)):
                 return _seen_from(source, dest, directory, dest_directory, name)
     except LibvirtFailure as error:
         return _unmade(source.host, directory, error)
@@ -212,7 +210,7 @@ def _counter_probe(source: Storage, dest: Storage, pool: str, name: str, made_in
     except LibvirtFailure as error:
         if error.errno == errno.EEXIST or error.code == STORAGE_VOL_EXIST:
             return Evidence(SHARED, f"a probe file made in {made_in} on {source.host} was in the way on {dest.host}")
-        # Where nothing can be written something can be read.
+        # Where nothing can be written something can be read; a pool that was made for the check has just looked.
         if name in (dest.look(directory) if dest.pool(directory) is not None else dest.host.pool_volumes(pool)):
             return Evidence(SHARED, f"a probe file made in {made_in} on {source.host} was seen on {dest.host}")
         return _unmade(dest.host, directory, error)

@@ -75,8 +75,8 @@ class Survey:
         if self._local is not None:
             machine = facts.of_machine()
             used = [plan.source for plan in layout.plans if plan.action == storage.USE]
-            used = [posixpath.dirname(path) for path in (*used, *(here for here, _there in layout.undecided))]
-            here = {**here, **machine, "writes": self._attempt(used, machine)}
+            used += [path for path, _there in layout.undecided]
+            here = {**here, **machine, "writes": self._attempt(list(map(posixpath.dirname, used)), machine)}
             if self._options["tls"] == "true":
                 here["certificates"] = self._local.certificate_facts()
         there = self._facts_there(needs)
