@@ -330,14 +330,19 @@ class Host:
     # What guests can have there
 
     def networks(self) -> List[Dict[str, Any]]:
-        """libvirt's networks, each with its name, whether it is active, and the names of its port groups."""
+        """libvirt's networks, each with its name, whether it is active, its bridge and the names of its port groups."""
         found = []
         for network in self._ask(self._connection.listAllNetworks, 0):
             with suppress(LibvirtFailure):
                 active = bool(self._ask(network.isActive))
-                groups = needs.portgroups(self._ask(network.XMLDesc, 0))
-                found.append({"name": self._ask(network.name), "active": active, "portgroups": groups})
+                bridge, groups = needs.network(self._ask(network.XMLDesc, 0))
+                name = self._ask(network.name)
+                found.append({"name": name, "active": active, "bridge": bridge, "portgroups": groups})
         return found
+
+    def filters(self) -> List[str]:
+        """The names of libvirt's network filters."""
+        return [self._ask(one.name) for one in self._ask(self._connection.listAllNWFilters, 0)]
 
     def memory(self) -> Dict[str, int]:
         """Bytes of memory in all, and those that guests can get."""

@@ -162,7 +162,7 @@ class Errand:
             reason = " ".join(str(said.get("msg") or "no answer").split())
             display.warning(f"dest_host: {dest} does not tell what is on it, its journal is not used: {reason}")
             return None
-        return {"host": said["host"], "journal": said["journal"]}
+        return {key: said[key] for key in ("host", "journal", "pools") if key in said}
 
 
 def refused(message: str) -> AnsibleActionFail:

@@ -77,6 +77,29 @@ SAME_UUID = f"cp -p {DAEMON_CONF} {DAEMON_CONF}.before; echo 'host_uuid = \"{TWI
 OWN_UUID = f"mv {DAEMON_CONF}.before {DAEMON_CONF}; {RESTART}"
 NAMESAKE = f'<domain type="qemu"><name>{VM}</name><memory>65536</memory><os><type>hvm</type></os></domain>'
 SLIRP = f'<interface type="user"><mac address="{MAC}"/><model type="virtio"/><alias name="{ALIAS}"/></interface>'
+
+
+def started_with(*edits: str, start: str = "start") -> tuple[str, str]:
+    """Commands that start the guest anew with its definition changed by sed, and as it was before."""
+    script = " ".join(f"-e '{edit}'" for edit in edits)
+    again = f"virsh destroy {VM}; virsh define /root/{VM}.{{}}; virsh {{}} {VM}"
+    do = f"virsh dumpxml --inactive {VM} > /root/{VM}.before; sed {script} /root/{VM}.before > /root/{VM}.now; "
+    undo = again.format("before", "start") + f"; rm /root/{VM}.before /root/{VM}.now"
+    return do + again.format("now", start), undo
+
+
+# A filter of no rules, a screen, consoles and firmware, each of which only its host can have.
+FILTER, NO_FILTER = started_with(r"s|</interface>|<filterref filter=\"own\"/>&|")
+DEFINE_FILTER = "echo \"<filter name='own'/>\" > /tmp/own.xml; virsh nwfilter-define /tmp/own.xml; rm /tmp/own.xml"
+SCREEN, NO_SCREEN = started_with(r"s|</devices>|<graphics type=\"vnc\" port=\"-1\" listen=\"172.16.1.231\"/>&|")
+PORT, NO_PORT = started_with(r"s|</devices>|<graphics type=\"vnc\" port=\"5999\" autoport=\"no\"/>&|")
+LISTEN = "systemd-run --unit=own python3 -m http.server 5999 --bind 127.0.0.1; sleep 2"
+LOG = "/var/log/own"
+CONSOLE, NO_CONSOLE = started_with(rf"s|</devices>|<serial type=\"file\"><source path=\"{LOG}/a\"/></serial>&|")
+ROM = "/usr/local/share/own.bin"
+LOADER, NO_LOADER = started_with(rf"s|</os>|<loader type=\"rom\">{ROM}</loader>&|")
+GONE = NETWORK.replace("br-lan", "br-gone")
+DEFINE_GONE = f'echo "{GONE}" > /tmp/gone.xml; virsh net-define /tmp/gone.xml; rm /tmp/gone.xml; virsh net-start blue'
 LUKS = f"""
 cat > /tmp/secret.xml <<END
 <secret ephemeral='yes' private='yes'><usage type='volume'><volume>/vm/luks.img</volume></usage></secret>
@@ -118,15 +141,6 @@ printf '[Service]\nEnvironment=PATH={PROGRAMS}:/usr/sbin\n' > {DAEMON_DROP_IN}/p
 systemctl daemon-reload; {RESTART}
 """
 SSH_AGAIN = f"rm -r {DAEMON_DROP_IN} {PROGRAMS}; systemctl daemon-reload; {RESTART}"
-
-
-def started_with(*edits: str, start: str = "start") -> tuple[str, str]:
-    """Commands that start the guest anew with its definition changed by sed, and as it was before."""
-    script = " ".join(f"-e '{edit}'" for edit in edits)
-    again = f"virsh destroy {VM}; virsh define /root/{VM}.{{}}; virsh {{}} {VM}"
-    do = f"virsh dumpxml --inactive {VM} > /root/{VM}.before; sed {script} /root/{VM}.before > /root/{VM}.now; "
-    undo = again.format("before", "start") + f"; rm /root/{VM}.before /root/{VM}.now"
-    return do + again.format("now", start), undo
 
 
 EMULATOR, NO_EMULATOR = started_with(f"s|<emulator>.*|<emulator>{OWN_QEMU}</emulator>|")
@@ -267,7 +281,7 @@ MORE = [
     Obstacle(
         "hosts",
         "have the same libvirt host UUID",
-        "set host_uuid in libvirtd.conf",
+        "host_uuid_source",
         dict.fromkeys((DEST, SOURCE), SAME_UUID),
         dict.fromkeys((DEST, SOURCE), OWN_UUID),
         planned=True,
@@ -405,6 +419,59 @@ MORE = [
         {SOURCE: "rm -f /etc/hosts.before"},
         role="name_resolution",
         given=options(migrate_uri="tcp://labkvm2-private"),
+    ),
+    Obstacle(
+        "dest_name",
+        "the data would go to labkvm2-private (172.16.1.240), which migrate_uri names, and labkvm2 has no such address",
+        "correct the entry of labkvm2-private in /etc/hosts on labkvm1",
+        {
+            SOURCE: "cp -p /etc/hosts /etc/hosts.before;"
+            " (echo 172.16.1.240 labkvm2-private; sed '/labkvm2-private/d' /etc/hosts.before) > /etc/hosts"
+        },
+        {SOURCE: "cp -p /etc/hosts.before /etc/hosts; rm /etc/hosts.before"},
+        given=options(migrate_uri="tcp://labkvm2-private"),
+    ),
+    Obstacle(
+        "networks",
+        "labkvm2 has no br-gone, the bridge of its libvirt network blue",
+        "make the bridge br-gone on labkvm2, or name its own one there: virsh net-edit blue",
+        {SOURCE: f"{DEFINE}; virsh net-start blue; {BLUE}", DEST: DEFINE_GONE},
+        {SOURCE: f"{NO_BLUE}; {UNDEFINE}", DEST: UNDEFINE},
+    ),
+    Obstacle(
+        "filters",
+        "labkvm2 has no network filter own, which an interface of centos64a has",
+        "virsh nwfilter-dumpxml own on labkvm1, virsh nwfilter-define on labkvm2",
+        {SOURCE: f"{DEFINE_FILTER}; {FILTER}"},
+        {SOURCE: f"{NO_FILTER}; virsh nwfilter-undefine own"},
+    ),
+    Obstacle(
+        "listens",
+        "the vnc of centos64a listens on 172.16.1.231, which labkvm2 does not have",
+        "let its vnc listen on 0.0.0.0, or on an address of labkvm2",
+        {SOURCE: SCREEN},
+        {SOURCE: NO_SCREEN},
+    ),
+    Obstacle(
+        "listens",
+        "the vnc of centos64a listens on port 5999, and somebody on labkvm2 does already",
+        "let libvirt choose the port",
+        {SOURCE: PORT, DEST: LISTEN},
+        {SOURCE: NO_PORT, DEST: "systemctl stop own"},
+    ),
+    Obstacle(
+        "host_files",
+        f"labkvm2 has no directory {LOG}, in which consoles of centos64a make their files",
+        f"mkdir -p {LOG} on labkvm2",
+        {SOURCE: f"mkdir {LOG}; {CONSOLE}"},
+        {SOURCE: f"{NO_CONSOLE}; rm -r {LOG}"},
+    ),
+    Obstacle(
+        "host_files",
+        f"labkvm2 has no {ROM}, which centos64a starts from",
+        "install or copy it there",
+        {SOURCE: f"cp /usr/share/seabios/bios-256k.bin {ROM}; {LOADER}"},
+        {SOURCE: f"{NO_LOADER}; rm {ROM}"},
     ),
     Obstacle(
         "ssh_helper",

@@ -32,7 +32,22 @@ SOCKETS = """  sl  local_address rem_address   st tx_queue rx_queue tr tm->when 
 """
 SOCKETS6 = """  sl  local_address                         remote_address                        st
    0: 00000000000000000000000000000000:0016 00000000000000000000000000000000:0000 0A 00000000:00000000
+   1: B80D0120000000000000000001000000:170D 00000000000000000000000000000000:0000 0A 00000000:00000000
 """
+ROUTES = """Main:
+  +-- 0.0.0.0/0 3 0 5
+     +-- 172.16.1.0/24 2 0 2
+        |-- 172.16.1.0
+           /24 link UNICAST
+        |-- 172.16.1.2
+           /32 host LOCAL
+        |-- 172.16.1.255
+           /32 link BROADCAST
+Local:
+        |-- 172.16.1.2
+           /32 host LOCAL
+"""
+INET6 = "fd000000000000000000000000000002 02 40 00 80     eth0\n"
 
 
 @pytest.fixture
@@ -86,13 +101,17 @@ def test_networks_memory_and_listeners(machine):
             "proc/meminfo": "MemTotal:  8000 kB\nSwapFree:   2048 kB\n",
             "proc/net/tcp": SOCKETS,
             "proc/net/tcp6": SOCKETS6,
+            "proc/net/fib_trie": ROUTES,
+            "proc/net/if_inet6": INET6,
             "proc/sys/vm/unprivileged_userfaultfd": "0\n",
         }
     )
     assert said["interfaces"] == {"br0": 9000}
     assert said["huge_pages"] == {"2097152": 12}
     assert said["swap_free"] == 2048 << 10
-    assert said["listening"] == [22, 49152]
+    assert said["listening"] == [22, 5901, 49152]
+    assert said["listeners"] == [("0.0.0.0", 49152), ("2001:db8::1", 5901), ("::", 22)]
+    assert said["local_addresses"] == ["172.16.1.2", "fd00::2"]
     assert said["userfaultfd"] == "0"
     assert not said["userfaultfd_device"]
 

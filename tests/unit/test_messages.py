@@ -54,8 +54,16 @@ def test_the_reason_is_the_first_error_of_the_last_burst():
         (102.2, "End of file while reading data: : Input/output error"),
     ]
     found = [(100.0, "operation aborted: canceled by client"), (101.0, "qemu unexpectedly closed the monitor")]
-    assert messages.reason([(1.0, "an older one"), *found, *closed]) == "operation aborted: canceled by client"
-    assert messages.reason(closed) == messages.reason([]) == ""
+    reasons = messages.reasons([(1.0, "an older one"), *found, *closed], alone=True)
+    assert reasons == ["operation aborted: canceled by client"]
+    assert messages.reasons(closed, alone=True) == messages.reasons([], alone=True) == []
+
+
+def test_nothing_tells_apart_the_reasons_of_several_moves():
+    closed = (102.0, "End of file while reading data: : Input/output error")
+    found = [(100.0, "one"), (100.5, "other"), (101.0, "one")]
+    assert messages.reasons([*found, closed], alone=False) == ["one", "other"]
+    assert messages.reasons([*found, closed, closed], alone=True) == ["one", "other"]
 
 
 def test_every_row_is_reached_by_a_text():
@@ -110,3 +118,22 @@ def test_a_cure_is_one_line_that_names_who_is_meant():
 )
 def test_a_cure_says_what_the_message_and_the_caller_know(text, names, cure):
     assert messages.look_up(text, **names).cure == cure
+
+
+CHANGED = """Cannot recv data: @@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@\r
+@    WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED!     @\r
+@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@\r
+IT IS POSSIBLE THAT SOMEONE IS DOING SOMETHING NASTY!\r
+Please contact your system administrator.\r
+Offending ED25519 key in /root/.ssh/known_hosts:3\r
+Host key verification failed.: Connection reset by peer"""
+
+
+def test_the_banner_of_a_changed_host_key_is_left_out():
+    said = messages.shortened(CHANGED)
+    assert said == (
+        "Cannot recv data: the host key has changed (/root/.ssh/known_hosts:3): Host key verification failed.:"
+        " Connection reset by peer"
+    )
+    assert messages.look_up(said).failure_class == "host_key"
+    assert messages.shortened("no @ here") == "no @ here"

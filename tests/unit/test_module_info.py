@@ -94,8 +94,8 @@ def test_what_vms_need_and_can_have_is_told_where_it_was_asked_for(lab):
     said = lab.info(facts=True)
     facts = said.host["facts"]
     assert facts["networks"] == [
-        {"name": "default", "active": True, "portgroups": ["web"]},
-        {"name": "blue", "active": False, "portgroups": []},
+        {"name": "default", "active": True, "bridge": "br-default", "portgroups": ["web"]},
+        {"name": "blue", "active": False, "bridge": "br-blue", "portgroups": []},
     ]
     assert facts["secrets"] == ["5ec4e700-0000-4000-8000-000000000001", "ceph:client.kvm secret"]
     assert facts["memory"]["available"] == 8 << 30

@@ -10,7 +10,7 @@ import threading
 import pytest
 
 from ansible_collections.kvmops.migration.plugins.module_utils import _libvirt
-from ansible_collections.kvmops.migration.plugins.module_utils._migrate import settle
+from ansible_collections.kvmops.migration.plugins.module_utils._migrate import settle, worker
 from ansible_collections.kvmops.migration.plugins.module_utils._migrate.ledger import Image, Ledger
 from ansible_collections.kvmops.migration.plugins.module_utils._migrate.worker import Worker
 from ansible_collections.kvmops.migration.plugins.module_utils._pure import status as statuses
@@ -101,6 +101,30 @@ def test_a_reason_that_libvirt_has_overwritten_comes_from_its_log(lab, logged, f
     lab.add()
     lab.daemon_errors = [(1.0, logged)] if logged else []
     lab.daemon_errors += [(2.0, "migration successfully aborted"), (2.1, OVERWRITTEN)]
+    fail_in(lab, "perform", OVERWRITTEN, 38)
+    result = lab.move()
+    assert result.failure_class == failure_class
+    assert said in result.msg
+
+
+@pytest.mark.parametrize(
+    ("others", "logged", "failure_class", "said"),
+    [
+        (["a"], ["No space left on device", "No route to host"], "no_space", "failed: No space left on device; "),
+        (["a", "b"], ["No space left on device"], "no_space", "failed: No space left on device; "),
+        (
+            ["a", "b"],
+            ["No space left on device", "referenced filter 'x' is missing"],
+            "connection_lost",
+            "of this VM or of others that moved: No space left on device; referenced filter 'x' is missing",
+        ),
+        (["b"], ["no space left on device", "write: No space left on device"], "no_space", "or of others"),
+    ],
+)
+def test_the_reason_of_one_vm_is_not_told_as_that_of_another(lab, monkeypatch, others, logged, failure_class, said):
+    lab.add()
+    monkeypatch.setattr(worker, "live", lambda: [{"name": name} for name in others])
+    lab.daemon_errors = [(1.0, text) for text in logged] + [(2.1, OVERWRITTEN)]
     fail_in(lab, "perform", OVERWRITTEN, 38)
     result = lab.move()
     assert result.failure_class == failure_class

@@ -19,12 +19,14 @@ USER = {"name": "libvirt-qemu", "uid": 64055, "gid": 64055}
 EXT4, NFS = {"path": "/", "type": "ext4", "read_only": False}, {"path": "/nfs", "type": "nfs4", "read_only": False}
 MACHINE = {
     "now": 1000.0,
-    "interfaces": {"br0": 1500, "eth1": 1500, "lo": 65536},
+    "interfaces": {"br-default": 1500, "br0": 1500, "eth1": 1500, "lo": 65536},
+    "local_addresses": ["127.0.0.1", ADDRESS, "172.16.1.9", "::1"],
     "mounts": [EXT4, NFS],
     "qemu_conf": {},
     "qemu_user": USER,
     "selinux": {},
     "listening": [22],
+    "listeners": [["0.0.0.0", 22], ["10.0.0.9", 5901], ["127.0.0.1", 5902]],
     "huge_pages": {"2097152": 1024},
     "swap_free": 0,
     "userfaultfd": "1",
@@ -222,6 +224,73 @@ OBSTACLES = [
         "the libvirt network default of kvm2 has no port group web, which a is in",
         "virsh net-edit default",
     ),
+    Obstacle(
+        "networks",
+        there(interfaces={"br0": 1500, "eth1": 1500}),
+        "kvm2 has no br-default, the bridge of its libvirt network default",
+        "virsh net-edit default",
+    ),
+    Obstacle(
+        "filters",
+        change("<source bridge='br0'/>", "<source bridge='br0'/><filterref filter='adm-filter'/>"),
+        "kvm2 has no network filter adm-filter, which an interface of a has",
+        "virsh nwfilter-dumpxml adm-filter on kvm1, virsh nwfilter-define on kvm2",
+        failure_class="filter_missing",
+    ),
+    *(
+        Obstacle(
+            "listens",
+            change("</devices>", f"{device}</devices>"),
+            evidence,
+            cure,
+            failure_class="listen_address",
+        )
+        for device, evidence, cure in (
+            (
+                "<graphics type='vnc' port='-1' autoport='yes' listen='172.16.1.1'/>",
+                "the vnc of a listens on 172.16.1.1, which kvm2 does not have",
+                "listen on 0.0.0.0, or on an address of kvm2: dest_xml, or virsh edit a",
+            ),
+            (
+                "<serial type='tcp'><source mode='bind' host='172.16.1.1' service='4555'/></serial>",
+                "the serial of a listens on 172.16.1.1, which kvm2 does not have",
+                "dest_xml",
+            ),
+            (
+                "<graphics type='vnc' port='5902' autoport='no'/>",
+                "the vnc of a listens on port 5902, and somebody on kvm2 does already",
+                "let libvirt choose the port (autoport), or name one that is free on kvm2",
+            ),
+            (
+                "<graphics type='vnc' port='5901' autoport='no' listen='0.0.0.0'/>",
+                "the vnc of a listens on port 5901",
+                "autoport",
+            ),
+        )
+    ),
+    *(
+        Obstacle("host_files", make, evidence, cure, failure_class="file_missing")
+        for make, evidence, cure in (
+            (
+                change("<os>", "<os><loader type='rom'>/fw/bios.bin</loader>"),
+                "kvm2 has no /fw/bios.bin, which a starts from",
+                "install or copy it there",
+            ),
+            (
+                both(
+                    change("<os>", "<os><loader type='rom'>/fw/bios.bin</loader>"),
+                    lambda lab: lab.kvm2.write("/fw/other.bin", fake.File(content="o")),
+                ),
+                "kvm2 has no /fw/bios.bin, which a starts from",
+                "dest_xml",
+            ),
+            (
+                change("</devices>", "<serial type='file'><source path='/logs/a.log'/></serial></devices>"),
+                "kvm2 has no directory /logs, in which consoles of a make their files",
+                "mkdir -p /logs on kvm2",
+            ),
+        )
+    ),
     *(
         Obstacle(
             "bridges",
@@ -229,7 +298,11 @@ OBSTACLES = [
             "br0 of kvm2 is no bridge of Open vSwitch, which a is attached to",
             "name another bridge in dest_xml",
         )
-        for facts in ({}, {"linux_bridges": []}, {"interfaces": {"br0": 1500, "eth1": 1500, "ovs-system": 1500}})
+        for facts in (
+            {},
+            {"linux_bridges": []},
+            {"interfaces": {"br-default": 1500, "br0": 1500, "eth1": 1500, "ovs-system": 1500}},
+        )
     ),
     Obstacle(
         "bridges",
@@ -247,12 +320,15 @@ OBSTACLES = [
     ),
     Obstacle(
         "bridges",
-        there(interfaces={"eth1": 1500}),
+        there(interfaces={"br-default": 1500, "eth1": 1500}),
         "kvm2 has no bridge br0, which a is attached to",
         "make the bridge br0 on kvm2",
     ),
     Obstacle(
-        "bridges", there(interfaces={"br0": 1500}), "kvm2 has no network device eth1", "make the network device eth1"
+        "bridges",
+        there(interfaces={"br-default": 1500, "br0": 1500}),
+        "kvm2 has no network device eth1",
+        "make the network device eth1",
     ),
     Obstacle(
         "secrets",
@@ -342,6 +418,29 @@ OBSTACLES = [
         "/etc/hosts on kvm1",
         "name_resolution",
         {"migrate_uri": None},
+    ),
+    *(
+        Obstacle(
+            "dest_name",
+            both(
+                lambda lab: lab.names.update(kvm2=["172.16.1.77"]),
+                lambda lab, closed=closed: lab.closed_ports.update(closed),
+            ),
+            f"the data would go to {said} and kvm2 has no such address",
+            cure,
+            "name_resolution",
+            {"migrate_uri": uri},
+        )
+        for uri, said, cure in (
+            (
+                "tcp://kvm2",
+                "kvm2 (172.16.1.77), which migrate_uri names,",
+                "correct the entry of kvm2 in /etc/hosts on kvm1",
+            ),
+            (None, "kvm2 (172.16.1.77), as kvm2 calls itself,", "correct the entry of kvm2 in /etc/hosts on kvm1"),
+            ("tcp://172.16.1.77", "172.16.1.77", "give kvm2 that address"),
+        )
+        for closed in ({}, {"172.16.1.77": range(49152, 49216)})
     ),
     Obstacle(
         "dest_name",
@@ -502,7 +601,7 @@ OBSTACLES = [
         "hosts",
         lambda lab: lab.kvm2.guests.update({UUID: lab.kvm1.guests.pop(UUID)}),
         "are the same host",
-        "name two different hosts",
+        "name two hosts",
         options={"dest_uri": "qemu+ssh://root@kvm1/system"},
     ),
     Obstacle("guest", nothing, "VM b was not found on either host", "kvm1: a; kvm2: none", options={"name": "b"}),
@@ -794,7 +893,11 @@ def test_what_only_matters_at_its_start_is_a_warning_for_a_vm_that_is_shut_off(r
 WARNINGS = [
     (there(now=700.0), "clocks", "the clocks of kvm1 and kvm2 differ by about 300 s"),
     (there(now=1040.0), "clocks", "differ by about 40 s"),
-    (there(interfaces={"br0": 9000, "eth1": 1500}), "bridges", "bridge br0 has MTU 1500 on kvm1 and 9000 on kvm2"),
+    (
+        there(interfaces={"br-default": 1500, "br0": 9000, "eth1": 1500}),
+        "bridges",
+        "bridge br0 has MTU 1500 on kvm1 and 9000 on kvm2",
+    ),
     (
         set_dest(pool_free={"/vm": 1 << 30}),
         "space",
@@ -883,6 +986,37 @@ def test_with_the_way_broken_both_hosts_are_judged_all_the_same(ready):
 
 
 @pytest.mark.parametrize(
+    ("make", "options", "lacks"),
+    [
+        (lambda lab: lab.kvm2.pools.clear(), {}, True),
+        (lambda lab: lab.kvm2.add_pool("vm", "/vm", active=False), {}, True),
+        (lambda lab: lab.kvm2.pools.clear(), {"storage": "shared"}, False),
+        (both(lambda lab: lab.kvm2.pools.clear(), stopped), {}, False),
+        (both(lambda lab: lab.kvm2.pools.clear(), with_shared_disk), {}, False),
+    ],
+)
+def test_with_the_way_broken_a_pool_that_is_missing_is_found(ready, make, options, lacks):
+    make(ready)
+    known = ready.facts("kvm2")
+    result = go(ready, check=True, dest_uri="qemu+ssh://root@elsewhere/system", _dest_facts=known, **options)
+    assert ("pools" in rows(result)) == lacks
+    assert not lacks or rows(result)["pools"][0]["role"] == "storage_pool"
+
+
+@pytest.mark.parametrize("lies_there", [True, False])
+def test_what_is_said_to_be_shared_lies_at_the_destination(ready, lies_there):
+    """Where libvirt on the source cannot make a probe file there is no proof."""
+    ready.world.faults["kvm1", "createXML"] = fake.libvirtError("Failed to create file: Permission denied", 38, 13)
+    if lies_there:
+        ready.kvm2.write(IMAGE, fake.File(content="a"))
+    result = go(ready, check=True, storage="shared")
+    assert result.failed != lies_there
+    if not lies_there:
+        assert rows(result)["storage"][0]["evidence"] == f"disk vda is said to be shared, and kvm2 has no {IMAGE}"
+        assert result.failure_class == "image_missing"
+
+
+@pytest.mark.parametrize(
     ("helpers", "lacks", "uri"),
     [
         ([], "virt-ssh-helper and no nc", "qemu+ssh://root@kvm2/system"),
@@ -954,7 +1088,7 @@ def test_a_bare_module_judges_what_its_uris_reach_and_says_what_it_cannot(lab):
                     "xml",
                     lab.kvm1.guests[UUID].xml.replace("<source bridge='br0'/>", f"<source bridge='br0'/>{SWITCHED}"),
                 ),
-                there(linux_bridges=[], interfaces={"br0": 1500, "eth1": 1500, "ovs-system": 1500}),
+                there(linux_bridges=[], interfaces={"br-default": 1500, "br0": 1500, "eth1": 1500, "ovs-system": 1500}),
             ),
             {},
         ),

@@ -47,4 +47,61 @@ def test_needs_that_were_told_as_plain_data_are_judged_alike(groups, fits):
 
 def test_the_port_groups_of_a_network():
     text = "<network><name>n</name><portgroup name='web' default='yes'><vlan/></portgroup><portgroup/></network>"
-    assert needs.portgroups(text) == ["web"]
+    assert needs.network(text) == ("", ["web"])
+    assert needs.network("<network><bridge name='br0'/></network>") == ("br0", [])
+
+
+def test_filters_of_its_interfaces():
+    filtered = "<interface type='network'><source network='n'/><filterref filter='no-spoofing'/></interface>"
+    assert of(filtered, filtered, STOPPED).filters == ("no-spoofing",)
+
+
+@pytest.mark.parametrize(
+    ("device", "listens"),
+    [
+        ("<graphics type='vnc' port='5901' autoport='yes' listen='10.0.0.1'/>", [("vnc", "10.0.0.1", 0)]),
+        ("<graphics type='vnc' port='-1' listen='10.0.0.1'/>", [("vnc", "10.0.0.1", 0)]),
+        ("<graphics type='vnc' port='5901' autoport='no'/>", [("vnc", "127.0.0.1", 5901)]),
+        (
+            "<graphics type='spice' port='5901' tlsPort='5902' autoport='no'><listen type='address'"
+            " address='10.0.0.1'/></graphics>",
+            [("spice", "10.0.0.1", 5901), ("spice", "10.0.0.1", 5902)],
+        ),
+        # The address is the one that this network has on its host.
+        ("<graphics type='vnc' port='5901'><listen type='network' network='n' address='10.0.0.1'/></graphics>", []),
+        ("<graphics type='vnc'><listen type='socket' socket='/run/a'/></graphics>", []),
+        ("<graphics type='spice'><listen type='none'/></graphics>", []),
+        ("<graphics type='egl-headless'/>", []),
+        (
+            "<serial type='tcp'><source mode='bind' host='10.0.0.1' service='4555'/></serial>"
+            "<console type='tcp'><source mode='bind' host='10.0.0.1' service='4555'/></console>",
+            [("serial", "10.0.0.1", 4555)],
+        ),
+        ("<serial type='tcp'><source mode='connect' host='10.0.0.1' service='4555'/></serial>", []),
+    ],
+)
+def test_where_somebody_can_connect_to_it(device, listens):
+    assert of(device).listens == tuple(listens)
+
+
+def test_files_and_directories_of_its_host():
+    found = needs.of(
+        "<domain><os><loader type='rom'>/usr/share/qemu/bios.bin</loader><kernel>/boot/vmlinuz</kernel><dtb/></os>"
+        "<sysinfo type='fwcfg'><entry name='opt/a' file='/etc/a.ign'/><entry name='opt/b'>b</entry></sysinfo><devices>"
+        "<interface type='network'><source network='n'/><rom file='/usr/lib/pxe.rom'/></interface>"
+        "<interface type='network'><source network='n'/><rom bar='off'/></interface>"
+        "<serial type='file'><source path='/var/log/vm/a.log'/></serial>"
+        "<console type='pty'><log file='/var/log/consoles/a.log'/></console>"
+        "<channel type='unix'><source mode='bind' path='/var/lib/libvirt/qemu/channel/target/a'/></channel>"
+        "<console type='pty'><log file='/var/log/libvirt/qemu/a.log'/></console>"
+        "<channel type='unix'><source mode='bind' path='/srv/a.sock'/></channel>"
+        "<channel type='unix'><source mode='connect' path='/elsewhere/a.sock'/></channel>"
+        "</devices></domain>"
+    )
+    assert found.files == ("/usr/share/qemu/bios.bin", "/boot/vmlinuz", "/usr/lib/pxe.rom", "/etc/a.ign")
+    assert found.folders == ("/var/log/vm", "/var/log/consoles", "/srv")
+
+
+def test_what_listens_is_told_as_plain_data_too():
+    one = of("<graphics type='vnc' port='5901'/>")
+    assert needs.read(json.loads(json.dumps(asdict(one)))) == one

@@ -45,6 +45,7 @@ def test_a_vm_that_is_elsewhere_moves_to_its_declared_host():
             "storage": "auto",
             "cleanup": False,
             "note": "",
+            "chosen": True,
             "move": {"name": "a", "source": "kvm1", "dest": "kvm2", **AUTO, "dest_host": "kvm2"},
         }
     ]
@@ -358,3 +359,19 @@ def test_without_a_wish_it_is_told_where_a_vm_could_go_and_why_not_elsewhere():
     facts = {"kvm1": told(1, a="running"), "kvm2": told(2, ()), "kvm3": told(3)}
     (error,) = plan(facts, vm="a")["errors"]
     assert error.endswith("could go to: kvm3; not to kvm2: kvm2 has no libvirt network blue, which a is in")
+
+
+@pytest.mark.parametrize(
+    ("wish", "chosen"),
+    [
+        ({"dest": "kvm3"}, {"kvm3": True}),
+        ({"dest": "kvm3,kvm2"}, {"kvm3": True, "kvm2": False}),
+        ({"declared": {"a": {"host": ["kvm2", "kvm3"]}}}, {"kvm2": True, "kvm3": False}),
+        # It lives there already.
+        ({"dest": "kvm2,kvm1"}, {"kvm2": False}),
+        ({}, {"kvm2": None, "kvm3": None}),
+    ],
+)
+def test_of_all_that_is_judged_it_is_known_what_would_be_done(wish, chosen):
+    result = plan(FLEET, vm="a", every=True, **wish)
+    assert {move["dest"]: move["chosen"] for move in result["moves"]} == chosen

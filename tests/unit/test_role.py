@@ -141,9 +141,10 @@ REFUSED = {"failed": True, "msg": "a: port 49152 is closed", "results": [GOOD, B
 
 
 def test_preflight_tells_what_is_in_the_way_first_with_its_cure_and_fails(play):
-    done = play("preflight", known(), known(2, ()), known(3, ()), queue=REFUSED, vm="a")
+    queue = {**REFUSED, "results": [BAD, GOOD]}
+    done = play("preflight", known(), known(2, ()), known(3, ()), queue=queue, vm="a", dest="kvm3,kvm2")
     assert done.returncode != 0
-    assert "obstacles before 1 of 2 moves" in done.stdout, done.stdout
+    assert "obstacles before a" in done.stdout, done.stdout
     lines = [line.strip(' ",') for line in done.stdout.splitlines()]
     told = [
         "a: cannot move, kvm1 -> kvm3",
@@ -158,6 +159,26 @@ def test_preflight_tells_what_is_in_the_way_first_with_its_cure_and_fails(play):
     ]
     first = lines.index(told[0])
     assert lines[first : first + len(told)] == told
+
+
+@pytest.mark.parametrize(
+    ("wish", "judged", "passes"),
+    [
+        # Any of these hosts will do, and migrate.yml takes the first one.
+        ({"dest": "kvm2,kvm3"}, [GOOD, BAD], True),
+        ({"dest": "kvm2,kvm3"}, [BAD, GOOD], False),
+        # It lives on one of them.
+        ({"dest": "kvm1,kvm3"}, [BAD], True),
+        # It could go anywhere.
+        ({}, [BAD, GOOD], True),
+        ({}, [BAD, BAD], False),
+    ],
+)
+def test_preflight_fails_where_migrate_would(play, wish, judged, passes):
+    queue = {"failed": True, "msg": "a: port 49152 is closed", "results": judged}
+    done = play("preflight", known(), known(2, ()), known(3, ()), queue=queue, vm="a", **wish)
+    assert (done.returncode == 0) == passes, done.stdout
+    assert ("obstacles before a" in done.stdout) != passes
 
 
 def test_preflight_passes_where_nothing_is_in_the_way(play):

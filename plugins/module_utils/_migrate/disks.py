@@ -108,6 +108,7 @@ class Disks:
         )
         undecided = self._undecided(evidence, plans)
         self._check_backing(plans)
+        self._check_said(plans)
         copied = [self._there(target) for target in storage.copied(plans)]
         if offline:
             # libvirt has no part in their copy, and needs no pool.
@@ -282,6 +283,25 @@ class Disks:
                             "not_shared",
                             f"put {path} on storage that both hosts share",
                         )
+
+    def _check_said(self, plans: Sequence[DiskPlan]) -> None:
+        """What is only said to be shared must lie there, at least."""
+        for plan in plans:
+            if plan.action == storage.USE and plan.evidence == storage.UNKNOWN and not self._may_lie_there(plan):
+                self._findings.refuse(
+                    "storage",
+                    Refusal(
+                        f"disk {plan.target} is said to be shared, and {self._dest.host} has no {plan.dest}",
+                        "image_missing",
+                        f"bring the storage of {plan.dest} to {self._dest.host}, or say storage: copy",
+                    ),
+                )
+
+    def _may_lie_there(self, plan: DiskPlan) -> bool:
+        kind = self._there(plan.target).type
+        if kind == "block":
+            return not self._devices_there or plan.dest in self._devices_there
+        return kind != "file" or self._dest.has(*posixpath.split(plan.dest)) is not False
 
     def check_replaceable(self, disks: Sequence[Disk], facts: Mapping[str, Any] | None, force: bool) -> None:
         """Refuse to replace files that lie at the destination and that nothing accounts for."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from contextlib import suppress
-from typing import Any, Callable, Dict, List, Tuple
+from typing import Any, Callable, Dict, List, Mapping, Tuple
 
 from .._images import carry
 from .._images.stream import StreamError
@@ -140,9 +140,8 @@ class Ending:
     def fail(self, job: Job, end: End) -> Refusal:
         """The guest is not at the destination: leave nothing of the run where it is not; the refusal that says so."""
         ledger = self._ledger
-        message = self._message(job)
         known_as = names(ledger.name, self._source, self._dest)
-        known = messages.look_up(message, **known_as)
+        message, known = self._message(job, known_as)
         if known.failure_class in CUT and end.disk_error:
             # QEMU has cut the stream for that; what libvirt hears of first is chance.
             message = f"{messages.DISK_ERROR}; {message}"
@@ -216,13 +215,23 @@ class Ending:
             self._report.add(left_behind=left, removed=gone)
             self._warn(tried(lambda local: local.forget(self._ledger.uuid, gone), self._local))
 
-    def _message(self, job: Job) -> str:
-        """What libvirt said about it, or would have said."""
+    def _message(self, job: Job, known_as: Mapping[str, str]) -> Tuple[str, messages.Known]:
+        """What libvirt said about it, or would have said, and what is known of that."""
         said = str(job.error) if job.error else "libvirt reported no error"
+        reasons: List[str] = []
         if messages.is_overwritten(said) and self._local is not None:
+            alone = all(run["name"] == self._ledger.name for run in workers.live())
             # The clock and the journal's may differ by a little.
-            said = messages.reason(self._local.daemon_errors(time.time() - job.elapsed() - 0.1)) or said
-        return uris.redact(said)
+            reasons = messages.reasons(self._local.daemon_errors(time.time() - job.elapsed() - 0.1), alone)
+        known = [messages.look_up(one, **known_as) for one in reasons or [said]]
+        if len({one.failure_class for one in known}) > 1:
+            # Whose is whose is not known.
+            known = [messages.look_up(said, **known_as)]
+        if len(reasons) > 1:
+            said += f"; the libvirt daemon has logged then, of this VM or of others that moved: {'; '.join(reasons)}"
+        elif reasons:
+            said = reasons[0]
+        return uris.redact(said), known[0]
 
     def _conclude(self, what: str) -> None:
         self._warn(self.record(what))

@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import errno
 import grp
+import ipaddress
 import os
 import pwd
 import re
 import selectors
 import shutil
 import socket
+import sys
 import time
 from contextlib import suppress
 from typing import Any, Callable, Collection, Dict, List, Sequence, Tuple
@@ -43,7 +45,7 @@ _DAEMONS = {"run/virtqemud.pid": "virtqemud", "run/libvirtd.pid": "libvirtd"}
 _LISTENING = "0A"
 
 
-def of_host(host: Host, wanted: Collection[str] = ("networks", "memory", "secrets")) -> Dict[str, Any]:
+def of_host(host: Host, wanted: Collection[str] = ("networks", "filters", "memory", "secrets")) -> Dict[str, Any]:
     """What libvirt tells; what its driver does not know is not there."""
     offers = needs.offers(host.capabilities)
     facts: Dict[str, Any] = {
@@ -54,6 +56,7 @@ def of_host(host: Host, wanted: Collection[str] = ("networks", "memory", "secret
     }
     questions: Dict[str, Callable[[], Any]] = {
         "networks": host.networks,
+        "filters": host.filters,
         "memory": host.memory,
         "secrets": host.secrets,
     }
@@ -67,9 +70,11 @@ def of_host(host: Host, wanted: Collection[str] = ("networks", "memory", "secret
 def of_machine() -> Dict[str, Any]:
     """What the files of this machine tell. Nothing is asked that could keep us waiting."""
     conf = certificates.settings(text_of("etc/libvirt/qemu.conf"))
+    listeners = _listeners()
     return {
         "now": time.time(),
         "interfaces": _interfaces(),
+        "local_addresses": _local_addresses(),
         "linux_bridges": [
             name for name in names_in("sys/class/net") if os.path.isdir(path_of(f"sys/class/net/{name}/bridge"))
         ],
@@ -77,7 +82,8 @@ def of_machine() -> Dict[str, Any]:
         "qemu_conf": {name: conf[name] for name in _SETTINGS if name in conf},
         "qemu_user": _qemu_user(conf),
         "selinux": _selinux(),
-        "listening": _listening(),
+        "listening": sorted({port for _address, port in listeners}),
+        "listeners": listeners,
         "huge_pages": _huge_pages(),
         "swap_free": _swap_free(),
         "userfaultfd": text_of("proc/sys/vm/unprivileged_userfaultfd").strip(),
@@ -258,15 +264,38 @@ def _selinux() -> Dict[str, Any]:
     return {"enforcing": enforces == "1", "on": [name for name, value in switches.items() if value == "1"]}
 
 
-def _listening() -> List[int]:
-    """The ports where somebody listens."""
+def _listeners() -> List[Tuple[str, int]]:
+    """The addresses and ports where somebody listens."""
     found = set()
     for table in ("tcp", "tcp6"):
         for line in text_of(f"proc/net/{table}").splitlines()[1:]:
             words = line.split()
             if len(words) > 3 and words[3] == _LISTENING:
-                found.add(int(words[1].rpartition(":")[2], 16))
+                address, _colon, port = words[1].rpartition(":")
+                found.add((_address(address), int(port, 16)))
     return sorted(found)
+
+
+def _address(digits: str) -> str:
+    """An address of /proc/net/tcp: words of 32 bits, each in the machine's own order of bytes."""
+    words = [int(digits[start : start + 8], 16) for start in range(0, len(digits), 8)]
+    packed = b"".join(word.to_bytes(4, sys.byteorder) for word in words)
+    return str(ipaddress.ip_address(packed))
+
+
+def _local_addresses() -> List[str]:
+    """The addresses of this machine's own interfaces, by the kernel's table of routes (type LOCAL) for IPv4."""
+    found = []
+    last = ""
+    for line in text_of("proc/net/fib_trie").splitlines():
+        words = line.split()
+        if words[:1] == ["|--"]:
+            last = words[1]
+        elif words[:3] == ["/32", "host", "LOCAL"]:
+            found.append(last)
+    for line in text_of("proc/net/if_inet6").splitlines():
+        found.append(str(ipaddress.ip_address(bytes.fromhex(line.split()[0]))))
+    return list(dict.fromkeys(found))
 
 
 def _huge_pages() -> Dict[str, int]:

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import errno
 import posixpath
 import threading
 import time
@@ -141,7 +140,7 @@ class Guest:
 
     def _goes_along(self, what: str, path: str, disks: Disks, stays: str) -> bool:
         """Whether a file or directory has to be copied: an offline move takes nothing but the definition along."""
-        if not path or self._exists(self._source, path) is False:
+        if not path or self._source.has(*posixpath.split(path)) is False:
             return False
         evidence = disks.of_directory(domain_xml.directory(path))
         if evidence.verdict == storage.SHARED:
@@ -187,7 +186,7 @@ class Guest:
         if disks.of_directory(domain_xml.directory(here), domain_xml.directory(there)).verdict == storage.SHARED:
             return
         self.noted["nvram"] = here
-        exists = self._exists(self._dest, there)
+        exists = self._dest.has(*posixpath.split(there))
         if exists is False:
             self.noted["new_nvram"] = there
         elif exists and not self._is_its_own(there):
@@ -207,7 +206,7 @@ class Guest:
                     self._check_medium(disk, offline)
 
     def _check_medium(self, disk: Disk, offline: bool) -> None:
-        if self._exists(self._dest, disk.source) is not False:
+        if self._dest.has(*posixpath.split(disk.source)) is not False:
             return
         removable = disk.device in ("cdrom", "floppy")
         what = "the medium in drive" if removable else "the image of read-only disk"
@@ -223,14 +222,6 @@ class Guest:
             if removable
             else "copy it there",
         )
-
-    @staticmethod
-    def _exists(side: Storage, path: str) -> bool | None:
-        """Whether a host has that file, None where it does not tell."""
-        try:
-            return posixpath.basename(path) in side.names(domain_xml.directory(path))
-        except LibvirtFailure as error:
-            return False if error.errno in (errno.ENOENT, errno.ENOTDIR) else None
 
     # Snapshots and checkpoints
 

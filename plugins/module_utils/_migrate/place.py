@@ -26,7 +26,7 @@ def names(name: str, source: Host, dest: Host) -> Dict[str, str]:
 
 def refusal(error: LibvirtFailure, what: str, known_as: Mapping[str, str] | None = None, **details: Any) -> Refusal:
     """A failure of libvirt as a refusal, with what is known about its message; `known_as` are names for its cure."""
-    message = uris.redact(str(error))
+    message = messages.shortened(uris.redact(str(error)))
     known = messages.look_up(message, **(known_as or {}))
     failure_class = "unreachable" if isinstance(error, NoAnswer) else known.failure_class
     return Refusal(f"{what}: {message}", failure_class, known.cure, known.role, **details)
@@ -97,7 +97,7 @@ def same_host(source_uuid: str, source: str, dest: str, at_source: Domain | None
             f"{uris.redact(source)} and {uris.redact(dest)} are the same host (UUID {source_uuid}),"
             f" and VM {name} is not on it",
             "same_host",
-            "name two different hosts, or give each its own host_uuid in libvirtd.conf",
+            messages.SAME_UUID,
         )
     return Place(at_source.name, at_source.uuid, None, at_source)
 

@@ -31,6 +31,7 @@ SIZE = 512
 # Beside an image that a run makes: the run's half of the journal at the destination.
 MARKER_PREFIX = ".kvmops-run-"
 _LONGEST_NAME = 255
+_ABSENT = (errno.ENOENT, errno.ENOTDIR)
 # By why a probe cannot be made, what helps.
 _CURES = {
     errno.ENOSPC: "free space in {directory} on {host}",
@@ -78,12 +79,7 @@ class Storage:
         for directory in directories:
             inactive = self.inactive_pool(directory)
             said.append(f"{directory} (its pool {inactive.name} is not started)" if inactive else directory)
-        return Refusal(
-            f"{self.host} has no active storage pool with target path {' nor with '.join(said)}",
-            "pool_missing",
-            "role storage_pool",
-            role="storage_pool",
-        )
+        return missing_pools(str(self.host), *said)
 
     def _at(self, directory: str) -> List[Pool]:
         return [pool for pool in self._pools if pool.is_directory and pool.path == posixpath.normpath(directory)]
@@ -102,6 +98,14 @@ class Storage:
         if directory not in self._names:
             self._names[directory] = self.look(directory)
         return self._names[directory]
+
+    def has(self, directory: str, name: str = "") -> bool | None:
+        """Whether the host has that directory, and that file in it; None where it does not tell."""
+        try:
+            found = self.names(directory)
+        except LibvirtFailure as error:
+            return False if error.errno in _ABSENT else None
+        return not name or name in found
 
     def look(self, directory: str) -> List[str]:
         """What lies in a directory now, by a pool of the check's own at another path to the same place.
@@ -177,6 +181,15 @@ class Storage:
         return match is not None and self._now - int(match[1]) > STALE_AFTER
 
 
+def missing_pools(host: str, *directories: str) -> Refusal:
+    return Refusal(
+        f"{host} has no active storage pool with target path {' nor with '.join(directories)}",
+        "pool_missing",
+        "role storage_pool",
+        role="storage_pool",
+    )
+
+
 def _compare(source: Storage, dest: Storage, directory: str, dest_directory: str, run_id: str) -> Evidence:
     name = f"{VOLUME_PREFIX}{run_id}"
     try:
@@ -196,7 +209,7 @@ def _seen_from(source: Storage, dest: Storage, made_in: str, directory: str, nam
         with dest.opened(directory) as pool:
             return _counter_probe(source, dest, pool, name, made_in, directory)
     except LibvirtFailure as error:
-        if error.errno in (errno.ENOENT, errno.ENOTDIR):
+        if error.errno in _ABSENT:
             return Evidence(NOT_SHARED, f"{dest.host} has no directory {directory}")
         return Evidence(UNKNOWN, f"{dest.host} could not look into {directory}: {error}")
 

@@ -27,7 +27,7 @@ from .recover import Recovery, unfinished
 from .relocated import settle_earlier
 from .report import Report, Request
 from .settle import Settlement
-from .survey import Survey, note
+from .survey import Survey, note, note_pools
 
 # Between two looks at a job that somebody else has begun, in seconds.
 JOB_STEP = 1.0
@@ -126,7 +126,10 @@ def _unreached(request: Request, report: Report, source: Host) -> Refusal:
     text = source.xml(domain.uuid)
     local = request.local if uris.parse(options["uri"]).is_local else None
     look = Survey(domain.name, mode, options, source, None, None, said["facts"], local, said["hostname"])
-    note(look.case(text, "", Layout(), domain_xml.parse(text), {}), report, options["preflight"])
+    definition = domain_xml.parse(text)
+    case = look.case(text, "", Layout(), definition, {})
+    note_pools(case, definition, request.facts or {}, report)
+    note(case, report, options["preflight"])
     return report.findings.refusal
 
 

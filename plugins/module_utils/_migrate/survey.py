@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import posixpath
 from contextlib import suppress
-from typing import Any, Callable, Dict, Mapping, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Mapping, Sequence, Tuple
 
 from .._libvirt import Host, LibvirtFailure, NoAnswer, Volume
 from .._pure import names, preflight, storage
@@ -23,7 +23,7 @@ from .._pure.refusal import Refusal
 from . import facts, writes
 from .disks import Layout
 from .local import Local
-from .probe import Storage
+from .probe import Storage, missing_pools
 from .report import Report
 
 # Tries to write in directories, by what the machine is.
@@ -101,6 +101,7 @@ class Survey:
             between={
                 **self._asked(needs, there),
                 **self._way(there, layout),
+                "absent": self._absent(needs),
                 **({"answers": True} if self._dest is not None else {}),
             },
         )
@@ -114,7 +115,12 @@ class Survey:
             return self._there
         if self._dest is None:
             return {}
-        wanted = {"networks": needs.networks, "secrets": needs.secrets, "memory": self._runs and not needs.huge_page}
+        wanted = {
+            "networks": needs.networks,
+            "filters": needs.filters,
+            "secrets": needs.secrets,
+            "memory": self._runs and not needs.huge_page,
+        }
         return facts.of_host(self._dest, [name for name, needed in wanted.items() if needed])
 
     def _replaced(self, layout: Layout) -> Dict[str, Tuple[int, int]]:
@@ -130,6 +136,13 @@ class Survey:
                 with suppress(LibvirtFailure):
                     found[folder] = self._dest.pool_free(pool.name)
         return found
+
+    def _absent(self, needs: Needs) -> List[str]:
+        """Which of the files and directories that it needs the destination has not."""
+        if self._pools is None:
+            return []
+        absent = [path for path in needs.files if self._pools.has(*posixpath.split(path)) is False]
+        return absent + [folder for folder in needs.folders if self._pools.has(folder) is False]
 
     def _asked(self, needs: Needs, there: Mapping[str, Any]) -> Dict[str, str]:
         """What libvirt at the destination says of this guest's CPU, and of an emulator that it does not name itself."""
@@ -232,6 +245,22 @@ def note(case: Case, report: Report, preflight_is: str) -> None:
         status = WARN if found.status == FAIL else found.status
         role = check.role if status == WARN else None
         report.findings.add(Finding(check.id, status, found.evidence, found.cure, role))
+
+
+def note_pools(case: Case, definition: Definition, said: Mapping[str, Any], report: Report) -> None:
+    """Pools that disks would be copied to and that the destination, which libvirt does not reach, says it has not.
+
+    Nothing can prove then what both hosts share: the kind of its file system is what is known.
+    """
+    if not case.runs or case.options["storage"] == "shared" or case.options["dest_xml"] or "pools" not in said:
+        return
+    active = [posixpath.normpath(pool["path"]) for pool in said["pools"] if pool["active"] and pool["path"]]
+    for disk in definition.disks:
+        mounts = [preflight.mount_fact(disk.source, host.get("mounts") or ()) for host in (case.here, case.there)]
+        kinds = [mount.get("type") for mount in mounts]
+        local = all(kinds) and not all(kind in preflight.SHARED_TYPES for kind in kinds)
+        if disk.type == "file" and storage.writable(disk) and local and disk.directory not in active:
+            report.findings.refuse("pools", missing_pools(case.dest, disk.directory))
 
 
 # Failures of which libvirt tells only that they were.

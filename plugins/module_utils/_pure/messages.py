@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
-from typing import Pattern, Sequence, Tuple
+from typing import List, Pattern, Sequence, Tuple
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,11 @@ UNNAMED = {
     "holder": "the job",
 }
 
+# What helps hosts that libvirt takes for one.
+SAME_UUID = (
+    'name two hosts, or let each libvirtd have a UUID of its own: host_uuid_source = "machine-id", and a'
+    " /etc/machine-id that no other host has"
+)
 _PORTS = "open ports 49152-49215/tcp on {dest} for {source}"
 # What libvirt says of a guest that is stopped for an error of a disk.
 DISK_ERROR = "failed due to I/O error"
@@ -221,6 +226,11 @@ TABLE = (
         "define and start the libvirt network {network} on {dest}",
     ),
     _known(
+        r"referenced filter '(?P<filter>[^']*)' is missing",
+        "filter_missing",
+        "define it there: virsh nwfilter-dumpxml {filter} on {source}, virsh nwfilter-define on {dest}",
+    ),
+    _known(
         r"network '(?P<network>[^']*)' is not active",
         "network_missing",
         "start it: virsh net-start {network} on {dest}",
@@ -363,7 +373,7 @@ TABLE = (
     _known(
         r"attempt to migrate guest to the same host",
         "same_host",
-        'name another destination, or give each libvirtd its own host_uuid (host_uuid_source = "machine-id")',
+        SAME_UUID,
         "libvirt_host",
     ),
     _known(
@@ -381,7 +391,7 @@ TABLE = (
     _known(
         r"failed to connect socket to",
         "daemon_not_listening",
-        "start libvirtd (or virtqemud) on {host}",
+        "start it: systemctl start libvirtd (or virtqemud) on {host}",
         "libvirt_host",
     ),
     _known(
@@ -414,12 +424,20 @@ UNKNOWN = _known(
     "look for more in the log of the libvirt daemon (journalctl -u libvirtd -u virtqemud) on {source} and on {dest}",
 )
 
+_BANNER = re.compile(
+    r"@{9,}.*?(?:Offending \S+ key in (\S+?)\s.*?)?(Host key verification failed|$)", re.IGNORECASE | re.DOTALL
+)
 # What comes back from a peer-to-peer migration over ssh whatever went wrong: libvirt closes its connection to the
 # destination then, and the end of that overwrites the reason. Only the source daemon's own log has it.
 _OVERWRITTEN = re.compile(r"end of file while reading data: : ", re.IGNORECASE)
 # Seconds within which one failure is logged by all that it concerns.
 _BURST = 5.0
 _NO_REASON = re.compile(r"end of file while reading data|migration successfully aborted", re.IGNORECASE)
+
+
+def shortened(text: str) -> str:
+    """A message without the banner of OpenSSH about a host key that has changed, but for where the old one is."""
+    return _BANNER.sub(lambda match: f"the host key has changed ({match[1] or 'known_hosts'}): {match[2]}", text)
 
 
 def look_up(text: str, **names: str) -> Known:
@@ -447,7 +465,13 @@ def is_overwritten(text: str) -> bool:
     return _OVERWRITTEN.search(text) is not None
 
 
-def reason(logged: Sequence[Tuple[float, str]]) -> str:
-    """The error in a daemon's log, with times in seconds, of which the last ones are consequences; or nothing."""
+def reasons(logged: Sequence[Tuple[float, str]], alone: bool) -> List[str]:
+    """The errors in a daemon's log, with times in seconds, one of which is the reason of the failure that ends it.
+
+    The first one is where only one VM moves, and the others are its consequences. The log does not tell which VM an
+    error is about, so that all of them may be where others have failed as well, or still may.
+    """
     end = max((seconds for seconds, _text in logged), default=0.0)
-    return next((text for seconds, text in logged if end - seconds <= _BURST and not _NO_REASON.search(text)), "")
+    burst = [text for seconds, text in logged if end - seconds <= _BURST]
+    found = list(dict.fromkeys(text for text in burst if not _NO_REASON.search(text)))
+    return found[:1] if alone and sum(map(is_overwritten, burst)) <= 1 else found

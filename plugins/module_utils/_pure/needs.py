@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import posixpath
 import xml.etree.ElementTree as ET
 from dataclasses import dataclass, fields
 from typing import Any, Dict, Iterator, List, Mapping, Tuple
@@ -39,6 +40,13 @@ class Needs:
     switches: Tuple[str, ...] = ()
     # Network devices of the host that it uses directly.
     devices: Tuple[str, ...] = ()
+    # Network filters of its interfaces.
+    filters: Tuple[str, ...] = ()
+    # Where somebody can connect to it: what listens, at which address of its host, and the port, 0 for any.
+    listens: Tuple[Tuple[str, str, int], ...] = ()
+    # Files of the host that it starts from, and directories in which its consoles make files.
+    files: Tuple[str, ...] = ()
+    folders: Tuple[str, ...] = ()
     # Each by its UUID, or as TYPE:NAME.
     secrets: Tuple[str, ...] = ()
     emulated_tpm: bool = False
@@ -49,8 +57,12 @@ class Needs:
 def read(plain: Mapping[str, Any]) -> Needs:
     """Needs that were told as plain data."""
     known: Dict[str, Any] = {field.name: plain[field.name] for field in fields(Needs) if field.name in plain}
-    lists = {name: tuple(value) for name, value in known.items() if isinstance(value, list)}
+    lists = {name: tuple(map(_hashable, value)) for name, value in known.items() if isinstance(value, list)}
     return Needs(**{**known, **lists})
+
+
+def _hashable(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 def of(text: str) -> Needs:
@@ -73,6 +85,10 @@ def of(text: str) -> Needs:
         bridges=_sources(interfaces, "bridge", "bridge"),
         switches=_sources([one for one in interfaces if _is_switched(one)], "bridge", "bridge"),
         devices=_sources(interfaces, "direct", "dev"),
+        filters=_filters(interfaces),
+        listens=tuple(dict.fromkeys((*_graphics(root), *_consoles(root)))),
+        files=tuple(dict.fromkeys(_files(root))),
+        folders=tuple(dict.fromkeys(_folders(root))),
         secrets=tuple(dict.fromkeys(_secrets(root))),
         emulated_tpm=root.find("devices/tpm/backend[@type='emulator']") is not None,
         parts=tuple(_parts(root)),
@@ -108,6 +124,65 @@ def _portgroups(interfaces: List[ET.Element]) -> Tuple[Tuple[str, str], ...]:
 
 def _is_switched(interface: ET.Element) -> bool:
     return interface.find("virtualport[@type='openvswitch']") is not None
+
+
+def _filters(interfaces: List[ET.Element]) -> Tuple[str, ...]:
+    named = (one.get("filter", "") for interface in interfaces for one in interface.findall("filterref"))
+    return tuple(dict.fromkeys(filter(None, named)))
+
+
+def _graphics(root: ET.Element) -> Iterator[Tuple[str, str, int]]:
+    """Of a port that libvirt has chosen another one is chosen at the destination, as is an address of a network."""
+    for node in root.findall("devices/graphics"):
+        kind = node.get("type", "")
+        listen = node.find("listen")
+        if listen is not None and listen.get("type") != "address":
+            continue
+        address = node.get("listen", "") if listen is None else listen.get("address", "")
+        chosen = node.get("autoport") == "yes"
+        fixed = [int(node.get(one) or 0) for one in ("port", "tlsPort")] if not chosen else []
+        ports = [port for port in fixed if port > 0]
+        if kind in ("vnc", "spice", "rdp"):
+            yield from ((kind, address or "127.0.0.1", port) for port in ports or [0])
+
+
+# Devices that are a character device to the guest (https://libvirt.org/formatdomain.html#consoles-serial-...).
+_CHARACTER = ("serial", "parallel", "console", "channel", "redirdev", "smartcard")
+# Where libvirt makes the directories itself.
+_OWN = ("/var/lib/libvirt/", "/var/log/libvirt/", "/run/libvirt/", "/var/run/libvirt/")
+
+
+def _characters(root: ET.Element) -> Iterator[ET.Element]:
+    for name in _CHARACTER:
+        yield from root.findall(f"devices/{name}")
+
+
+def _consoles(root: ET.Element) -> Iterator[Tuple[str, str, int]]:
+    for node in _characters(root):
+        source = node.find("source[@mode='bind']")
+        service = "" if source is None else source.get("service", "")
+        if source is not None and node.get("type") == "tcp" and service.isdigit():
+            # The first console is the first serial port.
+            name = "serial" if node.tag == "console" else node.tag
+            yield name, source.get("host", ""), int(service)
+
+
+def _files(root: ET.Element) -> Iterator[str]:
+    """What the host's administrator has put there: firmware, kernels, tables."""
+    named = [root.findtext(f"os/{name}", "").strip() for name in ("loader", "kernel", "initrd", "dtb")]
+    named += [(node.text or "").strip() for node in root.findall("os/acpi/table")]
+    named += [node.get("file", "") for node in (*root.findall("devices/*/rom"), *root.findall("sysinfo/entry"))]
+    yield from (path for path in named if path.startswith("/"))
+
+
+def _folders(root: ET.Element) -> Iterator[str]:
+    for node in _characters(root):
+        source, log = node.find("source"), node.find("log")
+        listens = source is not None and source.get("mode") == "bind"
+        paths = [log.get("file", "")] if log is not None else []
+        if source is not None and (node.get("type") in ("file", "pipe") or (node.get("type") == "unix" and listens)):
+            paths.append(source.get("path", ""))
+        yield from (posixpath.dirname(path) for path in paths if path.startswith("/") and not path.startswith(_OWN))
 
 
 def _huge_page(root: ET.Element) -> int:
@@ -185,6 +260,9 @@ def offers(text: str) -> Offers:
     return Offers(machines, types, tuple(dict.fromkeys(filter(None, emulators))), " ".join(filter(None, words)))
 
 
-def portgroups(text: str) -> List[str]:
-    """The names of a network's port groups."""
-    return [name for name in (node.get("name", "") for node in ET.fromstring(text).findall("portgroup")) if name]
+def network(text: str) -> Tuple[str, List[str]]:
+    """A network's bridge, empty where it has none, and the names of its port groups."""
+    root = ET.fromstring(text)
+    bridge = root.find("bridge")
+    groups = [name for name in (node.get("name", "") for node in root.findall("portgroup")) if name]
+    return "" if bridge is None else bridge.get("name", ""), groups

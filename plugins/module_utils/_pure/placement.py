@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from . import needs, preflight, queue
+from . import messages, needs, preflight, queue
 from . import options as table
 from .refusal import Refusal
 
@@ -67,6 +67,9 @@ class Step:
     # Only settle what a killed run has left.
     cleanup: bool = False
     note: str = ""
+    # Whether it is what migrate.yml would do, where it is one of several to be judged; None where that would do nothing
+    # without a host.
+    chosen: bool | None = True
 
     def plain(self) -> dict[str, Any]:
         """As a mapping, with `move` as virt_migrate_queue takes it."""
@@ -137,6 +140,8 @@ def plan(
             if isinstance(step, str):
                 errors.append(step)
                 continue
+            if every:
+                step.chosen = _is_chosen(step, split_names(dest), declared, hosts, set(inventory))
             plain = step.plain()
             wrong = judge({**(options or {}), **_arguments(plain["move"])}) if step.source else ""
             if wrong:
@@ -170,6 +175,19 @@ def _wishes(
         elsewhere = [host.name for host in hosts.values() if host.identity not in [home.identity for home in lives]]
         for one in dest or split_names(declared.get(name, {}).get("host")) or elsewhere:
             yield name, [one]
+
+
+def _is_chosen(
+    step: Step,
+    dest: list[str],
+    declared: Mapping[str, Mapping[str, Any]],
+    hosts: Mapping[str, Seen],
+    inventory: set[str],
+) -> bool | None:
+    if not (dest or split_names(declared.get(step.name, {}).get("host"))):
+        return None
+    first = _plan_one(step.name, dest, declared, hosts, inventory)
+    return isinstance(first, Step) and (first.source, first.dest) == (step.source, step.dest)
 
 
 def split_names(value: Any) -> list[str]:
@@ -222,7 +240,7 @@ def _check_hosts(hosts: Mapping[str, Seen]) -> list[str]:
             by_uuid.setdefault(host.identity[0], []).append(host)
     return [
         f"hosts {', '.join(host.name for host in same)} have the same libvirt host UUID {uuid}: "
-        "set host_uuid in libvirtd.conf, or libvirt will refuse to migrate between them"
+        f"libvirt would refuse to migrate between them; {messages.SAME_UUID} (role kvmops.migration.libvirt_host)"
         for uuid, same in by_uuid.items()
         if len({host.identity[1] for host in same}) > 1
     ]

@@ -18,7 +18,7 @@ import posixpath
 from dataclasses import dataclass, field
 from typing import Any, Callable, Dict, Iterator, List, Mapping, Sequence, Tuple
 
-from . import certificates, forecast, storage
+from . import certificates, forecast, names, storage
 from . import options as table
 from . import uri as uris
 from .findings import FAIL, PASS, SKIPPED, WARN
@@ -197,6 +197,8 @@ def _networks(case: Case) -> Iterator[Found]:
         return
     known = {network["name"]: network["active"] for network in case.there["networks"]}
     groups = {network["name"]: network.get("portgroups") for network in case.there["networks"]}
+    bridges = {network["name"]: network.get("bridge", "") for network in case.there["networks"]}
+    interfaces = case.there.get("interfaces")
     for name in case.needs.networks:
         if name not in known:
             cure = (
@@ -206,6 +208,13 @@ def _networks(case: Case) -> Iterator[Found]:
         elif not known[name]:
             cure = f"start it: virsh net-start {name} on {case.dest}"
             yield Found(case.stops, f"the libvirt network {name} of {case.name} is not active on {case.dest}", cure)
+        elif bridges.get(name) and interfaces is not None and bridges[name] not in interfaces:
+            # libvirt starts a network of a bridge that is not there.
+            yield Found(
+                case.stops,
+                f"{case.dest} has no {bridges[name]}, the bridge of its libvirt network {name}",
+                f"make the bridge {bridges[name]} on {case.dest}, or name its own one there: virsh net-edit {name}",
+            )
         else:
             yield Found(PASS, f"network {name} is active on {case.dest}")
     for name, group in case.needs.portgroups:
@@ -215,6 +224,71 @@ def _networks(case: Case) -> Iterator[Found]:
                 case.stops,
                 f"the libvirt network {name} of {case.dest} has no port group {group}, which {case.name} is in",
                 f"add it there as it is in virsh net-dumpxml {name} on {case.source}: virsh net-edit {name}",
+            )
+
+
+def _filters(case: Case) -> Iterator[Found]:
+    if not case.needs.filters:
+        return
+    unknown = case.lacks("filters")
+    if unknown:
+        yield from unknown
+        return
+    for name in case.needs.filters:
+        if name not in case.there["filters"]:
+            yield Found(
+                case.stops,
+                f"{case.dest} has no network filter {name}, which an interface of {case.name} has",
+                f"define it there: virsh nwfilter-dumpxml {name} on {case.source},"
+                f" virsh nwfilter-define on {case.dest}",
+            )
+        else:
+            yield Found(PASS, f"{case.dest} has network filter {name}")
+
+
+def _listens(case: Case) -> Iterator[Found]:
+    """Where people reach its screen and its consoles: libvirt takes the address along, and a port that was chosen."""
+    local, listeners = case.there.get("local_addresses"), case.there.get("listeners") or ()
+    for what, address, port in case.needs.listens:
+        cure = f"let its {what} listen on 0.0.0.0, or on an address of {case.dest}: dest_xml, or virsh edit {case.name}"
+        if local and names.address_of(address) not in (None, *_EVERYWHERE, *map(names.address_of, local)):
+            yield Found(
+                case.stops, f"the {what} of {case.name} listens on {address}, which {case.dest} does not have", cure
+            )
+        elif port and any(port == taken and _meet(address, other) for other, taken in listeners):
+            yield Found(
+                case.stops,
+                f"the {what} of {case.name} listens on port {port}, and somebody on {case.dest} does already",
+                f"let libvirt choose the port (autoport), or name one that is free on {case.dest}, in dest_xml",
+            )
+        else:
+            yield Found(PASS, f"the {what} of {case.name} can listen on {case.dest}")
+
+
+def _meet(one: str, other: str) -> bool:
+    """Whether nobody else can listen on the one address while somebody listens on the other, on one port."""
+    addresses = [names.address_of(address) for address in (one, other)]
+    return None in addresses or addresses[0] == addresses[1] or any(one in _EVERYWHERE for one in addresses)
+
+
+_EVERYWHERE = ("0.0.0.0", "::")
+
+
+def _host_files(case: Case) -> Iterator[Found]:
+    absent: Sequence[str] = case.between.get("absent") or ()
+    for path in case.needs.files:
+        if path in absent:
+            yield Found(
+                case.stops,
+                f"{case.dest} has no {path}, which {case.name} starts from",
+                f"install or copy it there, or name the one of {case.dest} in dest_xml",
+            )
+    for folder in case.needs.folders:
+        if folder in absent:
+            yield Found(
+                case.stops,
+                f"{case.dest} has no directory {folder}, in which consoles of {case.name} make their files",
+                f"mkdir -p {folder} on {case.dest}",
             )
 
 
@@ -356,6 +430,9 @@ def _ports(case: Case) -> Iterator[Found]:
         if not closed:
             yield Found(PASS, f"{address} lets packets to {_listed(answers)}/tcp through")
             continue
+        if address == case.between.get("address") and _is_own(case) is False:
+            yield Found(SKIPPED, f"{address} is no address of {case.dest}")
+            continue
         named = address in case.between["named"]
         wanted = _listed(closed) if named else "{}-{}".format(*case.between["range"])
         # The last port of the range stands for all of them, and where it is closed the first ones are all there is.
@@ -364,7 +441,8 @@ def _ports(case: Case) -> Iterator[Found]:
             WARN if rest else FAIL,
             f"port {_listed(closed)}/tcp of {address} cannot be reached from {case.source}: {closed[min(closed)]}"
             + ("; the first ones can" if rest else ""),
-            f"open ports {wanted}/tcp on {case.dest} for {case.source}",
+            f"open ports {wanted}/tcp on {case.dest} for {case.source}"
+            + ("" if named or case.between["range"][0] == PORTS[0] else ", by firewall_ports for the role"),
         )
 
 
@@ -377,7 +455,7 @@ def _free_ports(case: Case) -> Iterator[Found]:
             yield Found(
                 FAIL,
                 f"{option}: somebody listens on port {number} of {case.dest} already",
-                "wait until that has ended, or name another port",
+                f"end what listens there (ss -ltnp on {case.dest}), or name another port",
             )
     low, high = case.between.get("range") or PORTS
     free = high - low + 1 - sum(low <= port <= high for port in busy)
@@ -386,7 +464,8 @@ def _free_ports(case: Case) -> Iterator[Found]:
         yield Found(
             FAIL,
             f"{free} of the ports {low}-{high} of {case.dest} are free, and {case.name} needs {need}",
-            "wait until other moves to it have ended, or widen migration_port_max in its qemu.conf",
+            f"wait until other moves to it have ended, end what else listens there (ss -ltnp on {case.dest}), or widen"
+            " migration_port_max in its qemu.conf",
         )
     else:
         yield Found(PASS, f"{free} of the ports {low}-{high} are free")
@@ -396,6 +475,10 @@ def _dest_name(case: Case) -> Iterator[Found]:
     """libvirt sends the guest to the destination's own name, unless an address is given."""
     name = case.between.get("name")
     if not name:
+        if _is_own(case) is False:
+            yield _elsewhere(case, case.between["address"], f"give {case.dest} that address, or name one that it has")
+        elif _is_own(case):
+            yield Found(PASS, f"{case.between['address']} is an address of {case.dest}")
         return
     resolved = case.between.get("name_here")
     given = case.between.get("name_given", False)
@@ -412,13 +495,19 @@ def _dest_name(case: Case) -> Iterator[Found]:
             f"{case.source} cannot resolve {name}, {which}, and libvirt would send the data there",
             f"let {case.source} resolve {name}, or {'name an address' if given else 'set migration_address'}",
         )
-    elif all(map(_is_loopback, resolved)):
+    elif all(map(names.is_loopback, resolved)):
         yield Found(
             FAIL,
             f"on {case.source} the name {name} of {case.dest} leads to {resolved[0]}, which is {case.source} itself",
             f"correct the entry of {name} in /etc/hosts on {case.source}, or set migration_address",
         )
-    elif not given and case.there.get("addresses") and all(map(_is_loopback, case.there["addresses"])):
+    elif _is_own(case) is False:
+        yield _elsewhere(
+            case,
+            f"{name} ({resolved[0]}), {which},",
+            f"correct the entry of {name} in /etc/hosts on {case.source}, or set migration_address",
+        )
+    elif not given and case.there.get("addresses") and all(map(names.is_loopback, case.there["addresses"])):
         yield Found(
             WARN,
             f"on {case.dest} its own name {name} leads to {case.there['addresses'][0]}",
@@ -426,6 +515,23 @@ def _dest_name(case: Case) -> Iterator[Found]:
         )
     else:
         yield Found(PASS, f"{name} is {resolved[0]} on {case.source}")
+
+
+def _is_own(case: Case) -> bool | None:
+    """Whether the address of the data is one of the destination's own, None where that is not known.
+
+    Translated addresses are not known here, and taken for those of somebody else.
+    """
+    resolved = next(iter(case.between.get("name_here") or ()), "") or str(case.between.get("address") or "")
+    address = names.address_of(resolved.partition("%")[0])
+    local = case.there.get("local_addresses")
+    if address is None or not local or case.options["tunnelled"]:
+        return None
+    return address in map(names.address_of, local)
+
+
+def _elsewhere(case: Case, what: str, cure: str) -> Found:
+    return Found(FAIL, f"the data would go to {what} and {case.dest} has no such address", cure)
 
 
 def _tls_force(case: Case) -> Iterator[Found]:
@@ -773,10 +879,6 @@ def _numbers(user: Mapping[str, Any]) -> str:
     return f"{user['uid']}:{user['gid']}"
 
 
-def _is_loopback(address: str) -> bool:
-    return address.startswith("127.") or address == "::1"
-
-
 @dataclass(frozen=True)
 class Check:
     """One thing that is looked at before a VM moves.
@@ -842,11 +944,31 @@ CHECKS = (
         anywhere=True,
     ),
     Check(
+        "filters",
+        "Network filters of its interfaces are at the destination.",
+        _filters,
+        "filter_missing",
+        anywhere=True,
+    ),
+    Check(
         "bridges",
         "Bridges and network devices are there, with the same MTU.",
         _bridges,
         "bridge_missing",
         anywhere=True,
+    ),
+    Check(
+        "listens",
+        "Its screen and its consoles can be listened for at the destination.",
+        _listens,
+        "listen_address",
+        anywhere=True,
+    ),
+    Check(
+        "host_files",
+        "Firmware, kernels and directories that its definition names are at the destination.",
+        _host_files,
+        "file_missing",
     ),
     Check("secrets", "Secrets that it needs are at the destination.", _secrets, "secret_missing", anywhere=True),
     Check("swtpm", "What emulates its TPM is there.", _swtpm, anywhere=True),

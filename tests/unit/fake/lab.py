@@ -161,7 +161,7 @@ class Lab:
         here = self.world.local
         said = vars(self.on(host).info(facts=True))
         self.on(here)
-        return {"host": said["host"], "journal": said["journal"]}
+        return {key: said[key] for key in ("host", "journal", "pools")}
 
     def where(self):
         """State of the VM on each host, None where it is not."""

@@ -260,6 +260,7 @@ class FakeHost:
         self.networks: dict[str, bool] = {"default": True}
         # By network, the names of its port groups.
         self.portgroups: dict[str, list[str]] = {}
+        self.filters: list[str] = ["clean-traffic"]
         self.secrets: dict[str, str] = {}
         self.memory_free = 8 << 30
         # By directory, what is free there.
@@ -502,6 +503,10 @@ class virConnect(_Object):
         self._host.called("listAllNetworks")
         return [virNetwork(self._host, name) for name in self._host.networks]
 
+    def listAllNWFilters(self, flags):
+        self._host.called("listAllNWFilters")
+        return [virNWFilter(self._host, name) for name in self._host.filters]
+
     def listAllSecrets(self, flags):
         self._host.called("listAllSecrets")
         return [virSecret(self._host, uuid) for uuid in self._host.secrets]
@@ -627,6 +632,15 @@ class virNetwork(_Object):
     def XMLDesc(self, flags):
         groups = "".join(f"<portgroup name='{name}'/>" for name in self._host.portgroups.get(self._name, ()))
         return f"<network><name>{self._name}</name><bridge name='br-{self._name}'/>{groups}</network>"
+
+
+class virNWFilter(_Object):
+    def __init__(self, host, name):
+        super().__init__(host)
+        self._name = name
+
+    def name(self):
+        return self._name
 
 
 class virSecret(_Object):
