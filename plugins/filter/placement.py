@@ -68,7 +68,8 @@ _value:
     - A mapping with C(moves) and C(settled), lists of steps with C(name), C(source), C(dest), C(state), C(mode),
       C(storage), C(cleanup) (only settle what a killed run has left), C(note), C(chosen) (of C(every), whether
       C(migrate.yml) would do it, null where it would do nothing without a host) and C(move) (as
-      M(kvmops.migration.virt_migrate_queue) takes it), C(waves), the moves in groups, and C(errors), a list of lines.
+      M(kvmops.migration.virt_migrate_queue) takes it), C(waves), the moves in groups, C(errors), a list of lines, and
+      C(unfit), lines about hosts that a VM cannot go to while it can to others.
     - With any error nothing may be moved.
   type: dict
 """

@@ -340,9 +340,13 @@ class Host:
                 found.append({"name": name, "active": active, "bridge": bridge, "portgroups": groups})
         return found
 
-    def filters(self) -> List[str]:
-        """The names of libvirt's network filters."""
-        return [self._ask(one.name) for one in self._ask(self._connection.listAllNWFilters, 0)]
+    def filters(self) -> Dict[str, List[str]]:
+        """By the name of each of libvirt's network filters, those that it refers to."""
+        found = {}
+        for one in self._ask(self._connection.listAllNWFilters, 0):
+            with suppress(LibvirtFailure):
+                found[self._ask(one.name)] = needs.references(self._ask(one.XMLDesc, 0))
+        return found
 
     def memory(self) -> Dict[str, int]:
         """Bytes of memory in all, and those that guests can get."""

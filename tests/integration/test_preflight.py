@@ -461,7 +461,7 @@ MORE = [
     ),
     Obstacle(
         "host_files",
-        f"labkvm2 has no directory {LOG}, in which consoles of centos64a make their files",
+        f"labkvm2 has no directory {LOG}, where consoles of centos64a have their files",
         f"mkdir -p {LOG} on labkvm2",
         {SOURCE: f"mkdir {LOG}; {CONSOLE}"},
         {SOURCE: f"{NO_CONSOLE}; rm -r {LOG}"},

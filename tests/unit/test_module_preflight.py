@@ -136,6 +136,11 @@ def with_shared_xml(lab) -> None:
     lab.kvm1.guests[UUID].xml = lab.kvm1.guests[UUID].xml.replace(IMAGE, "/nfs/a.qcow2")
 
 
+def with_tap(lab) -> None:
+    """The destination has a network device of that name."""
+    lab.machines["kvm2"]["interfaces"]["mytap0"] = 1500
+
+
 def with_tpm_state(lab) -> None:
     lab.kvm1.write(f"/var/lib/libvirt/swtpm/{UUID}", fake.File(content="state"))
     lab.kvm2.directories["/var/lib/libvirt/swtpm"] = {}
@@ -237,6 +242,32 @@ OBSTACLES = [
         "virsh nwfilter-dumpxml adm-filter on kvm1, virsh nwfilter-define on kvm2",
         failure_class="filter_missing",
     ),
+    Obstacle(
+        "filters",
+        both(
+            change("<source bridge='br0'/>", "<source bridge='br0'/><filterref filter='outer'/>"),
+            lambda lab: lab.kvm2.filters.update(outer=["clean-traffic", "inner"]),
+        ),
+        "kvm2 has no network filter inner, which filter outer refers to",
+        "virsh nwfilter-dumpxml inner on kvm1, virsh nwfilter-define on kvm2",
+    ),
+    Obstacle(
+        "bridges",
+        both(change("<source bridge='br0'/>", "<source bridge='br0'/><target dev='mytap0'/>"), with_tap),
+        "an interface of a is to be mytap0 on its host, and kvm2 has a network device of that name",
+        "remove mytap0 from kvm2, or let libvirt choose the name",
+    ),
+    Obstacle(
+        "storage",
+        change(
+            disk_xml(),
+            "<disk type='network'><source protocol='nbd' name='a'><host name='127.0.0.1'/></source>"
+            "<target dev='vda'/></disk>",
+        ),
+        "its server is 127.0.0.1, which is another one on each host",
+        "say storage: shared if they do",
+        failure_class="sharedness_unknown",
+    ),
     *(
         Obstacle(
             "listens",
@@ -260,6 +291,11 @@ OBSTACLES = [
                 "<graphics type='vnc' port='5902' autoport='no'/>",
                 "the vnc of a listens on port 5902, and somebody on kvm2 does already",
                 "let libvirt choose the port (autoport), or name one that is free on kvm2",
+            ),
+            (
+                "<serial type='tcp'><source mode='connect' host='127.0.0.1' service='4555'/></serial>",
+                "the serial of a connects to 127.0.0.1:4555 of its own host, and nobody listens there on kvm2",
+                "start on kvm2 what listens there on kvm1",
             ),
             (
                 "<graphics type='vnc' port='5901' autoport='no' listen='0.0.0.0'/>",
@@ -286,7 +322,7 @@ OBSTACLES = [
             ),
             (
                 change("</devices>", "<serial type='file'><source path='/logs/a.log'/></serial></devices>"),
-                "kvm2 has no directory /logs, in which consoles of a make their files",
+                "kvm2 has no directory /logs, where consoles of a have their files",
                 "mkdir -p /logs on kvm2",
             ),
         )

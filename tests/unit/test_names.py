@@ -17,6 +17,7 @@ from ansible_collections.kvmops.migration.plugins.module_utils._pure.names impor
     HAD,
     Host,
     Network,
+    is_own,
     parse,
     plan,
     without_ours,
@@ -275,3 +276,11 @@ def test_bytes_of_any_encoding_come_back(noise):
     content = base64.b64encode(noise)
     answer = FilterModule().filters()["hosts_file"](content, "kvm1", [], {}, [])
     assert answer["errors"] or answer["text"].encode("utf-8", "surrogateescape") == noise
+
+
+@pytest.mark.parametrize(
+    ("server", "own"),
+    [("127.0.0.1", True), ("::1", True), ("localhost.localdomain", True), ("/run/nbd.sock", True), ("nbd1", False)],
+)
+def test_a_server_that_every_host_has_for_itself(server, own):
+    assert is_own(server) == own

@@ -73,6 +73,10 @@ def test_filters_of_its_interfaces():
         ("<graphics type='spice'><listen type='none'/></graphics>", []),
         ("<graphics type='egl-headless'/>", []),
         (
+            "<graphics type='vnc' port='5901' websocket='5799' autoport='no'/>",
+            [("vnc", "127.0.0.1", 5901), ("vnc", "127.0.0.1", 5799)],
+        ),
+        (
             "<serial type='tcp'><source mode='bind' host='10.0.0.1' service='4555'/></serial>"
             "<console type='tcp'><source mode='bind' host='10.0.0.1' service='4555'/></console>",
             [("serial", "10.0.0.1", 4555)],
@@ -96,10 +100,41 @@ def test_files_and_directories_of_its_host():
         "<console type='pty'><log file='/var/log/libvirt/qemu/a.log'/></console>"
         "<channel type='unix'><source mode='bind' path='/srv/a.sock'/></channel>"
         "<channel type='unix'><source mode='connect' path='/elsewhere/a.sock'/></channel>"
+        "<serial type='pipe'><source path='/pipes/a'/></serial>"
+        "<graphics type='vnc'><listen type='socket' socket='/screens/a.sock'/></graphics>"
         "</devices></domain>"
     )
     assert found.files == ("/usr/share/qemu/bios.bin", "/boot/vmlinuz", "/usr/lib/pxe.rom", "/etc/a.ign")
-    assert found.folders == ("/var/log/vm", "/var/log/consoles", "/srv")
+    assert set(found.folders) == {"/var/log/vm", "/var/log/consoles", "/srv", "/elsewhere", "/pipes", "/screens"}
+
+
+@pytest.mark.parametrize(
+    ("device", "connects"),
+    [
+        (
+            "<serial type='tcp'><source mode='connect' host='127.0.0.1' service='4555'/></serial>",
+            [("serial", "127.0.0.1", 4555)],
+        ),
+        ("<serial type='tcp'><source mode='connect' host='10.0.0.1' service='4555'/></serial>", []),
+        (
+            "<rng model='virtio'><backend model='egd' type='tcp'><source mode='connect' host='localhost' service='70'/>"
+            "</backend></rng>",
+            [("rng", "localhost", 70)],
+        ),
+        ("<rng model='virtio'><backend model='random'>/dev/urandom</backend></rng>", []),
+    ],
+)
+def test_what_it_connects_to_on_its_own_host(device, connects):
+    assert of(device).connects == tuple(connects)
+
+
+def test_names_of_its_network_devices_that_somebody_has_given():
+    devices = "".join(f"<interface><target dev='{name}'/></interface>" for name in ("vnet3", "mytap0", "macvtap1"))
+    assert of(devices).taps == ("mytap0",)
+
+
+def test_filters_that_a_filter_refers_to():
+    assert needs.references("<filter name='a'><filterref filter='b'/><rule/></filter>") == ["b"]
 
 
 def test_what_listens_is_told_as_plain_data_too():

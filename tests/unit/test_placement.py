@@ -323,7 +323,7 @@ def test_without_a_wish_every_vm_is_planned_to_every_other_host():
 def test_a_silent_host_keeps_no_other_one_from_being_judged():
     result = plan({**FLEET, "kvm3": SILENT}, vm="a", every=True)
     assert ways(result) == [("a", "kvm1", "kvm2")]
-    assert "kvm3 does not answer" in result["errors"][0]
+    assert "kvm3 does not answer" in result["unfit"][0]
 
 
 def test_an_unknown_vm_is_an_error_where_all_are_to_be_judged():
@@ -375,3 +375,20 @@ def test_without_a_wish_it_is_told_where_a_vm_could_go_and_why_not_elsewhere():
 def test_of_all_that_is_judged_it_is_known_what_would_be_done(wish, chosen):
     result = plan(FLEET, vm="a", every=True, **wish)
     assert {move["dest"]: move["chosen"] for move in result["moves"]} == chosen
+
+
+@pytest.mark.parametrize(
+    ("wish", "unfit", "errors"),
+    [
+        ({"dest": "kvm3,kvm2"}, 1, 0),
+        ({"dest": "kvm2,kvm3"}, 1, 0),
+        ({}, 1, 0),
+        ({"dest": "kvm3"}, 0, 1),
+        # Nothing is moved where a host of the list is unknown.
+        ({"dest": "kvm2,kvm9"}, 0, 1),
+    ],
+)
+def test_a_host_that_is_silent_keeps_nobody_from_another_one(wish, unfit, errors):
+    result = plan({**FLEET, "kvm3": SILENT}, vm="a", every=True, **wish)
+    assert (len(result["unfit"]), len(result["errors"])) == (unfit, errors)
+    assert bool(plan({**FLEET, "kvm3": SILENT}, vm="a", **wish)["errors"]) == bool(errors) or not wish

@@ -203,8 +203,8 @@ def test_preflight_tells_the_forecast_once(play, status):
 def test_preflight_judges_what_it_can_while_a_host_is_silent(play):
     silent = {"failed": True, "msg": "no libvirt"}
     done = play("preflight", known(), known(2, ()), silent, queue={"results": [GOOD]}, vm="a")
-    assert done.returncode != 0
-    assert "FAIL VM a cannot move: kvm3 does not answer (no libvirt)" in done.stdout, done.stdout
+    assert done.returncode == 0, done.stdout
+    assert "WARN VM a cannot move: kvm3 does not answer (no libvirt)" in done.stdout, done.stdout
     assert "a: can move live, kvm1 -> kvm2" in done.stdout
 
 

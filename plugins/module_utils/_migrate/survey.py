@@ -254,13 +254,15 @@ def note_pools(case: Case, definition: Definition, said: Mapping[str, Any], repo
     """
     if not case.runs or case.options["storage"] == "shared" or case.options["dest_xml"] or "pools" not in said:
         return
-    active = [posixpath.normpath(pool["path"]) for pool in said["pools"] if pool["active"] and pool["path"]]
+    pools = {posixpath.normpath(pool["path"]): pool for pool in said["pools"] if pool["path"]}
     for disk in definition.disks:
         mounts = [preflight.mount_fact(disk.source, host.get("mounts") or ()) for host in (case.here, case.there)]
         kinds = [mount.get("type") for mount in mounts]
         local = all(kinds) and not all(kind in preflight.SHARED_TYPES for kind in kinds)
-        if disk.type == "file" and storage.writable(disk) and local and disk.directory not in active:
-            report.findings.refuse("pools", missing_pools(case.dest, disk.directory))
+        pool = pools.get(disk.directory)
+        if disk.type == "file" and storage.writable(disk) and local and not (pool and pool["active"]):
+            inactive = f" (its pool {pool['name']} is not started)" if pool else ""
+            report.findings.refuse("pools", missing_pools(case.dest, disk.directory + inactive))
 
 
 # Failures of which libvirt tells only that they were.

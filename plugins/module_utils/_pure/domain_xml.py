@@ -82,8 +82,9 @@ class Disk:
     layers: Tuple[Layer, ...] = ()
     ends: bool = False
     bus: str = ""
-    # Of a network disk.
+    # Of a network disk, and its servers: addresses, names or socket files.
     protocol: str = ""
+    servers: Tuple[str, ...] = ()
     transient: bool = False
     discard: str = ""
     detect_zeroes: str = ""
@@ -232,12 +233,18 @@ def _disk(node: ET.Element) -> Disk:
         ends=_ends(node),
         bus="" if target is None else target.get("bus", ""),
         protocol="" if source is None else source.get("protocol", ""),
+        servers=tuple(_servers(source)),
         transient=node.find("transient") is not None,
         discard="" if driver is None else driver.get("discard", ""),
         detect_zeroes="" if driver is None else driver.get("detect_zeroes", ""),
         serial=node.findtext("serial", ""),
         encryption=_encryption(node),
     )
+
+
+def _servers(source: ET.Element | None) -> Iterator[str]:
+    for host in source.findall("host") if source is not None else ():
+        yield host.get("name", "") or host.get("socket", "")
 
 
 def _encryption(node: ET.Element) -> str:

@@ -41,8 +41,8 @@ UNNAMED = {
 
 # What helps hosts that libvirt takes for one.
 SAME_UUID = (
-    'name two hosts, or let each libvirtd have a UUID of its own: host_uuid_source = "machine-id", and a'
-    " /etc/machine-id that no other host has"
+    'name two hosts, or let each libvirtd have a UUID of its own: host_uuid_source = "machine-id" and no host_uuid in'
+    " libvirtd.conf, and a /etc/machine-id that no other host has"
 )
 _PORTS = "open ports 49152-49215/tcp on {dest} for {source}"
 # What libvirt says of a guest that is stopped for an error of a disk.
@@ -69,8 +69,14 @@ TABLE = (
     _known(
         r"permission denied \((?:[\w-]+,?)+\)|permission denied, please try again|too many authentication failures",
         "ssh_login",
-        "give root on {source} a key that the user of the URI on {dest} accepts",
+        "give root on {source} a key that the user of the URI on {dest} accepts, and let sshd there take that user in"
+        " (PermitRootLogin, AllowUsers)",
         "ssh_trust",
+    ),
+    _known(
+        r"packet \d+ bytes received from server too large",
+        "ssh_output",
+        "let the shell of the user of the URI on {dest} print nothing where nobody types: see its .bashrc",
     ),
     _known(
         r"cannot find 'ssh' in path",
@@ -386,6 +392,12 @@ TABLE = (
         _SERVER + r".*connection refused",
         "daemon_not_listening",
         "start libvirtd (or virtproxyd, with its socket for that transport) and sshd on {host}",
+        "libvirt_host",
+    ),
+    _known(
+        r"failed to connect socket to '[^']*(?P<daemon>virt(?:log|lock)d)",
+        "daemon_not_listening",
+        "start it: systemctl start {daemon}.socket on {dest}",
         "libvirt_host",
     ),
     _known(

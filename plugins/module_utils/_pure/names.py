@@ -71,6 +71,11 @@ def is_loopback(address: str) -> bool:
     return plain is not None and ipaddress.ip_address(plain).is_loopback
 
 
+def is_own(server: str) -> bool:
+    """Whether a server's name, address or socket file means every host another one: its own."""
+    return is_loopback(server) or is_localhost(server) or server.startswith("/")
+
+
 def family(address: str) -> int:
     return ipaddress.ip_address(address).version
 

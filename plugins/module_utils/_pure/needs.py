@@ -11,6 +11,7 @@ import xml.etree.ElementTree as ET
 from dataclasses import dataclass, fields
 from typing import Any, Dict, Iterator, List, Mapping, Tuple
 
+from . import names
 from .domain_xml import size
 
 # How a secret is named that is given by what it is for.
@@ -40,10 +41,14 @@ class Needs:
     switches: Tuple[str, ...] = ()
     # Network devices of the host that it uses directly.
     devices: Tuple[str, ...] = ()
+    # Network devices that its host makes for it, under a name that somebody has given.
+    taps: Tuple[str, ...] = ()
     # Network filters of its interfaces.
     filters: Tuple[str, ...] = ()
     # Where somebody can connect to it: what listens, at which address of its host, and the port, 0 for any.
     listens: Tuple[Tuple[str, str, int], ...] = ()
+    # What it connects to itself, by what, on its own host: an address and a port.
+    connects: Tuple[Tuple[str, str, int], ...] = ()
     # Files of the host that it starts from, and directories in which its consoles make files.
     files: Tuple[str, ...] = ()
     folders: Tuple[str, ...] = ()
@@ -85,8 +90,10 @@ def of(text: str) -> Needs:
         bridges=_sources(interfaces, "bridge", "bridge"),
         switches=_sources([one for one in interfaces if _is_switched(one)], "bridge", "bridge"),
         devices=_sources(interfaces, "direct", "dev"),
+        taps=_taps(interfaces),
         filters=_filters(interfaces),
         listens=tuple(dict.fromkeys((*_graphics(root), *_consoles(root)))),
+        connects=tuple(dict.fromkeys(_connects(root))),
         files=tuple(dict.fromkeys(_files(root))),
         folders=tuple(dict.fromkeys(_folders(root))),
         secrets=tuple(dict.fromkeys(_secrets(root))),
@@ -105,15 +112,15 @@ def _sources(interfaces: List[ET.Element], kind: str, attribute: str) -> Tuple[s
     One of a network that is a bridge of the host is of that kind in a guest that runs, and names the network still: at
     the destination the network counts, and may have another bridge.
     """
-    names = []
+    found = []
     for node in interfaces:
         source = node.find("source")
         if source is None:
             continue
         is_kind = "network" if source.get("network") is not None else node.get("type")
         if is_kind == kind:
-            names.append(source.get(attribute, ""))
-    return tuple(dict.fromkeys(filter(None, names)))
+            found.append(source.get(attribute, ""))
+    return tuple(dict.fromkeys(filter(None, found)))
 
 
 def _portgroups(interfaces: List[ET.Element]) -> Tuple[Tuple[str, str], ...]:
@@ -131,6 +138,16 @@ def _filters(interfaces: List[ET.Element]) -> Tuple[str, ...]:
     return tuple(dict.fromkeys(filter(None, named)))
 
 
+# How libvirt begins the names that it chooses.
+_CHOSEN = ("vnet", "vif", "macvtap", "macvlan")
+
+
+def _taps(interfaces: List[ET.Element]) -> Tuple[str, ...]:
+    targets = (interface.find("target") for interface in interfaces)
+    named = [target.get("dev", "") for target in targets if target is not None]
+    return tuple(dict.fromkeys(name for name in named if name and not name.startswith(_CHOSEN)))
+
+
 def _graphics(root: ET.Element) -> Iterator[Tuple[str, str, int]]:
     """Of a port that libvirt has chosen another one is chosen at the destination, as is an address of a network."""
     for node in root.findall("devices/graphics"):
@@ -140,7 +157,7 @@ def _graphics(root: ET.Element) -> Iterator[Tuple[str, str, int]]:
             continue
         address = node.get("listen", "") if listen is None else listen.get("address", "")
         chosen = node.get("autoport") == "yes"
-        fixed = [int(node.get(one) or 0) for one in ("port", "tlsPort")] if not chosen else []
+        fixed = [int(node.get(one) or 0) for one in ("port", "tlsPort", "websocket")] if not chosen else []
         ports = [port for port in fixed if port > 0]
         if kind in ("vnc", "spice", "rdp"):
             yield from ((kind, address or "127.0.0.1", port) for port in ports or [0])
@@ -167,6 +184,15 @@ def _consoles(root: ET.Element) -> Iterator[Tuple[str, str, int]]:
             yield name, source.get("host", ""), int(service)
 
 
+def _connects(root: ET.Element) -> Iterator[Tuple[str, str, int]]:
+    for node in (*_characters(root), *root.findall("devices/rng/backend")):
+        source = node.find("source[@mode='connect']")
+        if source is not None and node.get("type") == "tcp":
+            host, service = source.get("host", ""), source.get("service", "")
+            if names.is_own(host) and service.isdigit():
+                yield {"console": "serial", "backend": "rng"}.get(node.tag, node.tag), host, int(service)
+
+
 def _files(root: ET.Element) -> Iterator[str]:
     """What the host's administrator has put there: firmware, kernels, tables."""
     named = [root.findtext(f"os/{name}", "").strip() for name in ("loader", "kernel", "initrd", "dtb")]
@@ -176,13 +202,14 @@ def _files(root: ET.Element) -> Iterator[str]:
 
 
 def _folders(root: ET.Element) -> Iterator[str]:
+    """Where its consoles have files, pipes and sockets."""
+    paths = [node.get("socket", "") for node in root.findall("devices/graphics/listen")]
     for node in _characters(root):
         source, log = node.find("source"), node.find("log")
-        listens = source is not None and source.get("mode") == "bind"
-        paths = [log.get("file", "")] if log is not None else []
-        if source is not None and (node.get("type") in ("file", "pipe") or (node.get("type") == "unix" and listens)):
+        paths.append("" if log is None else log.get("file", ""))
+        if source is not None and node.get("type") in ("file", "pipe", "unix"):
             paths.append(source.get("path", ""))
-        yield from (posixpath.dirname(path) for path in paths if path.startswith("/") and not path.startswith(_OWN))
+    yield from (posixpath.dirname(path) for path in paths if path.startswith("/") and not path.startswith(_OWN))
 
 
 def _huge_page(root: ET.Element) -> int:
@@ -258,6 +285,11 @@ def offers(text: str) -> Offers:
     cpu = root.find("host/cpu")
     words = [] if cpu is None else [cpu.findtext("vendor", ""), cpu.findtext("model", "")]
     return Offers(machines, types, tuple(dict.fromkeys(filter(None, emulators))), " ".join(filter(None, words)))
+
+
+def references(text: str) -> List[str]:
+    """The network filters that one refers to."""
+    return [one.get("filter", "") for one in ET.fromstring(text).findall("filterref")]
 
 
 def network(text: str) -> Tuple[str, List[str]]:

@@ -120,7 +120,8 @@ def plan(
     Returns C(moves) and C(settled) (lists of steps as mappings), C(waves) (the moves in groups) and C(errors) (one line
     each). With any error nothing may be moved: a list of VMs is done whole or not begun. The groups are such that each
     keeps the limits, or one group of all C(at_once) where whoever moves them keeps the limits. With C(every) there is a
-    step for each host that is wished for, or that a VM without a wish could go to: to be judged, not to be done.
+    step for each host that is wished for, or that a VM without a wish could go to: to be judged, not to be done; and
+    C(unfit) are the lines about hosts that a VM cannot go to while it can to others.
     C(judge) says in one line what virt_migrate would refuse of its arguments, or nothing.
     """
     hosts = read_facts(facts)
@@ -129,7 +130,13 @@ def plan(
     errors = errors or _check_given(vm=vm, dest=dest)
     moves: list[dict[str, Any]] = []
     settled: list[dict[str, Any]] = []
+    # What is wrong with some hosts keeps nobody from another one.
+    unfit: list[str] = []
     if not errors:
+        wrongs: dict[str, list[str]] = {}
+        fit: set[str] = set()
+        # What would be done, where a host is wished for.
+        firsts: dict[str, Step | str | None] = {}
         names = split_names(vm) or sorted(declared)
         if not names and every:
             names = sorted({known for host in hosts.values() for known in host.domains})
@@ -137,17 +144,24 @@ def plan(
             errors = ["no vm is given and no placement is declared: say -e vm=NAME, or declare migration_vms"]
         for name, wanted in _wishes(names, split_names(dest), declared, hosts, every):
             step = _plan_one(name, wanted, declared, hosts, set(inventory))
+            if every and name not in firsts:
+                wished = dest or declared.get(name, {}).get("host")
+                firsts[name] = _plan_one(name, split_names(dest), declared, hosts, set(inventory)) if wished else None
             if isinstance(step, str):
-                errors.append(step)
+                wrongs.setdefault(name, []).append(step)
                 continue
+            fit.add(name)
             if every:
-                step.chosen = _is_chosen(step, split_names(dest), declared, hosts, set(inventory))
+                step.chosen = _is_chosen(step, firsts[name])
             plain = step.plain()
             wrong = judge({**(options or {}), **_arguments(plain["move"])}) if step.source else ""
             if wrong:
                 errors.append(f"{name}: {wrong}")
             else:
                 (moves if step.source else settled).append(plain)
+        for name, wrong_there in wrongs.items():
+            goes = name in fit and not isinstance(firsts.get(name), str)
+            (unfit if goes else errors).extend(wrong_there)
     waves = [moves] if moves and at_once else []
     try:
         groups = queue.waves(moves, limits)
@@ -155,7 +169,8 @@ def plan(
     except Refusal as refusal:
         errors = [*errors, refusal.message]
     # What is wrong with the destination is wrong with it for every VM.
-    return {"moves": moves, "settled": settled, "errors": list(dict.fromkeys(errors)), "waves": waves}
+    told = {"errors": list(dict.fromkeys(errors)), "unfit": list(dict.fromkeys(unfit))}
+    return {"moves": moves, "settled": settled, "waves": waves, **told}
 
 
 def _wishes(
@@ -177,16 +192,9 @@ def _wishes(
             yield name, [one]
 
 
-def _is_chosen(
-    step: Step,
-    dest: list[str],
-    declared: Mapping[str, Mapping[str, Any]],
-    hosts: Mapping[str, Seen],
-    inventory: set[str],
-) -> bool | None:
-    if not (dest or split_names(declared.get(step.name, {}).get("host"))):
+def _is_chosen(step: Step, first: Step | str | None) -> bool | None:
+    if first is None:
         return None
-    first = _plan_one(step.name, dest, declared, hosts, inventory)
     return isinstance(first, Step) and (first.source, first.dest) == (step.source, step.dest)
 
 

@@ -234,16 +234,28 @@ def _filters(case: Case) -> Iterator[Found]:
     if unknown:
         yield from unknown
         return
-    for name in case.needs.filters:
-        if name not in case.there["filters"]:
+    known: Mapping[str, Sequence[str]] = case.there["filters"]
+    for name, why in _filters_below(known, [(name, f"an interface of {case.name} has") for name in case.needs.filters]):
+        if name not in known:
             yield Found(
                 case.stops,
-                f"{case.dest} has no network filter {name}, which an interface of {case.name} has",
+                f"{case.dest} has no network filter {name}, which {why}",
                 f"define it there: virsh nwfilter-dumpxml {name} on {case.source},"
                 f" virsh nwfilter-define on {case.dest}",
             )
         else:
             yield Found(PASS, f"{case.dest} has network filter {name}")
+
+
+def _filters_below(known: Mapping[str, Sequence[str]], wanted: List[Tuple[str, str]]) -> Iterator[Tuple[str, str]]:
+    """Each filter that is wanted, with those that they refer to, and by whom."""
+    seen = set()
+    while wanted:
+        name, why = wanted.pop(0)
+        if name not in seen:
+            seen.add(name)
+            yield name, why
+            wanted += [(below, f"filter {name} refers to") for below in known.get(name, ())]
 
 
 def _listens(case: Case) -> Iterator[Found]:
@@ -263,6 +275,14 @@ def _listens(case: Case) -> Iterator[Found]:
             )
         else:
             yield Found(PASS, f"the {what} of {case.name} can listen on {case.dest}")
+    for what, address, port in case.needs.connects:
+        if case.there.get("listeners") is not None and not any(port == taken for _other, taken in listeners):
+            yield Found(
+                case.stops,
+                f"the {what} of {case.name} connects to {address}:{port} of its own host, and nobody listens there on"
+                f" {case.dest}",
+                f"start on {case.dest} what listens there on {case.source}, or let the {what} be something else",
+            )
 
 
 def _meet(one: str, other: str) -> bool:
@@ -287,12 +307,13 @@ def _host_files(case: Case) -> Iterator[Found]:
         if folder in absent:
             yield Found(
                 case.stops,
-                f"{case.dest} has no directory {folder}, in which consoles of {case.name} make their files",
-                f"mkdir -p {folder} on {case.dest}",
+                f"{case.dest} has no directory {folder}, where consoles of {case.name} have their files",
+                f"mkdir -p {folder} on {case.dest}, and mkfifo what is a pipe",
             )
 
 
 def _bridges(case: Case) -> Iterator[Found]:
+    yield from _taps(case)
     wanted = [("bridge", name) for name in case.needs.bridges] + [
         ("network device", name) for name in case.needs.devices
     ]
@@ -324,6 +345,18 @@ def _bridges(case: Case) -> Iterator[Found]:
             )
         else:
             yield Found(PASS, f"{kind} {name} is there")
+
+
+def _taps(case: Case) -> Iterator[Found]:
+    taken = case.there.get("interfaces") or {}
+    for name in case.needs.taps if case.runs else ():
+        if name in taken:
+            yield Found(
+                FAIL,
+                f"an interface of {case.name} is to be {name} on its host, and {case.dest} has a network device of"
+                " that name",
+                f"remove {name} from {case.dest}, or let libvirt choose the name: no <target dev/> in dest_xml",
+            )
 
 
 def _other_bridge(case: Case, name: str) -> str:
@@ -442,7 +475,8 @@ def _ports(case: Case) -> Iterator[Found]:
             f"port {_listed(closed)}/tcp of {address} cannot be reached from {case.source}: {closed[min(closed)]}"
             + ("; the first ones can" if rest else ""),
             f"open ports {wanted}/tcp on {case.dest} for {case.source}"
-            + ("" if named or case.between["range"][0] == PORTS[0] else ", by firewall_ports for the role"),
+            + ("" if named or case.between["range"][0] == PORTS[0] else ", by firewall_ports for the role")
+            + "; where they are, something else drops it: nft list ruleset",
         )
 
 
@@ -664,7 +698,8 @@ def _mounts(case: Case) -> Iterator[Found]:
             yield Found(
                 case.stops,
                 f"{there['path']}, where {dest} lies, is mounted read-only on {case.dest}",
-                f"mount it for writing on {case.dest}, and export it so",
+                f"mount it for writing on {case.dest}"
+                + (", and export it so" if there.get("type") in NFS_TYPES else ""),
             )
         kind = here.get("type", "")
         if (

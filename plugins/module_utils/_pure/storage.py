@@ -14,6 +14,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Callable, ContextManager, Dict, List, Mapping, Sequence, Tuple
 
+from . import names
 from .domain_xml import Definition, Disk
 from .refusal import Refusal
 
@@ -80,6 +81,9 @@ def by_kind(disk: Disk) -> Evidence | None:
     """What the kind of a disk alone proves; None for files and devices, for which the hosts must be looked at."""
     if not disk.source:
         return Evidence(SHARED, "the drive is empty")
+    own = [server for server in disk.servers if names.is_own(server)]
+    if disk.type == "network" and own:
+        return Evidence(UNKNOWN, f"its server is {own[0]}, which is another one on each host")
     if disk.type == "network":
         return Evidence(SHARED, "a network disk is the same from every host")
     if disk.type not in ("file", "block"):

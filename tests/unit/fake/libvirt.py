@@ -260,7 +260,8 @@ class FakeHost:
         self.networks: dict[str, bool] = {"default": True}
         # By network, the names of its port groups.
         self.portgroups: dict[str, list[str]] = {}
-        self.filters: list[str] = ["clean-traffic"]
+        # By network filter, those that it refers to.
+        self.filters: dict[str, list[str]] = {"clean-traffic": ["no-spoofing"], "no-spoofing": []}
         self.secrets: dict[str, str] = {}
         self.memory_free = 8 << 30
         # By directory, what is free there.
@@ -641,6 +642,10 @@ class virNWFilter(_Object):
 
     def name(self):
         return self._name
+
+    def XMLDesc(self, flags):
+        references = "".join(f"<filterref filter='{name}'/>" for name in self._host.filters[self._name])
+        return f"<filter name='{self._name}'>{references}</filter>"
 
 
 class virSecret(_Object):
