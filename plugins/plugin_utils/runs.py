@@ -34,6 +34,9 @@ TELL_EVERY = 8.0
 FIRST_LOOK = 0.25
 LAST_LOOK = 1.0
 GROWTH = 1.2
+# A host that answers slowly has work to do: a look is worth so many times what it takes, and no more seconds than that.
+WORTH = 4.0
+LONGEST = 5.0
 # Seconds between two thoughts of whether it is time to look.
 TICK = 0.05
 # Seconds that a host may be out of sight before the run is left to itself.
@@ -115,13 +118,15 @@ class Run:
         """See how far it is, if it is time for that."""
         if self.result is not None or time.monotonic() < self._next:
             return
+        began = time.monotonic()
         try:
             word, _line, rest = self._site.shell(self._script()).lstrip().partition("\n")
         except AnsibleConnectionFailure as error:
             self._lose_sight(str(error))
             return
         self._step = min(LAST_LOOK, self._step * GROWTH)
-        self._next = time.monotonic() + self._step
+        now = time.monotonic()
+        self._next = now + max(self._step, min(WORTH * (now - began), LONGEST))
         if word.strip() == "done":
             self._take(_parsed(rest))
         elif word.strip() == "alive":

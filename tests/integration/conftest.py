@@ -90,10 +90,12 @@ class Run:
 
 
 def ansible(command: str, *arguments: str, **environment: str) -> Run:
+    logs = os.environ.get("KVMOPS_LOGS")
+    profile = {"ANSIBLE_CALLBACKS_ENABLED": "ansible.posix.profile_tasks"} if logs else {}
     done = subprocess.run(
         [command, *arguments],
         cwd=PLAYBOOKS,
-        env={**plain_environment(), **environment},
+        env={**plain_environment(), **profile, **environment},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -101,6 +103,9 @@ def ansible(command: str, *arguments: str, **environment: str) -> Run:
         timeout=PATIENCE,
         check=False,
     )
+    if logs:
+        with Path(logs, "playbooks.log").open("a", encoding="utf-8") as log:
+            log.write(f"$ {command} {' '.join(arguments)}\n{done.stdout}\n")
     return Run(done.returncode, done.stdout)
 
 

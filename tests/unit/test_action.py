@@ -312,6 +312,26 @@ def test_a_run_is_watched_told_of_and_fetched(watch):
     assert source.scripts[-1] == runs.REMOVE.format(folder="/run/kvmops-migration/r1")
 
 
+@pytest.mark.parametrize(("takes", "apart"), [(0.1, 1.1), (0.5, 2.5), (3.0, 8.0)])
+def test_a_host_that_answers_slowly_is_looked_at_less_often(monkeypatch, takes, apart):
+    clock, begun = [0.0], []
+    monkeypatch.setattr(runs.time, "monotonic", lambda: clock[0])
+
+    class Slow(Source):
+        def shell(self, command):
+            begun.append(clock[0])
+            clock[0] += takes
+            return super().shell(command)
+
+    run = runs.Run(Slow(*[MOVING] * 20, DONE), {"name": "a"}, None)
+    run.start()
+    while run.result is None:
+        run.look()
+        clock[0] += 0.1
+    # The last one removes what the run has left.
+    assert begun[-2] - begun[-3] == pytest.approx(apart, abs=0.15)
+
+
 def test_what_is_answered_at_once_needs_no_watching(watch):
     source = Source(start={"changed": False, "outcome": "already_there"})
     assert watch(source)[0]["outcome"] == "already_there"
