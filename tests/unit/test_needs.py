@@ -131,6 +131,7 @@ def test_what_it_connects_to_on_its_own_host(device, connects):
 def test_names_of_its_network_devices_that_somebody_has_given():
     devices = "".join(f"<interface><target dev='{name}'/></interface>" for name in ("vnet3", "mytap0", "macvtap1"))
     assert of(devices).taps == ("mytap0",)
+    assert of("<interface type='ethernet'><target dev='tap5' managed='no'/></interface>").taps == ()
 
 
 def test_filters_that_a_filter_refers_to():

@@ -144,7 +144,8 @@ _CHOSEN = ("vnet", "vif", "macvtap", "macvlan")
 
 def _taps(interfaces: List[ET.Element]) -> Tuple[str, ...]:
     targets = (interface.find("target") for interface in interfaces)
-    named = [target.get("dev", "") for target in targets if target is not None]
+    # One that is not managed is made by somebody else before the guest comes.
+    named = [target.get("dev", "") for target in targets if target is not None and target.get("managed") != "no"]
     return tuple(dict.fromkeys(name for name in named if name and not name.startswith(_CHOSEN)))
 
 
