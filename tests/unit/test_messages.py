@@ -136,4 +136,8 @@ def test_the_banner_of_a_changed_host_key_is_left_out():
         " Connection reset by peer"
     )
     assert messages.look_up(said).failure_class == "host_key"
-    assert messages.shortened("no @ here") == "no @ here"
+    for other in (
+        "no @ here",
+        CHANGED.replace("REMOTE HOST IDENTIFICATION HAS CHANGED", "UNPROTECTED PRIVATE KEY FILE"),
+    ):
+        assert messages.shortened(other) == other

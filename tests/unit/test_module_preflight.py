@@ -252,10 +252,20 @@ OBSTACLES = [
         "virsh nwfilter-dumpxml inner on kvm1, virsh nwfilter-define on kvm2",
     ),
     Obstacle(
-        "bridges",
+        "taps",
         both(change("<source bridge='br0'/>", "<source bridge='br0'/><target dev='mytap0'/>"), with_tap),
         "an interface of a is to be mytap0 on its host, and kvm2 has a network device of that name",
         "remove mytap0 from kvm2, or let libvirt choose the name",
+    ),
+    Obstacle(
+        "connects",
+        change(
+            "</devices>",
+            "<serial type='tcp'><source mode='connect' host='127.0.0.1' service='4555'/></serial></devices>",
+        ),
+        "the serial of a connects to 127.0.0.1:4555 of its own host, and nobody listens there on kvm2",
+        "start on kvm2 what listens there on kvm1",
+        failure_class="nobody_listens",
     ),
     Obstacle(
         "storage",
@@ -291,11 +301,6 @@ OBSTACLES = [
                 "<graphics type='vnc' port='5902' autoport='no'/>",
                 "the vnc of a listens on port 5902, and somebody on kvm2 does already",
                 "let libvirt choose the port (autoport), or name one that is free on kvm2",
-            ),
-            (
-                "<serial type='tcp'><source mode='connect' host='127.0.0.1' service='4555'/></serial>",
-                "the serial of a connects to 127.0.0.1:4555 of its own host, and nobody listens there on kvm2",
-                "start on kvm2 what listens there on kvm1",
             ),
             (
                 "<graphics type='vnc' port='5901' autoport='no' listen='0.0.0.0'/>",
@@ -474,7 +479,6 @@ OBSTACLES = [
                 "correct the entry of kvm2 in /etc/hosts on kvm1",
             ),
             (None, "kvm2 (172.16.1.77), as kvm2 calls itself,", "correct the entry of kvm2 in /etc/hosts on kvm1"),
-            ("tcp://172.16.1.77", "172.16.1.77", "give kvm2 that address"),
         )
         for closed in ({}, {"172.16.1.77": range(49152, 49216)})
     ),
@@ -991,6 +995,12 @@ WARNINGS = [
         "mounts",
         "/nfs/a.qcow2 is on fuse.sshfs, which libvirt does not know to be shared",
     ),
+    # It may be one that is translated on the way.
+    (
+        there(local_addresses=["127.0.0.1", "172.16.1.9"]),
+        "dest_name",
+        f"the data would go to {ADDRESS} and kvm2 has no such address",
+    ),
 ]
 
 
@@ -1002,6 +1012,23 @@ def test_c2_45_52_55_61_what_may_be_meant_is_a_warning_and_keeps_nobody_from_mov
     assert list(rows(result, "warn")) == [check]
     assert evidence in rows(result, "warn")[check][0]["evidence"]
     assert ready.where()[1] == fake.VIR_DOMAIN_RUNNING
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "meet"),
+    [
+        ("0.0.0.0", "127.0.0.1", True),
+        ("0.0.0.0", "::1", False),
+        ("0.0.0.0", "::", True),
+        ("::", "127.0.0.1", True),
+        ("localhost", "127.0.0.1", True),
+        ("localhost", "10.0.0.2", False),
+        ("somewhere", "10.0.0.2", False),
+        ("10.0.0.2", "10.0.0.2", True),
+    ],
+)
+def test_who_keeps_whom_from_a_port(one, other, meet):
+    assert preflight._meet(one, other) == preflight._meet(other, one) == meet
 
 
 def test_with_the_way_broken_both_hosts_are_judged_all_the_same(ready):
@@ -1039,17 +1066,31 @@ def test_with_the_way_broken_a_pool_that_is_missing_is_found(ready, make, option
     assert not lacks or rows(result)["pools"][0]["role"] == "storage_pool"
 
 
-@pytest.mark.parametrize("lies_there", [True, False])
-def test_what_is_said_to_be_shared_lies_at_the_destination(ready, lies_there):
+@pytest.mark.parametrize("is_there", [True, False])
+def test_the_directory_of_what_is_said_to_be_shared_is_at_the_destination(ready, is_there):
     """Where libvirt on the source cannot make a probe file there is no proof."""
     ready.world.faults["kvm1", "createXML"] = fake.libvirtError("Failed to create file: Permission denied", 38, 13)
-    if lies_there:
-        ready.kvm2.write(IMAGE, fake.File(content="a"))
+    ready.kvm2.pools.clear()
+    if not is_there:
+        del ready.kvm2.directories["/vm"]
     result = go(ready, check=True, storage="shared")
-    assert result.failed != lies_there
-    if not lies_there:
-        assert rows(result)["storage"][0]["evidence"] == f"disk vda is said to be shared, and kvm2 has no {IMAGE}"
+    assert result.failed != is_there
+    if not is_there:
+        assert rows(result)["storage"][0]["evidence"] == "disk vda is said to be shared, and kvm2 has no /vm"
         assert result.failure_class == "image_missing"
+
+
+def test_devices_of_the_destination_are_not_opened(ready):
+    """libvirt opens everything in a directory that it looks into, a watchdog for one."""
+    change("</devices>", "<serial type='file'><source path='/dev/null'/></serial></devices>")(ready)
+    ready.kvm2.directories["/dev"] = {}
+    calls = len(ready.kvm2.calls)
+    assert not go(ready, check=True).failed
+    looked = ready.kvm2.calls[calls:].count("storagePoolCreateXML")
+    change("", "")(ready)
+    calls = len(ready.kvm2.calls)
+    assert not go(ready, check=True).failed
+    assert ready.kvm2.calls[calls:].count("storagePoolCreateXML") == looked
 
 
 @pytest.mark.parametrize(

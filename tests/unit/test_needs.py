@@ -61,6 +61,10 @@ def test_filters_of_its_interfaces():
     [
         ("<graphics type='vnc' port='5901' autoport='yes' listen='10.0.0.1'/>", [("vnc", "10.0.0.1", 0)]),
         ("<graphics type='vnc' port='-1' listen='10.0.0.1'/>", [("vnc", "10.0.0.1", 0)]),
+        (
+            "<graphics type='vnc' port='5901' autoport='yes' websocket='5799' listen='10.0.0.1'/>",
+            [("vnc", "10.0.0.1", 5799)],
+        ),
         ("<graphics type='vnc' port='5901' autoport='no'/>", [("vnc", "127.0.0.1", 5901)]),
         (
             "<graphics type='spice' port='5901' tlsPort='5902' autoport='no'><listen type='address'"
@@ -120,6 +124,11 @@ def test_files_and_directories_of_its_host():
             "<rng model='virtio'><backend model='egd' type='tcp'><source mode='connect' host='localhost' service='70'/>"
             "</backend></rng>",
             [("rng", "localhost", 70)],
+        ),
+        (
+            "<serial type='tcp'><source mode='connect' host='127.0.0.1' service='4555'>"
+            "<reconnect enabled='yes' timeout='5'/></source></serial>",
+            [],
         ),
         ("<rng model='virtio'><backend model='random'>/dev/urandom</backend></rng>", []),
     ],

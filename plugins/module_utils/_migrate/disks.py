@@ -287,21 +287,23 @@ class Disks:
     def _check_said(self, plans: Sequence[DiskPlan]) -> None:
         """What is only said to be shared must lie there, at least."""
         for plan in plans:
-            if plan.action == storage.USE and plan.evidence == storage.UNKNOWN and not self._may_lie_there(plan):
+            absent = self._absent(plan) if (plan.action, plan.evidence) == (storage.USE, storage.UNKNOWN) else ""
+            if absent:
                 self._findings.refuse(
                     "storage",
                     Refusal(
-                        f"disk {plan.target} is said to be shared, and {self._dest.host} has no {plan.dest}",
+                        f"disk {plan.target} is said to be shared, and {self._dest.host} has no {absent}",
                         "image_missing",
                         f"bring the storage of {plan.dest} to {self._dest.host}, or say storage: copy",
                     ),
                 )
 
-    def _may_lie_there(self, plan: DiskPlan) -> bool:
-        kind = self._there(plan.target).type
-        if kind == "block":
-            return not self._devices_there or plan.dest in self._devices_there
-        return kind != "file" or self._dest.has(*posixpath.split(plan.dest)) is not False
+    def _absent(self, plan: DiskPlan) -> str:
+        """What is certainly not there. A file that libvirt may not open is not among those that it lists."""
+        kind, directory = self._there(plan.target).type, posixpath.dirname(plan.dest)
+        if kind == "block" and plan.dest.startswith("/dev/") and self._devices_there:
+            return "" if plan.dest in self._devices_there else plan.dest
+        return directory if kind == "file" and self._dest.has(directory) is False else ""
 
     def check_replaceable(self, disks: Sequence[Disk], facts: Mapping[str, Any] | None, force: bool) -> None:
         """Refuse to replace files that lie at the destination and that nothing accounts for."""

@@ -224,14 +224,14 @@ class Ending:
             # The clock and the journal's may differ by a little.
             reasons = messages.reasons(self._local.daemon_errors(time.time() - job.elapsed() - 0.1), alone)
         known = [messages.look_up(one, **known_as) for one in reasons or [said]]
-        if len({one.failure_class for one in known}) > 1:
+        if len({(one.failure_class, one.cure) for one in known}) > 1:
             # Whose is whose is not known.
             known = [messages.look_up(said, **known_as)]
         if len(reasons) > 1:
             said += f"; the libvirt daemon has logged then, of this VM or of others that moved: {'; '.join(reasons)}"
         elif reasons:
             said = reasons[0]
-        return uris.redact(said), known[0]
+        return messages.shortened(uris.redact(said)), known[0]
 
     def _conclude(self, what: str) -> None:
         self._warn(self.record(what))

@@ -32,6 +32,8 @@ SIZE = 512
 MARKER_PREFIX = ".kvmops-run-"
 _LONGEST_NAME = 255
 _ABSENT = (errno.ENOENT, errno.ENOTDIR)
+# To look into a directory libvirt opens what lies there, and some devices do something then: a watchdog begins to run.
+_UNTOUCHED = ("/dev/", "/proc/", "/sys/")
 # By why a probe cannot be made, what helps.
 _CURES = {
     errno.ENOSPC: "free space in {directory} on {host}",
@@ -101,6 +103,8 @@ class Storage:
 
     def has(self, directory: str, name: str = "") -> bool | None:
         """Whether the host has that directory, and that file in it; None where it does not tell."""
+        if posixpath.join(directory, "").startswith(_UNTOUCHED):
+            return None
         try:
             found = self.names(directory)
         except LibvirtFailure as error:

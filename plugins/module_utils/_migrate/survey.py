@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import posixpath
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any, Callable, Dict, List, Mapping, Sequence, Tuple
 
 from .._libvirt import Host, LibvirtFailure, NoAnswer, Volume
@@ -70,7 +71,7 @@ class Survey:
         images: Mapping[str, Volume | None],
     ) -> Case:
         """Everything that is known; `text` is the guest's XML, and `defined` its definition where it runs."""
-        needs = parts.of(self._options.get("dest_xml") or text)
+        needs = self._needs(text, definition.uuid)
         here: Mapping[str, Any] = {"cpu": parts.offers(self._source.capabilities).cpu}
         if self._local is not None:
             machine = facts.of_machine()
@@ -106,6 +107,16 @@ class Survey:
             },
         )
 
+    def _needs(self, text: str, uuid: str) -> Needs:
+        """What goes along is the migratable XML: not what libvirt has filled in by the configuration of this host."""
+        given = self._options.get("dest_xml")
+        needs = parts.of(given or text)
+        if not given:
+            with suppress(LibvirtFailure):
+                arriving = parts.of(self._source.xml(uuid, migratable=True))
+                return replace(needs, listens=arriving.listens, folders=arriving.folders)
+        return needs
+
     @property
     def _runs(self) -> bool:
         return self._mode in table.ACTIVE
@@ -139,7 +150,8 @@ class Survey:
 
     def _absent(self, needs: Needs) -> List[str]:
         """Which of the files and directories that it needs the destination has not."""
-        if self._pools is None:
+        # libvirt makes the directories of a session itself, elsewhere for each user.
+        if self._pools is None or uris.parse(self._source.uri).path == "/session":
             return []
         absent = [path for path in needs.files if self._pools.has(*posixpath.split(path)) is False]
         return absent + [folder for folder in needs.folders if self._pools.has(folder) is False]
@@ -255,14 +267,17 @@ def note_pools(case: Case, definition: Definition, said: Mapping[str, Any], repo
     if not case.runs or case.options["storage"] == "shared" or case.options["dest_xml"] or "pools" not in said:
         return
     pools = {posixpath.normpath(pool["path"]): pool for pool in said["pools"] if pool["path"]}
+    missing: Dict[str, Refusal] = {}
     for disk in definition.disks:
         mounts = [preflight.mount_fact(disk.source, host.get("mounts") or ()) for host in (case.here, case.there)]
         kinds = [mount.get("type") for mount in mounts]
-        local = all(kinds) and not all(kind in preflight.SHARED_TYPES for kind in kinds)
+        local = all(kinds) and any(kind in preflight.LOCAL_TYPES for kind in kinds)
         pool = pools.get(disk.directory)
         if disk.type == "file" and storage.writable(disk) and local and not (pool and pool["active"]):
             inactive = f" (its pool {pool['name']} is not started)" if pool else ""
-            report.findings.refuse("pools", missing_pools(case.dest, disk.directory + inactive))
+            missing[disk.directory] = missing_pools(case.dest, disk.directory + inactive)
+    for refusal in missing.values():
+        report.findings.refuse("pools", refusal)
 
 
 # Failures of which libvirt tells only that they were.

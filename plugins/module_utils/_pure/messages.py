@@ -437,7 +437,9 @@ UNKNOWN = _known(
 )
 
 _BANNER = re.compile(
-    r"@{9,}.*?(?:Offending \S+ key in (\S+?)\s.*?)?(Host key verification failed|$)", re.IGNORECASE | re.DOTALL
+    r"@{9,}[\s@]*WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED.*?(?:Offending \S+ key in (\S+?)\s.*?)?"
+    r"(Host key verification failed)",
+    re.IGNORECASE | re.DOTALL,
 )
 # What comes back from a peer-to-peer migration over ssh whatever went wrong: libvirt closes its connection to the
 # destination then, and the end of that overwrites the reason. Only the source daemon's own log has it.

@@ -157,8 +157,9 @@ def _graphics(root: ET.Element) -> Iterator[Tuple[str, str, int]]:
         if listen is not None and listen.get("type") != "address":
             continue
         address = node.get("listen", "") if listen is None else listen.get("address", "")
-        chosen = node.get("autoport") == "yes"
-        fixed = [int(node.get(one) or 0) for one in ("port", "tlsPort", "websocket")] if not chosen else []
+        # libvirt chooses no other one for a websocket, although it has chosen that.
+        named = ("websocket",) if node.get("autoport") == "yes" else ("port", "tlsPort", "websocket")
+        fixed = [int(node.get(one) or 0) for one in named]
         ports = [port for port in fixed if port > 0]
         if kind in ("vnc", "spice", "rdp"):
             yield from ((kind, address or "127.0.0.1", port) for port in ports or [0])
@@ -167,7 +168,7 @@ def _graphics(root: ET.Element) -> Iterator[Tuple[str, str, int]]:
 # Devices that are a character device to the guest (https://libvirt.org/formatdomain.html#consoles-serial-...).
 _CHARACTER = ("serial", "parallel", "console", "channel", "redirdev", "smartcard")
 # Where libvirt makes the directories itself.
-_OWN = ("/var/lib/libvirt/", "/var/log/libvirt/", "/run/libvirt/", "/var/run/libvirt/")
+_OWN = ("/var/lib/libvirt/qemu/", "/var/log/libvirt/qemu/", "/run/libvirt/qemu/", "/var/run/libvirt/qemu/")
 
 
 def _characters(root: ET.Element) -> Iterator[ET.Element]:
@@ -185,10 +186,15 @@ def _consoles(root: ET.Element) -> Iterator[Tuple[str, str, int]]:
             yield name, source.get("host", ""), int(service)
 
 
+def _reconnects(source: ET.Element) -> bool:
+    """Whether QEMU starts without whoever is at the other end, and tries again."""
+    return source.find("reconnect[@enabled='yes']") is not None
+
+
 def _connects(root: ET.Element) -> Iterator[Tuple[str, str, int]]:
     for node in (*_characters(root), *root.findall("devices/rng/backend")):
         source = node.find("source[@mode='connect']")
-        if source is not None and node.get("type") == "tcp":
+        if source is not None and node.get("type") == "tcp" and not _reconnects(source):
             host, service = source.get("host", ""), source.get("service", "")
             if names.is_own(host) and service.isdigit():
                 yield {"console": "serial", "backend": "rng"}.get(node.tag, node.tag), host, int(service)
@@ -205,10 +211,11 @@ def _files(root: ET.Element) -> Iterator[str]:
 def _folders(root: ET.Element) -> Iterator[str]:
     """Where its consoles have files, pipes and sockets."""
     paths = [node.get("socket", "") for node in root.findall("devices/graphics/listen")]
+    paths += [node.get("path", "") for node in root.findall("devices/interface[@type='vhostuser']/source")]
     for node in _characters(root):
         source, log = node.find("source"), node.find("log")
         paths.append("" if log is None else log.get("file", ""))
-        if source is not None and node.get("type") in ("file", "pipe", "unix"):
+        if source is not None and node.get("type") in ("file", "pipe", "unix") and not _reconnects(source):
             paths.append(source.get("path", ""))
     yield from (posixpath.dirname(path) for path in paths if path.startswith("/") and not path.startswith(_OWN))
 

@@ -36,6 +36,8 @@ SHARED_TYPES = frozenset(
     )
 )
 NFS_TYPES = frozenset(("nfs", "nfs4"))
+# What no other host sees, whatever lies below it.
+LOCAL_TYPES = frozenset(("ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs", "jfs", "tmpfs", "overlay"))
 # File systems whose hosts agree about what is in their caches (virFileIsClusterFS).
 CLUSTER_TYPES = frozenset(("gfs2", "ocfs2", "ceph", "fuse.ceph", "gpfs"))
 SAFE_CACHES = ("", "none", "directsync")
@@ -260,14 +262,17 @@ def _filters_below(known: Mapping[str, Sequence[str]], wanted: List[Tuple[str, s
 
 def _listens(case: Case) -> Iterator[Found]:
     """Where people reach its screen and its consoles: libvirt takes the address along, and a port that was chosen."""
-    local, listeners = case.there.get("local_addresses"), case.there.get("listeners") or ()
+    local, listeners = case.there.get("local_addresses"), case.there.get("listeners")
+    if case.needs.listens and (local is None or listeners is None):
+        yield from case.lacks("local_addresses", "listeners")
+        return
     for what, address, port in case.needs.listens:
         cure = f"let its {what} listen on 0.0.0.0, or on an address of {case.dest}: dest_xml, or virsh edit {case.name}"
-        if local and names.address_of(address) not in (None, *_EVERYWHERE, *map(names.address_of, local)):
+        if not _is_anywhere(address) and names.address_of(address) not in map(names.address_of, local or ()):
             yield Found(
                 case.stops, f"the {what} of {case.name} listens on {address}, which {case.dest} does not have", cure
             )
-        elif port and any(port == taken and _meet(address, other) for other, taken in listeners):
+        elif port and any(port == taken and _meet(address, other) for other, taken in listeners or ()):
             yield Found(
                 case.stops,
                 f"the {what} of {case.name} listens on port {port}, and somebody on {case.dest} does already",
@@ -275,20 +280,37 @@ def _listens(case: Case) -> Iterator[Found]:
             )
         else:
             yield Found(PASS, f"the {what} of {case.name} can listen on {case.dest}")
+
+
+def _is_anywhere(address: str) -> bool:
+    """Whether every host has that address, or what it is called by is for its host to find out."""
+    return names.address_of(address) is None or address in _EVERYWHERE or names.is_loopback(address)
+
+
+def _connects(case: Case) -> Iterator[Found]:
+    listeners = case.there.get("listeners")
+    if listeners is None:
+        return
     for what, address, port in case.needs.connects:
-        if case.there.get("listeners") is not None and not any(port == taken for _other, taken in listeners):
-            yield Found(
-                case.stops,
-                f"the {what} of {case.name} connects to {address}:{port} of its own host, and nobody listens there on"
-                f" {case.dest}",
-                f"start on {case.dest} what listens there on {case.source}, or let the {what} be something else",
-            )
+        if any(port == taken for _other, taken in listeners):
+            yield Found(PASS, f"somebody listens on port {port} of {case.dest}")
+            continue
+        yield Found(
+            case.stops,
+            f"the {what} of {case.name} connects to {address}:{port} of its own host, and nobody listens there on"
+            f" {case.dest}",
+            f"start on {case.dest} what listens there on {case.source}, or let the {what} be something else",
+        )
 
 
 def _meet(one: str, other: str) -> bool:
     """Whether nobody else can listen on the one address while somebody listens on the other, on one port."""
-    addresses = [names.address_of(address) for address in (one, other)]
-    return None in addresses or addresses[0] == addresses[1] or any(one in _EVERYWHERE for one in addresses)
+    both = [names.address_of("127.0.0.1" if names.is_localhost(address) else address) for address in (one, other)]
+    if None in both:
+        return False
+    # That of IPv6 is IPv4's, too.
+    wide = "::" in both or (_EVERYWHERE[0] in both and not any(":" in str(address) for address in both))
+    return wide or both[0] == both[1]
 
 
 _EVERYWHERE = ("0.0.0.0", "::")
@@ -313,7 +335,6 @@ def _host_files(case: Case) -> Iterator[Found]:
 
 
 def _bridges(case: Case) -> Iterator[Found]:
-    yield from _taps(case)
     wanted = [("bridge", name) for name in case.needs.bridges] + [
         ("network device", name) for name in case.needs.devices
     ]
@@ -463,7 +484,7 @@ def _ports(case: Case) -> Iterator[Found]:
         if not closed:
             yield Found(PASS, f"{address} lets packets to {_listed(answers)}/tcp through")
             continue
-        if address == case.between.get("address") and _is_own(case) is False:
+        if case.between.get("name") and address == case.between["address"] and _leads_there(case) is False:
             yield Found(SKIPPED, f"{address} is no address of {case.dest}")
             continue
         named = address in case.between["named"]
@@ -509,9 +530,10 @@ def _dest_name(case: Case) -> Iterator[Found]:
     """libvirt sends the guest to the destination's own name, unless an address is given."""
     name = case.between.get("name")
     if not name:
-        if _is_own(case) is False:
-            yield _elsewhere(case, case.between["address"], f"give {case.dest} that address, or name one that it has")
-        elif _is_own(case):
+        if _leads_there(case) is False:
+            # It may be one that is translated on the way, as one that somebody has named.
+            yield _elsewhere(case, case.between["address"], "name one that it has, unless it is translated", WARN)
+        elif _leads_there(case):
             yield Found(PASS, f"{case.between['address']} is an address of {case.dest}")
         return
     resolved = case.between.get("name_here")
@@ -535,7 +557,7 @@ def _dest_name(case: Case) -> Iterator[Found]:
             f"on {case.source} the name {name} of {case.dest} leads to {resolved[0]}, which is {case.source} itself",
             f"correct the entry of {name} in /etc/hosts on {case.source}, or set migration_address",
         )
-    elif _is_own(case) is False:
+    elif _leads_there(case) is False:
         yield _elsewhere(
             case,
             f"{name} ({resolved[0]}), {which},",
@@ -551,21 +573,18 @@ def _dest_name(case: Case) -> Iterator[Found]:
         yield Found(PASS, f"{name} is {resolved[0]} on {case.source}")
 
 
-def _is_own(case: Case) -> bool | None:
-    """Whether the address of the data is one of the destination's own, None where that is not known.
-
-    Translated addresses are not known here, and taken for those of somebody else.
-    """
-    resolved = next(iter(case.between.get("name_here") or ()), "") or str(case.between.get("address") or "")
-    address = names.address_of(resolved.partition("%")[0])
+def _leads_there(case: Case) -> bool | None:
+    """Whether an address of the data is one of the destination's own, None where that is not known."""
+    found = case.between.get("name_here") or [str(case.between.get("address") or "")]
+    addresses = [names.address_of(one.partition("%")[0]) for one in found]
     local = case.there.get("local_addresses")
-    if address is None or not local or case.options["tunnelled"]:
+    if None in addresses or not local or case.options["tunnelled"]:
         return None
-    return address in map(names.address_of, local)
+    return any(address in map(names.address_of, local) for address in addresses)
 
 
-def _elsewhere(case: Case, what: str, cure: str) -> Found:
-    return Found(FAIL, f"the data would go to {what} and {case.dest} has no such address", cure)
+def _elsewhere(case: Case, what: str, cure: str, status: str = FAIL) -> Found:
+    return Found(status, f"the data would go to {what} and {case.dest} has no such address", cure)
 
 
 def _tls_force(case: Case) -> Iterator[Found]:
@@ -992,13 +1011,9 @@ CHECKS = (
         "bridge_missing",
         anywhere=True,
     ),
-    Check(
-        "listens",
-        "Its screen and its consoles can be listened for at the destination.",
-        _listens,
-        "listen_address",
-        anywhere=True,
-    ),
+    Check("taps", "Names that its network devices were given are free.", _taps, "device_name", anywhere=True),
+    Check("listens", "Its screen and its consoles can be listened for there.", _listens, "listen_address"),
+    Check("connects", "What it connects to on its own host listens there, too.", _connects, "nobody_listens"),
     Check(
         "host_files",
         "Firmware, kernels and directories that its definition names are at the destination.",

@@ -77,13 +77,17 @@ class Wish:
     copies: bool = False
 
 
+# Whose servers have one storage, so that every host may ask its own.
+CLUSTERS = ("rbd", "gluster", "sheepdog", "vxhs")
+
+
 def by_kind(disk: Disk) -> Evidence | None:
     """What the kind of a disk alone proves; None for files and devices, for which the hosts must be looked at."""
     if not disk.source:
         return Evidence(SHARED, "the drive is empty")
-    own = [server for server in disk.servers if names.is_own(server)]
+    own = disk.protocol not in CLUSTERS and disk.servers and all(map(names.is_own, disk.servers))
     if disk.type == "network" and own:
-        return Evidence(UNKNOWN, f"its server is {own[0]}, which is another one on each host")
+        return Evidence(UNKNOWN, f"its server is {disk.servers[0]}, which is another one on each host")
     if disk.type == "network":
         return Evidence(SHARED, "a network disk is the same from every host")
     if disk.type not in ("file", "block"):
