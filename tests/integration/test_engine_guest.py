@@ -366,7 +366,8 @@ def behind(host: str) -> float:
 
 def test_c1_25_the_clock_is_right_after_the_move():
     source = SPOKEN.home()
-    wait_for(lambda: "state='connected'" in SPOKEN.virsh(source, "dumpxml"), what="the agent")
+    # It may still boot, which takes an emulated guest minutes where others work.
+    wait_for(lambda: "state='connected'" in SPOKEN.virsh(source, "dumpxml"), 240, "the agent")
     SPOKEN.virsh(source, "suspend")
     time.sleep(6)
     SPOKEN.virsh(source, "resume")
