@@ -269,11 +269,12 @@ def note_pools(case: Case, definition: Definition, said: Mapping[str, Any], repo
     pools = {posixpath.normpath(pool["path"]): pool for pool in said["pools"] if pool["path"]}
     missing: Dict[str, Refusal] = {}
     for disk in definition.disks:
+        pool = pools.get(disk.directory)
+        if disk.type != "file" or not storage.writable(disk) or (pool and pool["active"]):
+            continue
         mounts = [preflight.mount_fact(disk.source, host.get("mounts") or ()) for host in (case.here, case.there)]
         kinds = [mount.get("type") for mount in mounts]
-        local = all(kinds) and any(kind in preflight.LOCAL_TYPES for kind in kinds)
-        pool = pools.get(disk.directory)
-        if disk.type == "file" and storage.writable(disk) and local and not (pool and pool["active"]):
+        if all(kinds) and any(kind in preflight.LOCAL_TYPES for kind in kinds):
             inactive = f" (its pool {pool['name']} is not started)" if pool else ""
             missing[disk.directory] = missing_pools(case.dest, disk.directory + inactive)
     for refusal in missing.values():

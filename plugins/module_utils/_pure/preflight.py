@@ -260,6 +260,18 @@ def _filters_below(known: Mapping[str, Sequence[str]], wanted: List[Tuple[str, s
             wanted += [(below, f"filter {name} refers to") for below in known.get(name, ())]
 
 
+def _taps(case: Case) -> Iterator[Found]:
+    taken = case.there.get("interfaces") or {}
+    for name in case.needs.taps if case.runs else ():
+        if name in taken:
+            yield Found(
+                FAIL,
+                f"an interface of {case.name} is to be {name} on its host, and {case.dest} has a network device of"
+                " that name",
+                f"remove {name} from {case.dest}, or let libvirt choose the name: no <target dev/> in dest_xml",
+            )
+
+
 def _listens(case: Case) -> Iterator[Found]:
     """Where people reach its screen and its consoles: libvirt takes the address along, and a port that was chosen."""
     local, listeners = case.there.get("local_addresses"), case.there.get("listeners")
@@ -287,6 +299,19 @@ def _is_anywhere(address: str) -> bool:
     return names.address_of(address) is None or address in _EVERYWHERE or names.is_loopback(address)
 
 
+def _meet(one: str, other: str) -> bool:
+    """Whether nobody else can listen on the one address while somebody listens on the other, on one port."""
+    both = [names.address_of("127.0.0.1" if names.is_localhost(address) else address) for address in (one, other)]
+    if None in both:
+        return False
+    # That of IPv6 is IPv4's, too.
+    wide = "::" in both or (_EVERYWHERE[0] in both and not any(":" in str(address) for address in both))
+    return wide or both[0] == both[1]
+
+
+_EVERYWHERE = ("0.0.0.0", "::")
+
+
 def _connects(case: Case) -> Iterator[Found]:
     listeners = case.there.get("listeners")
     if listeners is None:
@@ -301,19 +326,6 @@ def _connects(case: Case) -> Iterator[Found]:
             f" {case.dest}",
             f"start on {case.dest} what listens there on {case.source}, or let the {what} be something else",
         )
-
-
-def _meet(one: str, other: str) -> bool:
-    """Whether nobody else can listen on the one address while somebody listens on the other, on one port."""
-    both = [names.address_of("127.0.0.1" if names.is_localhost(address) else address) for address in (one, other)]
-    if None in both:
-        return False
-    # That of IPv6 is IPv4's, too.
-    wide = "::" in both or (_EVERYWHERE[0] in both and not any(":" in str(address) for address in both))
-    return wide or both[0] == both[1]
-
-
-_EVERYWHERE = ("0.0.0.0", "::")
 
 
 def _host_files(case: Case) -> Iterator[Found]:
@@ -366,18 +378,6 @@ def _bridges(case: Case) -> Iterator[Found]:
             )
         else:
             yield Found(PASS, f"{kind} {name} is there")
-
-
-def _taps(case: Case) -> Iterator[Found]:
-    taken = case.there.get("interfaces") or {}
-    for name in case.needs.taps if case.runs else ():
-        if name in taken:
-            yield Found(
-                FAIL,
-                f"an interface of {case.name} is to be {name} on its host, and {case.dest} has a network device of"
-                " that name",
-                f"remove {name} from {case.dest}, or let libvirt choose the name: no <target dev/> in dest_xml",
-            )
 
 
 def _other_bridge(case: Case, name: str) -> str:
