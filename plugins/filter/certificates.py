@@ -13,13 +13,14 @@ description:
     P(kvmops.migration.libvirt_tls#role). Runs on the controller and changes nothing.
 options:
   _input:
-    description: What C(head --verbose) says of the host's files.
+    description: >-
+      What C(roles/libvirt_tls/files/look.sh) says of the host's files, each below a heading as C(head --verbose) writes it.
     type: str
     required: true
   certificates:
     description: >-
       The certificates that the host shall have, each with C(path), C(key) (path of its private key), C(authority) and
-      C(usage) (C(serverAuth) or C(clientAuth)). What else an entry has is handed back.
+      C(usage) (C(serverAuth) or C(clientAuth)), and C(owner) (of the key). What else an entry has is handed back.
     type: list
     elements: dict
     required: true
@@ -38,7 +39,8 @@ options:
     type: int
     required: true
   keys:
-    description: The SHA-256 fingerprints of the public keys by the paths of the private ones, where they are known.
+    description: >-
+      The SHA-256 fingerprints of the public keys by the paths of the private ones, of keys that have been made since the input.
     type: dict
     default: {}
 requirements:
@@ -65,7 +67,9 @@ EXAMPLES = r"""
 RETURN = r"""
 _value:
   description:
-    - A mapping with C(due), the certificates to be made, each with the reason in C(why), C(ours), those that the host
+    - A mapping with C(due), the certificates to be made, each with the reason in C(why), C(keys_due), the certificates whose
+      keys have to be made or given to their owner, likewise, C(directories_due), the directories of these files that have to be made or given to root, each with C(path) and C(mode),
+      C(ours), those that the host
       has from the authorities, C(authorities), the names of authorities that the host does not have yet,
       C(authorities_due), the names of those to be made, C(foreign), lines on files that hold another
       authority, C(names), the names as an option C(subject_alt_name) takes them, and C(users), the users of the host as

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
+import itertools
+import os
 import re
 import typing as t
 from datetime import datetime, timedelta, timezone
@@ -26,12 +28,16 @@ else:
     USAGES = {"serverAuth": ExtendedKeyUsageOID.SERVER_AUTH, "clientAuth": ExtendedKeyUsageOID.CLIENT_AUTH}
 
 USERS = "/etc/passwd"
+KEY_MODE = "400"
 _HEADING = re.compile(r"^==> (.+) <==$", re.MULTILINE)
+# What the role's look.sh says of a directory or a key, and the sum where there was no key.
+_LOOKED = re.compile(r"(?P<owner>\S+) (?P<mode>\d+) (?P<kind>.+)\n?(?P<sum>[0-9a-f]{64})?")
+_NO_KEY = hashlib.sha256(b"").hexdigest()
 _PEM = re.compile(r"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
 
 
 def split(text: str) -> dict[str, str]:
-    """The files by their path, in what `head --verbose` says of them."""
+    """The files by their path, in what the role's look.sh says of them."""
     parts = _HEADING.split(text)
     return dict(zip(parts[1::2], parts[2::2]))
 
@@ -139,6 +145,32 @@ def reason(
     return ""
 
 
+def _unlike(text: str | None, kind: str, owner: str, mode: str) -> str:
+    """Why this directory or key has to be made, or given to its owner; empty if it is as it shall be."""
+    looked = _LOOKED.match((text or "").strip())
+    if not looked:
+        return "is not there" if text is None else f"is no {kind}"
+    if looked["kind"] != ("directory" if kind == "directory" else "regular file"):
+        return f"is no {kind}"
+    if (looked["owner"], looked["mode"]) != (owner, mode):
+        return f"is of {looked['owner']} with mode {looked['mode']}, not of {owner} with mode {mode}"
+    if kind == "key" and looked["sum"] in (None, _NO_KEY):
+        return "is no key"
+    return ""
+
+
+def _directories(*lists: t.Sequence[dict[str, t.Any]]) -> t.Iterator[tuple[str, str]]:
+    """What all these files lie in, each with its mode."""
+    paths = (each[name] for each in itertools.chain(*lists) for name in ("path", "key") if name in each)
+    for path in dict.fromkeys(map(os.path.dirname, paths)):
+        yield path, "700" if os.path.basename(path) == "private" else "755"
+
+
+def _sum(text: str | None) -> str:
+    looked = _LOOKED.match((text or "").strip())
+    return looked["sum"] or "" if looked else ""
+
+
 def judge(
     seen: str,
     certificates: t.Sequence[dict[str, t.Any]],
@@ -149,6 +181,7 @@ def judge(
 ) -> dict[str, t.Any]:
     """See the documentation of the filter."""
     files = split(seen)
+    keys = keys or {}
     wanted_names = alternatives(names)
     own = {authority["name"]: authority["content"] for authority in authorities}
     foreign, absent = [], []
@@ -162,9 +195,14 @@ def judge(
         elif ours[0] not in there:
             # The same authority, valid for another time.
             absent.append(authority["name"])
-    due = []
+    due, keys_due = [], []
     for wanted in certificates:
-        text, key = files.get(wanted["path"]), (keys or {}).get(wanted["key"])
+        text, looked = files.get(wanted["path"]), files.get(wanted["key"])
+        unlike = _unlike(looked, "key", wanted["owner"], KEY_MODE)
+        if unlike:
+            keys_due.append({**wanted, "why": f"{wanted['key']} {unlike}"})
+        # What was seen of one that is no key says nothing of the one that is made in its place.
+        key = keys.get(wanted["key"]) or ("" if unlike else _sum(looked))
         why = reason(text, own[wanted["authority"]], wanted["usage"], wanted_names, days, key)
         if why:
             due.append({**wanted, "why": f"{wanted['path']} {why}"})
@@ -180,6 +218,12 @@ def judge(
         "authorities": absent,
         "authorities_due": [name for name, content in own.items() if authority_due(content, days)],
         "due": due,
+        "keys_due": keys_due,
+        "directories_due": [
+            {"path": path, "mode": f"0{mode}"}
+            for path, mode in _directories(certificates, authorities)
+            if _unlike(files.get(path), "directory", "root", mode)
+        ],
         "ours": ours,
         "names": wanted_names,
         "users": users,

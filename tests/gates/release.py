@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Rehearse the next release on a copy of the checkout; or, with a version, see that this checkout is that release.
 
+A checkout whose version is released already has to be that release: what is new since then is for a version of its own.
+
 Usage: in_venv.sh python tests/gates/release.py [VERSION]
 """
 
@@ -71,7 +73,7 @@ def changelog(top: Path, home: str, *arguments: str) -> Iterator[str]:
 def rehearse(version: str) -> Iterator[str]:
     released = load(TOP / "changelogs" / "changelog.yaml")["releases"]
     if released and number(version) <= max(map(number, released)):
-        yield f"galaxy.yml has version {version}, and {max(released, key=number)} is released"
+        yield f"galaxy.yml has version {version}, and {max(released, key=number)} is released: raise it"
         return
     listed = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
@@ -92,8 +94,13 @@ def main(arguments: list[str]) -> int:
     version = load(TOP / "galaxy.yml")["version"]
     if not VERSION.fullmatch(version):
         return finish([f"galaxy.yml: {version} is no version of a release"], "")
-    wrong = [*from_the_future(version), *rehearse(version)]
-    return finish(wrong, f"{version} could be released: {len(fragments(TOP))} fragments make its changelog")
+    wrong = list(from_the_future(version))
+    if not wrong and not list(not_released(TOP, version)):
+        return finish([], f"this is the release {version}, and nothing is new since then")
+    return finish(
+        [*wrong, *rehearse(version)],
+        f"{version} could be released: {len(fragments(TOP))} fragments make its changelog",
+    )
 
 
 if __name__ == "__main__":

@@ -26,7 +26,8 @@ MEMORY_MIB = {True: 1536, False: 1024}
 # The widest page tables cost the emulator a step more at each look, and where a processor says that it moves strings of
 # bytes fast, the kernel copies and clears memory by the byte: three times slower than by the word here.
 EMULATOR = ("tcg,thread=multi,tb-size=512", "-cpu", "max,la57=off,erms=off")
-# Timers that would only cost time, terminals that nobody sees, and what has no network to work with.
+# Timers that would only cost time, terminals that nobody sees, what has no network to work with, and the manager that each
+# login would start for its user, which takes an emulated host longer than the login.
 MASKED = [
     "apt-daily.timer",
     "apt-daily-upgrade.timer",
@@ -40,6 +41,7 @@ MASKED = [
     "serial-getty@ttyS0.service",
     "systemd-networkd.service",
     "systemd-timesyncd.service",
+    "user@.service",
 ]
 # A clock source that QEMU derives from this machine's clock: the processor's own counter is measured at boot, and on a
 # busy machine badly, so that the hosts' clocks would part.

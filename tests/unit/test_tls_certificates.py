@@ -4,14 +4,22 @@
 
 from __future__ import annotations
 
+import getpass
 import ipaddress
+import subprocess
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+)
 from cryptography.x509.oid import NameOID
 
 from ansible_collections.kvmops.migration.plugins.plugin_utils import certificates
@@ -19,6 +27,8 @@ from ansible_collections.kvmops.migration.plugins.plugin_utils import certificat
 NOW = datetime.now(timezone.utc)
 NAMES = ("kvm1", "kvm1-private", "192.0.2.1", "2001:db8::0001")
 SERVER, CA = "/etc/pki/qemu/server-cert.pem", "/etc/pki/qemu/ca-cert.pem"
+FOLDER = "/etc/pki/qemu"
+LOOK = Path(__file__).resolve().parents[2] / "roles" / "libvirt_tls" / "files" / "look.sh"
 WANTED = {
     "path": SERVER,
     "key": "/etc/pki/qemu/server-key.pem",
@@ -59,8 +69,8 @@ OURS = Authority()
 
 
 def seen(**files) -> str:
-    """What `head --verbose` says, of files by the names that the tests give them."""
-    paths = {"server": SERVER, "authority": CA, "users": certificates.USERS}
+    """What the role's look.sh says, of files by the names that the tests give them."""
+    paths = {"server": SERVER, "authority": CA, "users": certificates.USERS, "key": WANTED["key"], "folder": FOLDER}
     return "\n".join(f"==> {paths[name]} <==\n{text}" for name, text in files.items())
 
 
@@ -118,6 +128,73 @@ def test_a_certificate_of_another_key_is_made_anew():
     assert judge(text, keys={WANTED["key"]: own})["due"] == []
     other = ("1" if own[0] == "0" else "0") + own[1:]
     assert judge(text, keys={WANTED["key"]: other})["due"][0]["why"] == f"{SERVER} is of another key"
+
+
+def looked(key, owner: str = "q", mode: str = "400") -> str:
+    own = certificates.fingerprint(certificates.read(OURS.certificate(key=key))[0])
+    return f"{owner} {mode} regular file\n{own}  -\n"
+
+
+def test_a_key_that_is_as_it_shall_be_is_not_touched_and_has_to_fit_its_certificate():
+    key, other = (ec.generate_private_key(ec.SECP256R1()) for _each in range(2))
+    files = {"server": OURS.certificate(key=key), "authority": OURS.text, "folder": "root 755 directory\n"}
+    said = judge(seen(**files, key=looked(key)))
+    assert (said["due"], said["keys_due"], said["directories_due"]) == ([], [], [])
+    said = judge(seen(**files, key=looked(other)))
+    assert said["due"][0]["why"] == f"{SERVER} is of another key"
+    assert said["keys_due"] == []
+
+
+KEYS = {
+    None: "is not there",
+    looked(OURS.key, owner="root"): "is of root with mode 400, not of q with mode 400",
+    looked(OURS.key, mode="644"): "is of q with mode 644, not of q with mode 400",
+    f"q 400 regular file\n{certificates._NO_KEY}  -\n": "is no key",
+    "q 400 regular file\n": "is no key",
+    "q 400 directory\n": "is no key",
+}
+
+
+@pytest.mark.parametrize("text", KEYS)
+def test_a_key_is_made_or_given_to_its_owner_when_it(text):
+    files = {} if text is None else {"key": text}
+    said = judge(seen(server=OURS.certificate(), authority=OURS.text, **files))
+    assert [each["why"] for each in said["keys_due"]] == [f"{WANTED['key']} {KEYS[text]}"]
+    # The one that is made then decides whether the certificate stays.
+    assert said["due"] == []
+
+
+@pytest.mark.parametrize("text", [None, "root 700 directory\n", "q 755 directory\n", "some text\n"])
+def test_a_directory_is_made_or_given_to_root_when(text):
+    files = {} if text is None else {"folder": text}
+    assert judge(seen(**files))["directories_due"] == [{"path": FOLDER, "mode": "0755"}]
+
+
+def test_what_the_role_looks_at_is_understood(tmp_path):
+    key, folder = ec.generate_private_key(ec.SECP256R1()), tmp_path / "private"
+    folder.mkdir(mode=0o700)
+    paths = {name: folder / f"{name}key.pem" for name in ("good", "locked", "broken", "absent")}
+    for name, encryption in (("good", NoEncryption()), ("locked", BestAvailableEncryption(b"x"))):
+        paths[name].write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption))
+    paths["broken"].write_text("broken\n", encoding="ascii")
+    certificate = tmp_path / "cert.pem"
+    certificate.write_text(OURS.certificate(key=key), encoding="ascii")
+    wanted = [
+        {**WANTED, "owner": getpass.getuser(), "path": str(certificate), "key": str(path)} for path in paths.values()
+    ]
+    for path in folder.iterdir():
+        path.chmod(0o400)
+    arguments = [folder, certificate, *paths.values()]
+    said = subprocess.run(["sh", LOOK, *arguments], check=True, capture_output=True, text=True).stdout
+    judged = certificates.judge(
+        said, wanted, [{"name": "qemu", "path": CA, "content": OURS.text}], [*NAMES], 30
+    )
+    assert judged["due"] == []
+    assert {each["key"]: each["why"].rpartition("pem ")[2] for each in judged["keys_due"]} == {
+        str(paths["locked"]): "is no key",
+        str(paths["broken"]): "is no key",
+        str(paths["absent"]): "is not there",
+    }
 
 
 def test_another_authority_on_the_host_is_named_even_if_ours_does_not_exist_yet():

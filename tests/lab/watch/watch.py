@@ -208,7 +208,7 @@ class Watcher:
         beaten = due = time.monotonic_ns()
         while not stop:
             now = time.monotonic_ns()
-            if now - scanned >= SCAN_NS:
+            if not self.processes or now - scanned >= SCAN_NS:
                 scanned = now
                 self.scan()
             self.sample()
@@ -217,7 +217,8 @@ class Watcher:
                 self.beat(samples, latest)
                 beaten, samples, latest = now, 0, 0
             now = time.monotonic_ns()
-            due += PERIOD_NS
+            # Without a process there is nothing to sample until the next look finds one.
+            due += PERIOD_NS if self.processes else SCAN_NS
             if due < now:
                 latest = max(latest, now - due)
                 due = now
