@@ -43,6 +43,9 @@ OVER_PRIVATE = OVER_LAN.replace("192.168.1.232", "172.16.1.232")
 FOREIGN = 'rule family="ipv4" source address="192.0.2.9" port port="16509" protocol="tcp" accept'
 
 
+BUS = "org.fedoraproject.FirewallD1"
+
+
 class Host:
     """A host with a firewall that these commands describe; what is not described fails."""
 
@@ -56,7 +59,8 @@ class Host:
         ]
         ask = "firewall-cmd" if "firewalld" in active else "firewall-offline-cmd"
         self.answers = {
-            f"{ask} --get-default-zone": "public\n",
+            "firewall-offline-cmd --get-default-zone": "public\n",
+            f"busctl call {BUS} /org/fedoraproject/FirewallD1 {BUS} getDefaultZone": 's "public"\n',
             f"{ask} --list-all-zones": listed[0],
             f"{ask} --permanent --list-all-zones": listed[1],
             "ip route get 192.168.1.232": "192.168.1.232 dev lan0 src 192.168.1.231 uid 0\n",

@@ -160,13 +160,20 @@ def zones(text):
     return found
 
 
+def running_default(host):
+    """The default zone of a firewalld that runs, asked without the second that firewall-cmd takes to start."""
+    service = "org.fedoraproject.FirewallD1"
+    said = host.run("busctl", "call", service, "/org/fedoraproject/FirewallD1", service, "getDefaultZone")
+    return (said or "").partition('"')[2].partition('"')[0]
+
+
 class Firewalld:
     """What firewalld has, running or not."""
 
     def __init__(self, host, active):
         self.host = host
         ask = "firewall-cmd" if active else "firewall-offline-cmd"
-        self.default = (host.run(ask, "--get-default-zone") or "").strip()
+        self.default = running_default(host) if active else (host.run(ask, "--get-default-zone") or "").strip()
         self.runtime = zones(host.run(ask, "--list-all-zones"))
         self.permanent = zones(host.run(ask, "--permanent", "--list-all-zones")) if active else self.runtime
         self.active = active
