@@ -14,7 +14,8 @@ description:
 options:
   _input:
     description: >-
-      What C(roles/libvirt_tls/files/look.sh) says of the host's files, each below a heading as C(head --verbose) writes it.
+      What C(roles/libvirt_tls/files/look.sh) says of the host's files, each below a heading as C(head --verbose) writes
+      it.
     type: str
     required: true
   certificates:
@@ -40,7 +41,8 @@ options:
     required: true
   keys:
     description: >-
-      The SHA-256 fingerprints of the public keys by the paths of the private ones, of keys that have been made since the input.
+      The SHA-256 fingerprints of the public keys by the paths of the private ones, of keys that have been made since
+      the host was looked at.
     type: dict
     default: {}
 requirements:
@@ -58,6 +60,7 @@ EXAMPLES = r"""
         key: /etc/pki/qemu/server-key.pem
         authority: qemu
         usage: serverAuth
+        owner: libvirt-qemu
     authorities:
       - name: qemu
         path: /etc/pki/qemu/ca-cert.pem
@@ -67,13 +70,12 @@ EXAMPLES = r"""
 RETURN = r"""
 _value:
   description:
-    - A mapping with C(due), the certificates to be made, each with the reason in C(why), C(keys_due), the certificates whose
-      keys have to be made or given to their owner, likewise, C(directories_due), the directories of these files that have to be made or given to root, each with C(path) and C(mode),
-      C(ours), those that the host
-      has from the authorities, C(authorities), the names of authorities that the host does not have yet,
-      C(authorities_due), the names of those to be made, C(foreign), lines on files that hold another
-      authority, C(names), the names as an option C(subject_alt_name) takes them, and C(users), the users of the host as
-      far as C(/etc/passwd) is in the input.
+    - A mapping with C(due), the certificates to be made, each with the reason in C(why), C(keys_due), the certificates
+      whose keys have to be made or given to their owner, likewise, C(directories_due), the directories that have to be
+      made or given to root, each with C(path) and C(mode), C(ours), the certificates that the host has from the
+      authorities, C(authorities), the names of authorities that the host does not have yet, C(authorities_due), the
+      names of those to be made, C(foreign), lines on files that hold another authority, C(names), the names as an
+      option C(subject_alt_name) takes them, and C(users), the users of the host as far as C(/etc/passwd) is in the input.
   type: dict
 """
 

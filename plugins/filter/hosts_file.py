@@ -62,8 +62,8 @@ EXAMPLES = r"""
 RETURN = r"""
 _value:
   description: >-
-    A mapping with C(text), the content, C(changed), whether that is another one than it was, and C(errors), a list of lines;
-    with any error the text is as it was.
+    A mapping with C(text), the content, C(changed), whether that is another one than it was, and C(errors), a list of
+    lines; with any error the text is as it was.
   type: dict
 """
 
@@ -93,7 +93,8 @@ def hosts_file(content, own, hosts, hostvars, networks, domain="", state="presen
     text = decoded(content)
     strangers = [name for name in hosts if name not in hostvars]
     if strangers:
-        return {"text": text, "changed": False, "errors": ["name_resolution_hosts: not in the inventory: %s" % ", ".join(strangers)]}
+        error = "name_resolution_hosts: not in the inventory: %s" % ", ".join(strangers)
+        return {"text": text, "changed": False, "errors": [error]}
     known = [Network(network["suffix"], network["variable"]) for network in networks]
     variables = [network.variable for network in known]
     everybody = [host_of(name, hostvars[name], variables) for name in hosts]

@@ -3,7 +3,8 @@
 """Scenario `system`: shared storage on hosts with kernels of their own, where NFS and SELinux are real.
 
 The tests follow each other as a story does: what prepare.yml has made of bare hosts, centos64a's disk moves to NFS, the
-guest moves live to the other hypervisor and comes home over TLS, everything again, and what goes wrong.
+guest moves live to the other hypervisor and comes home over TLS, everything again. With KVMOPS_FULL=1 also what can be
+in the way of that, and what goes wrong.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import sys
 from tests.lab import console, tiers
 
 from .conftest import REPOSITORY, Run, ansible
+from .extent import full
 from .ports import listening, reached
 from .test_preflight import Obstacle, told
 
@@ -197,6 +199,7 @@ def found(hosts, obstacles: list[Obstacle]) -> Run:
     return run
 
 
+@full
 def test_c2_55_56_what_a_kernel_of_their_own_can_have_in_the_way_is_found(hosts, hypervisors):
     """The moves below are what is green after."""
     run = found(hosts, OBSTACLES)
@@ -243,6 +246,7 @@ def test_everything_again_changes_nothing(hypervisors):
 # --- what goes wrong
 
 
+@full
 def test_c8_116_a_broken_line_leaves_the_live_table_as_it_is(hosts):
     server = hosts["labstor1"]
     before = server.check_output("exportfs -v; cat /etc/exports")
@@ -257,6 +261,7 @@ def test_c8_116_a_broken_line_leaves_the_live_table_as_it_is(hosts):
     assert server.check_output("exportfs -v; cat /etc/exports") == before
 
 
+@full
 def test_what_cannot_be_mounted_is_told_with_its_cure_and_nothing_is_left(hosts):
     """An export that is read-only, one that is full, a server that is not there, and a directory with files in it."""
     server, client = hosts["labstor1"], hosts["labkvm1"]
@@ -316,6 +321,7 @@ AHEAD = Obstacle(
 )
 
 
+@full
 def test_c2_61_a_clock_that_is_ahead_is_found(hosts):
     run = found(hosts, [AHEAD])
     assert run.rc == 0, run.out

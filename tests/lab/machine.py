@@ -26,8 +26,8 @@ MEMORY_MIB = {True: 1536, False: 1024}
 # The widest page tables cost the emulator a step more at each look, and where a processor says that it moves strings of
 # bytes fast, the kernel copies and clears memory by the byte: three times slower than by the word here.
 EMULATOR = ("tcg,thread=multi,tb-size=512", "-cpu", "max,la57=off,erms=off")
-# Timers that would only cost time, terminals that nobody sees, what has no network to work with, and the manager that each
-# login would start for its user, which takes an emulated host longer than the login.
+# Timers that would only cost time, terminals that nobody sees, what has no network to work with, and the manager that
+# each login would start for its user, which takes an emulated host longer than the login.
 MASKED = [
     "apt-daily.timer",
     "apt-daily-upgrade.timer",

@@ -186,9 +186,7 @@ def test_what_the_role_looks_at_is_understood(tmp_path):
         path.chmod(0o400)
     arguments = [folder, certificate, *paths.values()]
     said = subprocess.run(["sh", LOOK, *arguments], check=True, capture_output=True, text=True).stdout
-    judged = certificates.judge(
-        said, wanted, [{"name": "qemu", "path": CA, "content": OURS.text}], [*NAMES], 30
-    )
+    judged = certificates.judge(said, wanted, [{"name": "qemu", "path": CA, "content": OURS.text}], [*NAMES], 30)
     assert judged["due"] == []
     assert {each["key"]: each["why"].rpartition("pem ")[2] for each in judged["keys_due"]} == {
         str(paths["locked"]): "is no key",
