@@ -75,7 +75,8 @@ _value:
       made or given to root, each with C(path) and C(mode), C(ours), the certificates that the host has from the
       authorities, C(authorities), the names of authorities that the host does not have yet, C(authorities_due), the
       names of those to be made, C(foreign), lines on files that hold another authority, C(names), the names as an
-      option C(subject_alt_name) takes them, and C(users), the users of the host as far as C(/etc/passwd) is in the input.
+      option C(subject_alt_name) takes them, and C(users), the users of the host as far as C(/etc/passwd) is in the
+      input.
   type: dict
 """
 
