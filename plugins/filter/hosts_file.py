@@ -62,7 +62,7 @@ EXAMPLES = r"""
 RETURN = r"""
 _value:
   description: >-
-    A mapping with C(text), the content, C(changed), whether that is another one than it was, and C(errors), a list of
+    A mapping with C(text), the content, C(differs), whether that is another one than it was, and C(errors), a list of
     lines; with any error the text is as it was.
   type: dict
 """
@@ -94,12 +94,12 @@ def hosts_file(content, own, hosts, hostvars, networks, domain="", state="presen
     strangers = [name for name in hosts if name not in hostvars]
     if strangers:
         error = "name_resolution_hosts: not in the inventory: %s" % ", ".join(strangers)
-        return {"text": text, "changed": False, "errors": [error]}
+        return {"text": text, "differs": False, "errors": [error]}
     known = [Network(network["suffix"], network["variable"]) for network in networks]
     variables = [network.variable for network in known]
     everybody = [host_of(name, hostvars[name], variables) for name in hosts]
     planned = plan(text, own, everybody, known, domain, state)
-    return {**planned, "changed": planned["text"] != text}
+    return {**planned, "differs": planned["text"] != text}
 
 
 class FilterModule:
