@@ -31,7 +31,11 @@ html_short_title = "kvmops.migration"
 html_show_sourcelink = False
 html_copy_source = False
 html_use_index = False
+html_static_path = ["site.css"]
+html_css_files = ["site.css"]
 pygments_style = "ansible"
+# Of a block that says none.
+highlight_language = "text"
 # An option is written as it is typed.
 smartquotes = False
 

@@ -22,7 +22,7 @@ BUILD = TOP / "build" / "docs"
 SOURCE, HTML = BUILD / "source", BUILD / "html"
 # Pages, and files that they link to.
 PARTS = (
-    *("docs/**/*.md", "docs/conf.py", "README.md", "LICENSE", "playbooks/*.yml", "roles/*/README.md"),
+    *("docs/**/*.md", "docs/conf.py", "docs/site.css", "README.md", "LICENSE", "playbooks/*.yml", "roles/*/README.md"),
     "extensions/pipeline/**/*.yml",
 )
 COLLECTION = "kvmops.migration"
