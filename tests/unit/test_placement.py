@@ -69,7 +69,7 @@ def test_any_of_the_listed_hosts_will_do():
     assert plan(facts, vm="a", dest=["kvm1", "kvm2"])["settled"][0]["dest"] == "kvm2"
 
 
-def test_placement_options_travel_with_the_move():
+def test_c8_121_placement_options_travel_with_the_move():
     declared = {"a": {"host": "kvm2", "mode": "offline", "storage": "shared"}}
     step = plan({"kvm1": host(1, a="shut_off"), "kvm2": host(2)}, declared=declared)["moves"][0]
     assert (step["mode"], step["storage"]) == ("offline", "shared")
@@ -344,7 +344,7 @@ def told(number: int, networks: tuple[str, ...] = ("blue",), available: int = 8 
     return said
 
 
-def test_the_first_host_that_fits_is_taken():
+def test_c8_123_the_first_host_that_fits_is_taken():
     facts = {"kvm1": told(1, a="running"), "kvm2": told(2, ()), "kvm3": told(3, available=1 << 30), "kvm4": told(4)}
     for dest, chosen in (("kvm2,kvm3,kvm4", "kvm4"), ("kvm4,kvm2", "kvm4"), ("kvm3,kvm2", "kvm3")):
         assert ways(plan(facts, vm="a", dest=dest)) == [("a", "kvm1", chosen)]
