@@ -97,10 +97,9 @@ def main(arguments: list[str]) -> int:
     wrong = list(from_the_future(version))
     if not wrong and not list(not_released(TOP, version)):
         return finish([], f"this is the release {version}, and nothing is new since then")
-    return finish(
-        [*wrong, *rehearse(version)],
-        f"{version} could be released: {len(fragments(TOP))} fragments make its changelog",
-    )
+    count = len(fragments(TOP))
+    made = "one fragment makes" if count == 1 else f"{count} fragments make"
+    return finish([*wrong, *rehearse(version)], f"{version} could be released: {made} its changelog")
 
 
 if __name__ == "__main__":
