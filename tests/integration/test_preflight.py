@@ -94,6 +94,11 @@ DEFINE_FILTER = "echo \"<filter name='own'/>\" > /tmp/own.xml; virsh nwfilter-de
 SCREEN, NO_SCREEN = started_with(r"s|</devices>|<graphics type=\"vnc\" port=\"-1\" listen=\"172.16.1.231\"/>&|")
 PORT, NO_PORT = started_with(r"s|</devices>|<graphics type=\"vnc\" port=\"5999\" autoport=\"no\"/>&|")
 LISTEN = "systemd-run --unit=own python3 -m http.server 5999 --bind 127.0.0.1; sleep 2"
+TAP, NO_TAP = started_with(r"s|</interface>|<target dev=\"own0\"/>&|")
+CONNECTED, NOT_CONNECTED = started_with(
+    r"s|</devices>|<serial type=\"tcp\"><source mode=\"connect\" host=\"127.0.0.1\" service=\"5998\"/></serial>&|"
+)
+PEER = "systemd-run --unit=own-peer python3 -m http.server 5998 --bind 127.0.0.1; sleep 2"
 LOG = "/var/log/own"
 CONSOLE, NO_CONSOLE = started_with(rf"s|</devices>|<serial type=\"file\"><source path=\"{LOG}/a\"/></serial>&|")
 ROM = "/usr/local/share/own.bin"
@@ -166,6 +171,11 @@ TOP_ATTACHED = (
 )
 SHARED = f"qemu-img create -qf qcow2 {TOP} 1M; {TOP_ATTACHED}"
 NO_SHARED = f"virsh detach-disk {VM} vdz --live; sleep 3; rm -f {TOP}; virsh pool-refresh vmshared"
+SPARSE = f"""
+truncate -s 1G /vm/sparse.img; virsh pool-refresh vm
+virsh attach-disk {VM} /vm/sparse.img vdz --targetbus virtio --subdriver raw --cache none --live
+"""
+NO_SPARSE = f"virsh detach-disk {VM} vdz --live; sleep 3; rm -f /vm/sparse.img; virsh pool-refresh vm"
 OVER_LOCAL = f"""
 qemu-img create -qf qcow2 {BASE} 1M; virsh pool-refresh vm
 qemu-img create -qf qcow2 -b {BASE} -F qcow2 {TOP}; {TOP_ATTACHED}
@@ -611,6 +621,43 @@ MORE = [
         "mount it for writing on labkvm2",
         {SOURCE: SHARED, DEST: "mount -i -o remount,bind,ro /vmshared"},
         {SOURCE: NO_SHARED, DEST: "mount -i -o remount,bind,rw /vmshared"},
+    ),
+    # A copy would be made in the directory below, where the mount hides it.
+    Obstacle(
+        "dest_mounts",
+        f"{TOP} is on fuse.glusterfs, mounted at /vmshared on labkvm1 and not on labkvm2",
+        "mount /vmshared on labkvm2; where a copy is meant, say storage: copy",
+        {SOURCE: SHARED, DEST: "umount /vmshared; virsh pool-refresh vmshared"},
+        {DEST: "mountpoint -q /vmshared || mount /vmshared; virsh pool-refresh vmshared", SOURCE: NO_SHARED},
+    ),
+    Obstacle(
+        "space",
+        "disk vdz of centos64a takes",
+        "free space in /vm on labkvm2",
+        {SOURCE: SPARSE, DEST: "mount -t tmpfs -o size=300m tmpfs /vm; virsh pool-refresh vm"},
+        {SOURCE: NO_SPARSE, DEST: "umount /vm; virsh pool-refresh vm"},
+    ),
+    Obstacle(
+        "dest_listens",
+        "labkvm2 is to listen on 172.16.1.77 for what comes (migration_address in its qemu.conf)",
+        "correct migration_address in /etc/libvirt/qemu.conf of labkvm2",
+        {DEST: f"sed -i.before 's/^migration_address.*/migration_address = \"172.16.1.77\"/' {CONF}; {RESTART}"},
+        {DEST: f"mv {CONF}.before {CONF}; {RESTART}"},
+        role="libvirt_host",
+    ),
+    Obstacle(
+        "taps",
+        "an interface of centos64a is to be own0 on its host, and labkvm2 has a network device of that name",
+        "remove own0 from labkvm2",
+        {SOURCE: TAP, DEST: "ip tuntap add own0 mode tap"},
+        {SOURCE: NO_TAP, DEST: "ip link delete own0"},
+    ),
+    Obstacle(
+        "connects",
+        "the serial of centos64a connects to 127.0.0.1:5998 of its own host, and nobody listens there on labkvm2",
+        "start on labkvm2 what listens there on labkvm1",
+        {SOURCE: f"{PEER}; {CONNECTED}"},
+        {SOURCE: f"{NOT_CONNECTED}; systemctl stop own-peer"},
     ),
     Obstacle(
         "qemu_users",

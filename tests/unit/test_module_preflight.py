@@ -258,6 +258,19 @@ OBSTACLES = [
         "remove mytap0 from kvm2, or let libvirt choose the name",
     ),
     Obstacle(
+        "taps",
+        change("<source bridge='br0'/>", "<source bridge='br0'/><target dev='mytap0' managed='no'/>"),
+        "an interface of a is mytap0, which its host has made before (managed='no'), and kvm2 has no such network"
+        " device",
+        "ip tuntap add mytap0 mode tap",
+    ),
+    Obstacle(
+        "networks",
+        change("</devices>", "<graphics type='vnc'><listen type='network' network='screens'/></graphics></devices>"),
+        "kvm2 has no libvirt network screens, which a is in",
+        "virsh net-define on kvm2",
+    ),
+    Obstacle(
         "connects",
         change(
             "</devices>",
@@ -393,6 +406,44 @@ OBSTACLES = [
         "disk vda of a holds 64.0 MiB, and /vm on kvm2 has 1.0 MiB free",
         "free space in /vm on kvm2",
         failure_class="no_space",
+    ),
+    *(
+        Obstacle(
+            "dest_mounts",
+            lambda lab, kind=kind: lab.machines["kvm1"].update(mounts=[EXT4, {**NFS, "path": "/vm", "type": kind}]),
+            f"/vm/a.qcow2 is on {kind}, mounted at /vm on kvm1 and not on kvm2: a copy would lie where that mount hides"
+            " it",
+            "mount /vm on kvm2; where a copy is meant, say storage: copy",
+            role=role,
+            failure_class="not_mounted",
+        )
+        for kind, role in (("nfs4", "nfs_client"), ("fuse.glusterfs", None))
+    ),
+    Obstacle(
+        "space",
+        both(
+            lambda lab: setattr(lab.kvm1.guests[UUID], "xml", rich("type='qcow2'", "type='raw'")),
+            set_dest(pool_free={"/vm": 1 << 30}),
+        ),
+        "disk vda of a takes 2.0 GiB at first, and /vm on kvm2 has 1.0 GiB free",
+        "free space in /vm on kvm2",
+        failure_class="no_space",
+    ),
+    Obstacle(
+        "dest_listens",
+        there(qemu_conf={"migration_address": "172.16.1.77"}),
+        "kvm2 is to listen on 172.16.1.77 for what comes (migration_address in its qemu.conf), and has no such address",
+        "correct migration_address in /etc/libvirt/qemu.conf of kvm2",
+        role="libvirt_host",
+        failure_class="listen_address",
+    ),
+    Obstacle(
+        "dest_listens",
+        lambda _lab: None,
+        "kvm2 is to listen on 172.16.1.78 for what comes (listen_address), and has no such address",
+        "name an address of kvm2, or leave listen_address out",
+        options={"listen_address": "172.16.1.78"},
+        failure_class="listen_address",
     ),
     Obstacle(
         "mounts",
@@ -911,6 +962,33 @@ def test_what_happens_on_a_finding_can_be_said(ready, preflight_is, moves):
     assert ready.where()[1] == (fake.VIR_DOMAIN_RUNNING if moves else None)
 
 
+@pytest.mark.parametrize(
+    ("mounts_there", "options", "moves"),
+    [
+        ([EXT4], {}, False),
+        # Somebody has said so.
+        ([EXT4], {"storage": "copy"}, True),
+        # Another file system is meant to be there.
+        ([EXT4, {**EXT4, "path": "/vm"}], {}, True),
+        ([EXT4, {**NFS, "path": "/vm"}], {}, True),
+        # A host whose whole file system is on a server.
+        ([{**NFS, "path": "/"}], {}, True),
+    ],
+)
+def test_a_copy_in_place_of_a_mount_is_only_made_on_request(ready, mounts_there, options, moves):
+    ready.machines["kvm1"]["mounts"] = [EXT4, {**NFS, "path": "/vm"}]
+    ready.machines["kvm2"]["mounts"] = mounts_there
+    result = go(ready, **options)
+    assert result.failed != moves, result.msg
+    assert ready.where() == ((None, fake.VIR_DOMAIN_RUNNING) if moves else (fake.VIR_DOMAIN_RUNNING, None))
+
+
+def test_checks_that_were_made_are_told_from_those_that_do_not_matter(ready):
+    with_shared_disk(ready)
+    passed = {one["id"] for one in go(ready, check=True).checks if one["status"] == "pass"}
+    assert {"mounts", "locks", "qemu_users", "live_definition", "settings"} <= passed
+
+
 @pytest.mark.parametrize("preflight_is", ["warn", "skip"])
 def test_what_would_put_the_vm_at_risk_is_refused_in_any_case(ready, preflight_is):
     ready.kvm2.write(IMAGE, fake.File(content="foreign"))
@@ -1181,6 +1259,9 @@ def test_a_bare_module_judges_what_its_uris_reach_and_says_what_it_cannot(lab):
             {},
         ),
         (there(swap_free=4 << 30), {"_memory": 512 << 20}),
+        (there(qemu_conf={"migration_address": ADDRESS}), {}),
+        (there(qemu_conf={"migration_address": "0.0.0.0"}), {}),
+        (there(qemu_conf={"migration_address": "172.16.1.77"}), {"tunnelled": True, "migrate_uri": None}),
     ],
 )
 def test_nothing_is_found_where_nothing_is_in_the_way(ready, make, options):

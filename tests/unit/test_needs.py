@@ -106,10 +106,19 @@ def test_files_and_directories_of_its_host():
         "<channel type='unix'><source mode='connect' path='/elsewhere/a.sock'/></channel>"
         "<serial type='pipe'><source path='/pipes/a'/></serial>"
         "<graphics type='vnc'><listen type='socket' socket='/screens/a.sock'/></graphics>"
+        "<disk type='network'><source protocol='nbd'><host transport='unix' socket='/nbd/a.sock'/></source></disk>"
         "</devices></domain>"
     )
     assert found.files == ("/usr/share/qemu/bios.bin", "/boot/vmlinuz", "/usr/lib/pxe.rom", "/etc/a.ign")
-    assert set(found.folders) == {"/var/log/vm", "/var/log/consoles", "/srv", "/elsewhere", "/pipes", "/screens"}
+    assert set(found.folders) == {
+        "/var/log/vm",
+        "/var/log/consoles",
+        "/srv",
+        "/elsewhere",
+        "/pipes",
+        "/screens",
+        "/nbd",
+    }
 
 
 @pytest.mark.parametrize(
@@ -131,6 +140,16 @@ def test_files_and_directories_of_its_host():
             [],
         ),
         ("<rng model='virtio'><backend model='random'>/dev/urandom</backend></rng>", []),
+        (
+            "<disk type='network' device='cdrom'><source protocol='nbd' name='a'><host name='127.0.0.1'/></source>"
+            "<target dev='sda'/></disk>",
+            [("disk sda", "127.0.0.1", 10809)],
+        ),
+        (
+            "<disk type='network'><readonly/><source protocol='nbd'><host name='10.0.0.1' port='70'/></source></disk>",
+            [],
+        ),
+        ("<disk type='network'><readonly/><source protocol='rbd'><host name='localhost'/></source></disk>", []),
     ],
 )
 def test_what_it_connects_to_on_its_own_host(device, connects):
@@ -140,7 +159,16 @@ def test_what_it_connects_to_on_its_own_host(device, connects):
 def test_names_of_its_network_devices_that_somebody_has_given():
     devices = "".join(f"<interface><target dev='{name}'/></interface>" for name in ("vnet3", "mytap0", "macvtap1"))
     assert of(devices).taps == ("mytap0",)
-    assert of("<interface type='ethernet'><target dev='tap5' managed='no'/></interface>").taps == ()
+    ready = of("<interface type='ethernet'><target dev='vnet5' managed='no'/></interface>")
+    assert (ready.taps, ready.ready_taps) == ((), ("vnet5",))
+
+
+def test_networks_that_it_is_in_and_whose_address_its_screen_has():
+    screen = "<graphics type='vnc'><listen type='network' network='screens'/></graphics>"
+    assert of(f"<interface type='network'><source network='default'/></interface>{screen}").networks == (
+        "default",
+        "screens",
+    )
 
 
 def test_filters_that_a_filter_refers_to():

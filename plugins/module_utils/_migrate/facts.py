@@ -95,6 +95,7 @@ def of_machine() -> Dict[str, Any]:
 
 
 _SETTINGS = (
+    "migration_address",
     "migration_host",
     "migration_port_min",
     "migration_port_max",

@@ -24,10 +24,15 @@ def names(name: str, source: Host, dest: Host) -> Dict[str, str]:
     return {"name": name, "source": str(source), "dest": str(dest)}
 
 
-def refusal(error: LibvirtFailure, what: str, known_as: Mapping[str, str] | None = None, **details: Any) -> Refusal:
-    """A failure of libvirt as a refusal, with what is known about its message; `known_as` are names for its cure."""
+def refusal(
+    error: LibvirtFailure, what: str, known_as: Mapping[str, str] | None = None, local: bool = False, **details: Any
+) -> Refusal:
+    """A failure of libvirt as a refusal, with what is known about its message; `known_as` are names for its cure.
+
+    `local` is whether it is about the way to a daemon of this host.
+    """
     message = messages.shortened(uris.redact(str(error)))
-    known = messages.look_up(message, **(known_as or {}))
+    known = messages.look_up(message, local, **(known_as or {}))
     failure_class = "unreachable" if isinstance(error, NoAnswer) else known.failure_class
     return Refusal(f"{what}: {message}", failure_class, known.cure, known.role, **details)
 
@@ -37,10 +42,12 @@ def connect(uri: str, timeout: float, option: str, read_only: bool = False) -> H
     try:
         return Host.open(uri, timeout, read_only)
     except LibvirtFailure as error:
-        host = uris.parse(uri).host or "this host"
+        there = uris.parse(uri).host
+        host = there or "this host"
         # Whoever opens a connection is the source of that one.
         known_as = {"source": "this host", "dest": host, "host": host}
-        raise refusal(error, f"{option}: {uris.redact(uri)} cannot be used", known_as) from error
+        what = f"{option}: {uris.redact(uri)} cannot be used"
+        raise refusal(error, what, known_as, local=not there) from error
 
 
 def watcher(options: Mapping[str, Any]) -> Host:

@@ -19,7 +19,7 @@ from .._pure import uri as uris
 from .._pure.domain_xml import Definition
 from .._pure.findings import FAIL, WARN, Finding
 from .._pure.needs import Needs
-from .._pure.preflight import Case
+from .._pure.preflight import Case, Check, Found
 from .._pure.refusal import Refusal
 from . import facts, writes
 from .disks import Layout
@@ -249,14 +249,18 @@ def note(case: Case, report: Report, preflight_is: str) -> None:
         if found.status == FAIL and preflight_is == "enforce":
             report.findings.refuse(
                 check.id,
-                Refusal(found.evidence, check.failure_class or check.id, found.cure, check.role),
+                Refusal(found.evidence, check.failure_class or check.id, found.cure, _role(check, found)),
             )
             continue
         if found.status == FAIL:
             report.warn(f"{found.evidence}; cure: {found.cure}")
         status = WARN if found.status == FAIL else found.status
-        role = check.role if status == WARN else None
+        role = _role(check, found) if status == WARN else None
         report.findings.add(Finding(check.id, status, found.evidence, found.cure, role))
+
+
+def _role(check: Check, found: Found) -> str | None:
+    return check.role if found.by_role else None
 
 
 def note_pools(case: Case, definition: Definition, said: Mapping[str, Any], report: Report) -> None:
@@ -289,7 +293,7 @@ def explained(refusal: Refusal, case: Case, report: Report) -> Refusal:
     """A failure together with what the judges find now, which is its cause where libvirt knows none."""
     found = [(check, one) for check, one in preflight.judge(case) if one.status == FAIL]
     for check, one in found:
-        report.findings.add(Finding(check.id, FAIL, one.evidence, one.cure, check.role))
+        report.findings.add(Finding(check.id, FAIL, one.evidence, one.cure, _role(check, one)))
     if not found:
         return refusal
     problem = f"{refusal.problem}; found now: {'; '.join(one.evidence for _check, one in found)}"
@@ -297,7 +301,7 @@ def explained(refusal: Refusal, case: Case, report: Report) -> Refusal:
     if refusal.failure_class in UNEXPLAINED:
         failure_class = check.failure_class or check.id
         report.add(failure_class=failure_class)
-        return Refusal(problem, failure_class, one.cure, check.role, **refusal.details)
+        return Refusal(problem, failure_class, one.cure, _role(check, one), **refusal.details)
     return Refusal(problem, refusal.failure_class, refusal.cure, refusal.role, **refusal.details)
 
 

@@ -126,6 +126,11 @@ TABLE = (
         "give disks_uri a TCP port above 1023, or a socket in a directory that QEMU on {dest} may write to",
     ),
     _known(
+        r"unable to find an unused port in range '?display",
+        "port_busy",
+        "free a port of screens on {dest}, or widen remote_display_port_max in its qemu.conf",
+    ),
+    _known(
         r"failed to reserve port|unable to find an unused port|failed to bind socket: address already in use",
         "port_busy",
         "wait until other moves to {dest} have ended, name a free port, or widen migration_port_max in its qemu.conf",
@@ -409,7 +414,8 @@ TABLE = (
     _known(
         f"{_SERVER}.*{_NO_WAY}|{_NO_WAY}",
         "unreachable",
-        "let {host} be reached: check its address, its network and its firewall",
+        "let {host} be reached: check its address, its network and its firewall; where it answers ping and no ssh,"
+        " whether large packets pass (MTU), and what root's ssh_config on {source} says of it",
         "firewall",
     ),
     _known(
@@ -436,6 +442,15 @@ UNKNOWN = _known(
     "look for more in the log of the libvirt daemon (journalctl -u libvirtd -u virtqemud) on {source} and on {dest}",
 )
 
+# What the same words mean of a daemon of this host, which systemd starts for its socket: it ends at once.
+_ENDED = _known(
+    r"",
+    "daemon_not_listening",
+    "see why the libvirt daemon of {host} does not start: systemctl status libvirtd (or virtqemud) there",
+    "libvirt_host",
+)
+_LINKS = ("connection_reset", "connection_lost")
+
 _BANNER = re.compile(
     r"@{9,}[\s@]*WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED.*?(?:Offending \S+ key in (\S+?)\s.*?)?"
     r"(Host key verification failed)",
@@ -454,13 +469,15 @@ def shortened(text: str) -> str:
     return _BANNER.sub(lambda match: f"the host key has changed ({match[1] or 'known_hosts'}): {match[2]}", text)
 
 
-def look_up(text: str, **names: str) -> Known:
+def look_up(text: str, local: bool = False, **names: str) -> Known:
     """What is known of a message; for one that is in no row, the class `libvirt` and where to look.
 
+    `local` is whether it is about the way to a daemon of this host.
     `names` are those of UNNAMED that the caller knows: the VM, its two hosts, and the host that the message is about.
     """
     tried = ((known, known.pattern.search(text)) for known in (*TABLE, UNKNOWN))
     known, match = next((known, match) for known, match in tried if match)
+    known = _ENDED if local and known.failure_class in _LINKS else known
     caught = {group: value for group, value in match.groupdict().items() if value}
     return replace(known, cure=filled(known.cure, **{**names, **caught}))
 

@@ -43,6 +43,8 @@ class Needs:
     devices: Tuple[str, ...] = ()
     # Network devices that its host makes for it, under a name that somebody has given.
     taps: Tuple[str, ...] = ()
+    # Those that somebody else has made on its host before.
+    ready_taps: Tuple[str, ...] = ()
     # Network filters of its interfaces.
     filters: Tuple[str, ...] = ()
     # Where somebody can connect to it: what listens, at which address of its host, and the port, 0 for any.
@@ -85,12 +87,13 @@ def of(text: str) -> Needs:
         cpu_mode="" if cpu is None else cpu.get("mode", "custom"),
         memory=size(root.find("currentMemory")) or size(root.find("memory")),
         huge_page=_huge_page(root),
-        networks=_sources(interfaces, "network", "network"),
+        networks=tuple(dict.fromkeys((*_sources(interfaces, "network", "network"), *_listen_networks(root)))),
         portgroups=_portgroups(interfaces),
         bridges=_sources(interfaces, "bridge", "bridge"),
         switches=_sources([one for one in interfaces if _is_switched(one)], "bridge", "bridge"),
         devices=_sources(interfaces, "direct", "dev"),
-        taps=_taps(interfaces),
+        taps=_taps(interfaces, managed=True),
+        ready_taps=_taps(interfaces, managed=False),
         filters=_filters(interfaces),
         listens=tuple(dict.fromkeys((*_graphics(root), *_consoles(root)))),
         connects=tuple(dict.fromkeys(_connects(root))),
@@ -142,11 +145,18 @@ def _filters(interfaces: List[ET.Element]) -> Tuple[str, ...]:
 _CHOSEN = ("vnet", "vif", "macvtap", "macvlan")
 
 
-def _taps(interfaces: List[ET.Element]) -> Tuple[str, ...]:
+def _taps(interfaces: List[ET.Element], managed: bool) -> Tuple[str, ...]:
     targets = (interface.find("target") for interface in interfaces)
     # One that is not managed is made by somebody else before the guest comes.
-    named = [target.get("dev", "") for target in targets if target is not None and target.get("managed") != "no"]
-    return tuple(dict.fromkeys(name for name in named if name and not name.startswith(_CHOSEN)))
+    those = [target for target in targets if target is not None and (target.get("managed") != "no") == managed]
+    named = (target.get("dev", "") for target in those)
+    return tuple(dict.fromkeys(name for name in named if name and not (managed and name.startswith(_CHOSEN))))
+
+
+def _listen_networks(root: ET.Element) -> Iterator[str]:
+    """Networks whose address at its host its screen listens on."""
+    listens = root.findall("devices/graphics/listen[@type='network']")
+    return filter(None, (listen.get("network", "") for listen in listens))
 
 
 def _graphics(root: ET.Element) -> Iterator[Tuple[str, str, int]]:
@@ -191,7 +201,26 @@ def _reconnects(source: ET.Element) -> bool:
     return source.find("reconnect[@enabled='yes']") is not None
 
 
+# By protocol, the port of servers of network disks for which none is named.
+_SERVICES = {"nbd": 10809, "iscsi": 3260, "http": 80, "https": 443, "ssh": 22}
+
+
+def _disk_servers(root: ET.Element) -> Iterator[Tuple[str, str, int]]:
+    """Of disks that are read-only: for the others it is judged whether both hosts share them."""
+    for disk in root.findall("devices/disk[@type='network']"):
+        source, target = disk.find("source"), disk.find("target")
+        if disk.find("readonly") is None and disk.get("device") != "cdrom":
+            continue
+        protocol = "" if source is None else source.get("protocol", "")
+        for server in disk.findall("source/host"):
+            port = server.get("port", "")
+            number = int(port) if port.isdigit() else _SERVICES.get(protocol, 0)
+            if server.get("name") and names.is_own(server.get("name", "")) and protocol in _SERVICES and number:
+                yield f"disk {'' if target is None else target.get('dev', '')}", server.get("name", ""), number
+
+
 def _connects(root: ET.Element) -> Iterator[Tuple[str, str, int]]:
+    yield from _disk_servers(root)
     for node in (*_characters(root), *root.findall("devices/rng/backend")):
         source = node.find("source[@mode='connect']")
         if source is not None and node.get("type") == "tcp" and not _reconnects(source):
@@ -209,8 +238,9 @@ def _files(root: ET.Element) -> Iterator[str]:
 
 
 def _folders(root: ET.Element) -> Iterator[str]:
-    """Where its consoles have files, pipes and sockets."""
-    paths = [node.get("socket", "") for node in root.findall("devices/graphics/listen")]
+    """Where its consoles and disks have files, pipes and sockets."""
+    paths = [node.get("socket", "") for node in root.findall("devices/disk[@type='network']/source/host")]
+    paths += [node.get("socket", "") for node in root.findall("devices/graphics/listen")]
     paths += [node.get("path", "") for node in root.findall("devices/interface[@type='vhostuser']/source")]
     for node in _characters(root):
         source, log = node.find("source"), node.find("log")

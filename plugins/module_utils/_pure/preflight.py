@@ -60,6 +60,8 @@ class Found:
     status: str
     evidence: str
     cure: str = ""
+    # Whether the role of the check cures this.
+    by_role: bool = True
 
 
 @dataclass(frozen=True)
@@ -270,6 +272,14 @@ def _taps(case: Case) -> Iterator[Found]:
                 " that name",
                 f"remove {name} from {case.dest}, or let libvirt choose the name: no <target dev/> in dest_xml",
             )
+    for name in case.needs.ready_taps if case.there.get("interfaces") is not None else ():
+        if name not in taken:
+            yield Found(
+                case.stops,
+                f"an interface of {case.name} is {name}, which its host has made before (managed='no'), and"
+                f" {case.dest} has no such network device",
+                f"make it there as it was made on {case.source}: ip tuntap add {name} mode tap",
+            )
 
 
 def _listens(case: Case) -> Iterator[Found]:
@@ -443,10 +453,14 @@ def _space(case: Case) -> Iterator[Found]:
         freed = sum(case.replaced.get(plan.dest, (0, 0))[1] for plan in plans)
         need, most, free = sum(one[1] for one in sizes), sum(one[0] for one in sizes), case.free[folder] + freed
         what = f"{', '.join(plan.target for plan in plans)} of {case.name}"
-        if need > free:
+        # libvirt makes a raw image with all of its blocks, and they are given back only while it is filled.
+        made = [case.images[plan.source] for plan in plans if _is_made_whole(case, plan)]
+        at_first = need + sum(one[0] - one[1] for one in made)
+        if need > free or at_first > free:
+            how = f"takes {size(at_first)} at first" if need <= free else f"holds {size(need)}"
             yield Found(
                 FAIL,
-                f"disk {what} holds {size(need)}, and {folder} on {case.dest} has {size(free)} free",
+                f"disk {what} {how}, and {folder} on {case.dest} has {size(free)} free",
                 f"free space in {folder} on {case.dest}, or put the disk elsewhere with dest_xml",
             )
         elif most > free:
@@ -457,6 +471,10 @@ def _space(case: Case) -> Iterator[Found]:
             )
         else:
             yield Found(PASS, f"{folder} on {case.dest} has {size(free)} free, and {size(need)} are needed")
+
+
+def _is_made_whole(case: Case, plan: DiskPlan) -> bool:
+    return plan.format == "raw" and plan.source in case.images and plan.dest not in case.replaced
 
 
 def _secrets(case: Case) -> Iterator[Found]:
@@ -573,6 +591,27 @@ def _dest_name(case: Case) -> Iterator[Found]:
         yield Found(PASS, f"{name} is {resolved[0]} on {case.source}")
 
 
+def _dest_listens(case: Case) -> Iterator[Found]:
+    """What QEMU and libvirt listen on for a guest that comes: an option, else the destination's qemu.conf."""
+    given = case.options.get("listen_address") or ""
+    address = given or (case.there.get("qemu_conf") or {}).get("migration_address", "")
+    local = case.there.get("local_addresses")
+    if not (case.runs and address and local) or case.options["tunnelled"]:
+        return
+    if _is_anywhere(address) or names.address_of(address) in map(names.address_of, local):
+        yield Found(PASS, f"{case.dest} listens on {address}")
+        return
+    yield Found(
+        FAIL,
+        f"{case.dest} is to listen on {address} for what comes"
+        f" ({'listen_address' if given else 'migration_address in its qemu.conf'}), and has no such address",
+        f"name an address of {case.dest}, or leave listen_address out"
+        if given
+        else f"correct migration_address in /etc/libvirt/qemu.conf of {case.dest}, and restart its libvirt daemon",
+        by_role=not given,
+    )
+
+
 def _leads_there(case: Case) -> bool | None:
     """Whether an address of the data is one of the destination's own, None where that is not known."""
     found = case.between.get("name_here") or [str(case.between.get("address") or "")]
@@ -686,6 +725,8 @@ def _qemu_users(case: Case) -> Iterator[Found]:
             f" ({_numbers(there)}) on {case.dest}",
             "give that user and its group the same numbers on all hosts, and the images to them; then restart libvirt",
         )
+    if case.used and numbers[0] == numbers[1]:
+        yield Found(PASS, f"QEMU is {_numbers(here)} on both hosts")
 
 
 def _selinux(case: Case) -> Iterator[Found]:
@@ -706,6 +747,30 @@ def _selinux(case: Case) -> Iterator[Found]:
                     f"SELinux on {host} keeps QEMU from {path} on {kind}: {switch} is off",
                     f"setsebool -P {switch} 1 on {host}",
                 )
+
+
+def _dest_mounts(case: Case) -> Iterator[Found]:
+    """A disk on storage of several hosts is copied to one that has not mounted it only where somebody says so.
+
+    The copy would lie below the mount point, and the next mount would show the old image in its place.
+    """
+    if case.options.get("storage") == "copy":
+        return
+    for plan in case.copied:
+        here = mount_fact(plan.source, case.here.get("mounts") or ())
+        there = mount_fact(plan.dest, case.there.get("mounts") or ())
+        kind = here.get("type", "")
+        if plan.source != plan.dest or not there or kind not in SHARED_TYPES:
+            continue
+        if here["path"] == "/" or there["path"] == here["path"] or there.get("type") not in LOCAL_TYPES:
+            continue
+        yield Found(
+            FAIL,
+            f"{plan.source} is on {kind}, mounted at {here['path']} on {case.source} and not on {case.dest}: a copy"
+            " would lie where that mount hides it",
+            f"mount {here['path']} on {case.dest}; where a copy is meant, say storage: copy, or give it another place",
+            by_role=kind in NFS_TYPES,
+        )
 
 
 def _mounts(case: Case) -> Iterator[Found]:
@@ -732,6 +797,8 @@ def _mounts(case: Case) -> Iterator[Found]:
                 f"{source} is on {kind}, which libvirt does not know to be shared",
                 f"name {here['path']} in shared_filesystems of qemu.conf (libvirt 11.1.0), or say unsafe: true",
             )
+        elif here and there and not there.get("read_only"):
+            yield Found(PASS, f"{dest} may be written to on both hosts")
 
 
 def _exports(case: Case) -> Iterator[Found]:
@@ -792,6 +859,8 @@ def _why(tried: Mapping[str, Any]) -> str:
 
 def _caches(case: Case) -> Iterator[Found]:
     drops = all(libvirt >= DROPS_CACHE[0] and qemu >= DROPS_CACHE[1] for libvirt, qemu in case.versions)
+    if case.runs and case.used and drops:
+        yield Found(PASS, "libvirt and QEMU of both hosts give up what they have cached")
     if not case.runs or drops or case.options["unsafe"]:
         return
     for plan in case.used:
@@ -825,6 +894,8 @@ def _live_definition(case: Case) -> Iterator[Found]:
             f"the definition of {case.name} is not what runs: {'; '.join(differs)}",
             f"the definition goes along as it is: virsh dumpxml --inactive {case.name}",
         )
+    else:
+        yield Found(PASS, f"the definition of {case.name} is what runs")
 
 
 def _way_to(case: Case) -> Uri:
@@ -886,9 +957,12 @@ def _convergence(case: Case) -> Iterator[Found]:
 
 
 def _lock_managers(case: Case) -> Iterator[Found]:
-    for setting in ("lock_manager", "security_driver"):
-        here, there = (facts.get("qemu_conf") for facts in (case.here, case.there))
-        if here is None or there is None or here.get(setting) == there.get(setting):
+    here, there = (facts.get("qemu_conf") for facts in (case.here, case.there))
+    if here is None or there is None:
+        return
+    for setting in ("lock_manager", "security_driver", "dynamic_ownership"):
+        if here.get(setting) == there.get(setting):
+            yield Found(PASS, f"{setting} is {here.get(setting, 'not set')} on both hosts")
             continue
         yield Found(
             WARN,
@@ -913,6 +987,8 @@ def _locks(case: Case) -> Iterator[Found]:
                     " disk is in use elsewhere",
                     f"mount {path} on {host} anew without nolock and local_lock",
                 )
+            else:
+                yield Found(PASS, f"locks on {path} are not kept to {host}")
 
 
 def mount_fact(path: str, mounts: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
@@ -1011,7 +1087,7 @@ CHECKS = (
         "bridge_missing",
         anywhere=True,
     ),
-    Check("taps", "Names that its network devices were given are free.", _taps, "device_name", anywhere=True),
+    Check("taps", "Network devices of given names can be made, or are there.", _taps, "device_name", anywhere=True),
     Check("listens", "Its screen and its consoles can be listened for there.", _listens, "listen_address"),
     Check("connects", "What it connects to on its own host listens there, too.", _connects, "nobody_listens"),
     Check(
@@ -1024,6 +1100,13 @@ CHECKS = (
     Check("swtpm", "What emulates its TPM is there.", _swtpm, anywhere=True),
     Check("live_definition", "What runs is what its definition says.", _live_definition),
     Check("space", "There is room for the disks that are copied.", _space, "no_space"),
+    Check(
+        "dest_mounts",
+        "What a disk that is copied lies on is mounted at the destination, or the copy was asked for.",
+        _dest_mounts,
+        "not_mounted",
+        "nfs_client",
+    ),
     Check("mounts", "Shared disks are on file systems that both hosts may write to.", _mounts, "read_only"),
     Check("locks", "A lock on a shared disk is seen by the other host.", _locks, role="nfs_client"),
     Check("exports", "NFS servers let both hosts write to shared disks.", _exports, "nfs_export"),
@@ -1036,6 +1119,13 @@ CHECKS = (
         _dest_name,
         "destination_hostname",
         "name_resolution",
+    ),
+    Check(
+        "dest_listens",
+        "The destination has the address on which it is to listen for what comes.",
+        _dest_listens,
+        "listen_address",
+        "libvirt_host",
     ),
     Check("ports", "The firewall lets the ports for memory and disks through.", _ports, "port_closed", "firewall"),
     Check("free_ports", "Enough of these ports are free.", _free_ports, "port_busy"),
