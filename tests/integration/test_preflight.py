@@ -638,6 +638,13 @@ MORE = [
         {SOURCE: NO_SPARSE, DEST: "umount /vm; virsh pool-refresh vm"},
     ),
     Obstacle(
+        "directories",
+        "libvirt-qemu, who runs QEMU on labkvm2, may not pass /vm, and centos64a has its disks in /vm",
+        "chmod o+x /vm on labkvm2",
+        {DEST: "stat -c '%U:%G %a' /vm > /root/vm.before; chown root:root /vm; chmod 700 /vm"},
+        {DEST: "read owner mode < /root/vm.before; chown $owner /vm; chmod $mode /vm; rm /root/vm.before"},
+    ),
+    Obstacle(
         "dest_listens",
         "labkvm2 is to listen on 172.16.1.77 for what comes (migration_address in its qemu.conf)",
         "correct migration_address in /etc/libvirt/qemu.conf of labkvm2",

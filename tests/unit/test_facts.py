@@ -206,3 +206,38 @@ def test_names(monkeypatch):
     assert "127.0.0.1" in facts.addresses("localhost")
     assert facts.addresses("nobody.invalid") == []
     assert facts.addresses("x" * 300) == []
+
+
+@pytest.mark.parametrize(
+    ("modes", "uid", "closed"),
+    [
+        ({}, 1, {}),
+        ({"images": 0o700}, 1, {"/vm/images": "/vm/images", "/vm/images/a": "/vm/images"}),
+        ({"images": 0o710}, 1, {"/vm/images": "/vm/images", "/vm/images/a": "/vm/images"}),
+        ({"images/a": 0o754}, 1, {"/vm/images/a": "/vm/images/a"}),
+        ({"": 0o750}, 1, {"/vm/images": "/vm", "/vm/images/a": "/vm"}),
+        # Its owner, its group, and root.
+        ({"images": 0o100}, "own", {}),
+        ({"images": 0o010}, "group", {}),
+        ({"images": 0o700}, 0, {}),
+    ],
+)
+def test_directories_that_the_user_of_qemu_may_not_pass(tmp_path, monkeypatch, modes, uid, closed):
+    monkeypatch.setattr(facts, "ROOT", str(tmp_path))
+    folder = tmp_path / "vm/images/a"
+    folder.mkdir(parents=True)
+    for each in (tmp_path, folder, *folder.parents[:2]):
+        each.chmod(0o755)
+    for name, mode in modes.items():
+        (tmp_path / "vm" / name).chmod(mode)
+    gid = os.getegid() if uid == "group" else 1
+    monkeypatch.setattr(os, "getgrouplist", lambda _name, gid: [gid], raising=True)
+    user = {"name": "q", "uid": {"own": os.geteuid(), "group": 1}.get(uid, uid), "gid": gid}
+    if uid == "own" and not user["uid"]:
+        pytest.skip("who owns everything here is root, who passes everywhere")
+    mounts = [{"path": "/", "type": "ext4"}, {"path": "/nfs", "type": "nfs4"}]
+    machine = {"qemu_user": user, "mounts": mounts}
+    found = facts.closed_to(machine, ["/vm/images", "/vm/images/a", "/vm/none", "/nfs/images"])
+    # Where its own way is closed, so is the one to what is not there.
+    found.pop("/vm/none", None)
+    assert found == closed

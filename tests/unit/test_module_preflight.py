@@ -430,6 +430,12 @@ OBSTACLES = [
         failure_class="no_space",
     ),
     Obstacle(
+        "directories",
+        there(closed={"/vm": "/"}),
+        "libvirt-qemu, who runs QEMU on kvm2, may not pass /, and a has its disks in /vm",
+        "chmod o+x / on kvm2",
+    ),
+    Obstacle(
         "dest_listens",
         there(qemu_conf={"migration_address": "172.16.1.77"}),
         "kvm2 is to listen on 172.16.1.77 for what comes (migration_address in its qemu.conf), and has no such address",
@@ -1259,6 +1265,7 @@ def test_a_bare_module_judges_what_its_uris_reach_and_says_what_it_cannot(lab):
             {},
         ),
         (there(swap_free=4 << 30), {"_memory": 512 << 20}),
+        (there(closed={"/elsewhere": "/elsewhere"}), {}),
         (there(qemu_conf={"migration_address": ADDRESS}), {}),
         (there(qemu_conf={"migration_address": "0.0.0.0"}), {}),
         (there(qemu_conf={"migration_address": "172.16.1.77"}), {"tunnelled": True, "migrate_uri": None}),

@@ -18,13 +18,15 @@ import re
 import selectors
 import shutil
 import socket
+import stat
 import sys
 import time
 from contextlib import suppress
-from typing import Any, Callable, Collection, Dict, List, Sequence, Tuple
+from typing import Any, Callable, Collection, Dict, Iterable, List, Mapping, Sequence, Tuple
 
 from .._libvirt import Host, LibvirtFailure, NoAnswer, bounded
 from .._pure import certificates, images, needs
+from .._pure.preflight import LOCAL_TYPES, mount_fact
 
 # Seconds that a name gets to resolve.
 NAME_PATIENCE = 3.0
@@ -241,6 +243,42 @@ def _gid(wanted: str, default: int) -> int:
     with suppress(KeyError):
         return grp.getgrnam(wanted).gr_gid
     return default
+
+
+def closed_to(machine: Mapping[str, Any], directories: Iterable[str]) -> Dict[str, str]:
+    """By directory, the first one on the way there that QEMU's user may not pass; `machine` is of_machine().
+
+    Only what is on file systems of this host is looked at: a server may be silent, and decides by itself. Where there
+    are rules beside the mode (acl(5)), nothing is said.
+    """
+    user = machine["qemu_user"]
+    if not user.get("uid"):
+        return {}
+    groups = set(os.getgrouplist(user["name"], user["gid"]))
+    found: Dict[str, str] = {}
+    for directory in dict.fromkeys(directories):
+        if mount_fact(f"{directory}/image", machine["mounts"]).get("type") in LOCAL_TYPES:
+            closed = next((one for one in _way_to(directory) if not _passes(user["uid"], groups, one)), "")
+            if closed:
+                found[directory] = closed
+    return found
+
+
+def _way_to(directory: str) -> List[str]:
+    parts = directory.strip("/").split("/")
+    return ["/", *("/" + "/".join(parts[: number + 1]) for number in range(len(parts)))]
+
+
+def _passes(uid: int, groups: Collection[int], directory: str) -> bool:
+    try:
+        path = path_of(directory.lstrip("/"))
+        state = os.stat(path)
+        if "system.posix_acl_access" in os.listxattr(path):
+            return True
+    except OSError:
+        return True
+    bit = stat.S_IXUSR if state.st_uid == uid else stat.S_IXGRP if state.st_gid in groups else stat.S_IXOTH
+    return bool(state.st_mode & bit)
 
 
 def _daemon_ssh() -> bool | None:

@@ -55,7 +55,14 @@ def _facts(host: Host, local: Local | None, used: Sequence[str]) -> Dict[str, An
         return found
     own = {"addresses": facts.own_addresses(), "certificates": local.certificate_facts()}
     machine = facts.of_machine()
-    return {**found, **machine, **own, "devices": devices.known(), "writes": writes.attempt(used, machine)}
+    return {
+        **found,
+        **machine,
+        **own,
+        "devices": devices.known(),
+        "writes": writes.attempt(used, machine),
+        "closed": facts.closed_to(machine, used),
+    }
 
 
 def _runs(local: Local, names: Sequence[str]) -> Dict[str, Any]:

@@ -729,6 +729,24 @@ def _qemu_users(case: Case) -> Iterator[Found]:
         yield Found(PASS, f"QEMU is {_numbers(here)} on both hosts")
 
 
+def _directories(case: Case) -> Iterator[Found]:
+    """libvirt gives an image to QEMU's user, and never a directory."""
+    closed, user = case.there.get("closed"), case.there.get("qemu_user") or {}
+    paths = [plan.dest for plan in case.plans if plan.action != storage.SKIP and plan.dest.startswith("/")]
+    if closed is None or not user:
+        return
+    for folder in dict.fromkeys(map(posixpath.dirname, paths)):
+        if folder in closed:
+            yield Found(
+                case.stops,
+                f"{user['name']}, who runs QEMU on {case.dest}, may not pass {closed[folder]}, and {case.name} has its"
+                f" disks in {folder}",
+                f"chmod o+x {closed[folder]} on {case.dest}",
+            )
+        else:
+            yield Found(PASS, f"{user['name']} may pass to {folder} on {case.dest}")
+
+
 def _selinux(case: Case) -> Iterator[Found]:
     needed = {"cifs": "virt_use_samba", "smb3": "virt_use_samba", **dict.fromkeys(NFS_TYPES, "virt_use_nfs")}
     for host, facts, paths in (
@@ -1112,6 +1130,7 @@ CHECKS = (
     Check("exports", "NFS servers let both hosts write to shared disks.", _exports, "nfs_export"),
     Check("caches", "Caches of shared disks are seen by the other host, or given up.", _caches, "unsafe_cache"),
     Check("qemu_users", "QEMU has the same numbers on both hosts.", _qemu_users, "qemu_user"),
+    Check("directories", "QEMU may pass to the directories of its disks at the destination.", _directories),
     Check("selinux", "SELinux lets QEMU use shared storage.", _selinux, role="selinux"),
     Check(
         "dest_name",

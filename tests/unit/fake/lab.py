@@ -87,6 +87,7 @@ class Lab:
         self.links = {}
         monkeypatch.setattr(local.Local, "link", lambda _, address: self.links.get(address, ("", None)))
         monkeypatch.setattr(facts, "of_machine", lambda: dict(self.machines.get(self.world.local, {})))
+        monkeypatch.setattr(facts, "closed_to", lambda machine, _directories: machine.get("closed", {}))
         monkeypatch.setattr(devices, "known", lambda: self.machines.get(self.world.local, {}).get("devices", {}))
         # By host and directory on NFS, what an attempt to write there comes to; it goes well where nothing is said.
         self.writes = {}
