@@ -241,3 +241,9 @@ def test_directories_that_the_user_of_qemu_may_not_pass(tmp_path, monkeypatch, m
     # Where its own way is closed, so is the one to what is not there.
     found.pop("/vm/none", None)
     assert found == closed
+
+
+def test_hooks_that_libvirt_calls_for_each_vm(machine):
+    assert machine({})["hooks"] == []
+    files = {"etc/libvirt/hooks/qemu": "", "etc/libvirt/hooks/daemon": "", "etc/libvirt/hooks/qemu.d/own": ""}
+    assert machine(files)["hooks"] == ["/etc/libvirt/hooks/qemu", "/etc/libvirt/hooks/qemu.d/own"]

@@ -1054,6 +1054,11 @@ WARNINGS = [
         "lock_manager in qemu.conf is not set on kvm1 and lockd on",
     ),
     (
+        both(there(hooks=["/etc/libvirt/hooks/qemu"]), lambda lab: lab.machines["kvm1"].update(hooks=[])),
+        "settings",
+        "libvirt calls /etc/libvirt/hooks/qemu for each VM on kvm2, and nothing like it on kvm1",
+    ),
+    (
         both(change(CPU, "<cpu mode='host-passthrough'/>"), set_dest(cpu="Milan")),
         "cpu",
         "a has the CPU of its host as it is, and kvm1 has AMD EPYC, kvm2 AMD Milan",

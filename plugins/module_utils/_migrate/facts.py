@@ -83,6 +83,7 @@ def of_machine() -> Dict[str, Any]:
         "mounts": _mounts(),
         "qemu_conf": {name: conf[name] for name in _SETTINGS if name in conf},
         "qemu_user": _qemu_user(conf),
+        "hooks": _hooks(),
         "selinux": _selinux(),
         "listening": sorted({port for _address, port in listeners}),
         "listeners": listeners,
@@ -243,6 +244,13 @@ def _gid(wanted: str, default: int) -> int:
     with suppress(KeyError):
         return grp.getgrnam(wanted).gr_gid
     return default
+
+
+def _hooks() -> List[str]:
+    """What libvirt calls for each VM that comes or goes (https://libvirt.org/hooks.html)."""
+    own = ["qemu"] if "qemu" in names_in("etc/libvirt/hooks") else []
+    own += [f"qemu.d/{name}" for name in names_in("etc/libvirt/hooks/qemu.d")]
+    return [f"/etc/libvirt/hooks/{name}" for name in own]
 
 
 def closed_to(machine: Mapping[str, Any], directories: Iterable[str]) -> Dict[str, str]:

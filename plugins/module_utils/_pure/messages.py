@@ -434,6 +434,11 @@ TABLE = (
         "not_permitted",
         "run as root (become: true)",
     ),
+    _known(
+        r"hook script execution failed.*?(?P<path>/etc/libvirt/hooks/[\w./-]+)",
+        "hook",
+        "see why {path} refuses {name}: libvirt calls it on {dest} with what it is told of the VM",
+    ),
     _known(r"job: unexpectedly failed|job '[^']*' (?:unexpectedly )?failed", "job_failed", _LOGS),
 )
 UNKNOWN = _known(

@@ -974,7 +974,7 @@ def _convergence(case: Case) -> Iterator[Found]:
         yield Found(WARN, f"estimate: {one.text}", one.cure)
 
 
-def _lock_managers(case: Case) -> Iterator[Found]:
+def _settings(case: Case) -> Iterator[Found]:
     here, there = (facts.get("qemu_conf") for facts in (case.here, case.there))
     if here is None or there is None:
         return
@@ -988,6 +988,15 @@ def _lock_managers(case: Case) -> Iterator[Found]:
             f" {there.get(setting, 'not set')} on {case.dest}",
             "let both hosts have the same",
         )
+    hooks = [(case.source, case.here.get("hooks")), (case.dest, case.there.get("hooks"))]
+    for (host, own), (other, others) in (hooks, hooks[::-1]):
+        if own and others is not None and not others:
+            yield Found(
+                WARN,
+                f"libvirt calls {own[0]} for each VM on {host}, and nothing like it on {other}: it may refuse or change"
+                f" {case.name}",
+                f"let both hosts have the same hooks, or see that {own[0]} lets {case.name} through",
+            )
 
 
 def _locks(case: Case) -> Iterator[Found]:
@@ -1161,7 +1170,7 @@ CHECKS = (
     Check("daemon_ssh", "The source's libvirt daemon finds ssh.", _daemon_ssh, "ssh_missing", "libvirt_host"),
     Check("convergence", "It writes its memory slower than the path to the destination carries it.", _convergence),
     Check("clocks", "Both hosts have the same time.", _clocks),
-    Check("settings", "Settings of libvirt that both hosts must share are the same.", _lock_managers),
+    Check("settings", "Settings of libvirt that both hosts must share are the same.", _settings),
 )
 ORDER = tuple(check.id for check in CHECKS)
 
