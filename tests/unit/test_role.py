@@ -107,6 +107,8 @@ def test_recover_says_what_it_has_settled_and_not_that_nothing_was_there(play):
     assert done.returncode == 0, done.stdout + done.stderr
     assert "a: it has moved" in done.stdout
     assert "nothing is left to settle" not in done.stdout
+    # Whatever a loop is over, the message alone is printed.
+    assert '"outcome"' not in done.stdout, done.stdout
 
 
 def test_recover_says_which_runs_go_on_and_leaves_them_alone(play):
