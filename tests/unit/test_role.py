@@ -11,6 +11,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
+
+from ansible_collections.kvmops.migration.plugins.module_utils._domblk import start
+from ansible_collections.kvmops.migration.plugins.module_utils._pure import options as table
 
 TOP = Path(__file__).resolve().parents[2]
 # A module that answers with what was written down for its host.
@@ -18,7 +22,8 @@ MODULE = """#!/usr/bin/python
 import json
 import os
 from ansible.module_utils.basic import AnsibleModule
-names = ("name", "cleanup", "moves", "options", "limits", "facts", "records", "dest_dir", "dest_host")
+names = ("name", "cleanup", "moves", "options", "limits", "facts", "records",
+         "dest_dir", "dest_host", "format", "force")
 module = AnsibleModule(argument_spec={name: {"type": "raw"} for name in names}, supports_check_mode=True)
 with open(os.environ["TEST_TOLD"]) as stream:
     said = json.load(stream)[os.environ["TEST_HOST"]][NAME]
@@ -322,3 +327,81 @@ def test_a_vm_without_any_run_has_no_report(play, tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     assert "there is no run to report" in done.stdout
     assert not page.exists()
+
+
+@pytest.mark.parametrize(
+    ("playbook", "check", "options", "said"),
+    [
+        ("import", True, {"on_controler_loss": "cancel"}, "on_controler_loss is unknown; accepted: backing, "),
+        ("relocate", False, {"_watch": True}, "_watch is unknown; accepted: backing, bandwidth, "),
+        ("import", True, {"name": "b"}, "name is not taken here: say -e vm=NAME instead; accepted: "),
+        ("import", False, {"dest_dir": "/x", "force": True}, "dest_dir is not taken here: say -e dest_dir=DIRECTORY "),
+        ("relocate", True, {"dest_uri": "qemu+ssh://x/system"}, "dest_uri is not taken here: say import.yml -e dest="),
+    ],
+)
+def test_an_option_of_copies_that_is_not_known_is_refused_before_anything(play, playbook, check, options, said):
+    infos = known(), known(2, ())
+    done = play(playbook, *infos, check=check, vm="a", dest="kvm2", migrate_copy_options=options)
+    assert done.returncode != 0
+    [line] = [line for line in done.stdout.splitlines() if '"msg"' in line]
+    assert f"migrate_copy_options.{said}" in line, done.stdout
+    assert "Ask the hypervisors" not in done.stdout
+
+
+def test_options_of_copies_that_are_known_keep_nobody(play):
+    infos = known(), known(2, ())
+    done = play("import", *infos, vm="a", dest="kvm2", migrate_copy_options={"force": True, "format": "raw"})
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "a: everything is at its place already" in done.stdout
+
+
+def test_every_option_of_copies_can_be_said():
+    """The list of the role is that of the module, and its task hands each of them on."""
+    role = TOP / "roles" / "migrate"
+    variables = yaml.safe_load((role / "vars" / "main.yml").read_text(encoding="utf-8"))
+    accepted, given = variables["__migrate_copy_accepted"], variables["__migrate_copy_given"]
+    options = {name: row for name, row in start.argument_spec().items() if name not in table.HIDDEN}
+    named = [one for name, row in options.items() for one in (name, *row.get("aliases", []))]
+    assert sorted([*accepted, *given]) == sorted(named)
+    tasks = yaml.safe_load((role / "tasks" / "copy.yml").read_text(encoding="utf-8"))
+    [block] = [task["block"] for task in tasks if "block" in task]
+    [handed] = [task["kvmops.migration.virt_domblk_copy"] for task in block]
+    assert set(handed) == set(options)
+    assert {name: handed[name] for name in accepted} == {
+        name: f"{{{{ migrate_copy_options.{name} | default(omit) }}}}" for name in accepted
+    }
+
+
+@pytest.mark.parametrize("check", [True, False])
+def test_import_says_which_vm_is_there_already(play, check):
+    done = play("import", known(), known(2, ("b",)), check=check, vm="a,b", dest="kvm2")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("already lives on") == 1, done.stdout
+    assert '"b already lives on kvm2 (running); relocate.yml moves disks on their host"' in done.stdout
+    assert "a: everything is at its place already" in done.stdout
+    assert "changed=1" not in done.stdout
+
+
+def test_a_copy_that_was_refused_tells_every_finding(play):
+    refused = {**BAD, "msg": "a: port 49152 is closed"}
+    done = play("import", known(), known(2, ()), copied=refused, vm="a", dest="kvm2")
+    assert done.returncode != 0
+    lines = [line.strip(' ",') for line in done.stdout.splitlines()]
+    first = lines.index("a: not copied: refused")
+    assert lines[first + 1 : first + 5] == [
+        "FAIL ports: port 49152 is closed",
+        "cure: open it (role kvmops.migration.firewall)",
+        "WARN tls: it travels unencrypted",
+        "pass: guest",
+    ]
+
+
+@pytest.mark.parametrize("outcome", ["refused", "failed", None])
+def test_a_copy_that_has_failed_without_findings_says_why(play, outcome):
+    failed = {"failed": True, "changed": False, "name": "a", "msg": "no room in /x; cure: make some"}
+    failed.update({"outcome": outcome} if outcome else {})
+    done = play("relocate", known(), known(2, ()), copied=failed, vm="a", dest_dir="/x")
+    assert done.returncode != 0
+    lines = [line.strip(' ",') for line in done.stdout.splitlines()]
+    first = lines.index(f"a: not copied: {outcome or 'refused'}")
+    assert lines[first + 1] == "no room in /x; cure: make some"
