@@ -188,12 +188,33 @@ def test_preflight_fails_where_migrate_would(play, wish, judged, passes):
     assert ("obstacles before a" in done.stdout) != passes
 
 
-def test_preflight_passes_where_nothing_is_in_the_way(play):
-    done = play("preflight", known(), known(2, ()), queue={"results": [GOOD]}, vm="a")
+@pytest.mark.parametrize("fix", [True, False])
+def test_preflight_passes_where_nothing_is_in_the_way(play, fix):
+    """There is nothing to cure, and so it is told once."""
+    done = play("preflight", known(), known(2, ()), queue={"results": [GOOD]}, vm="a", fix=fix)
     assert done.returncode == 0, done.stdout
-    assert "a: can move live, kvm1 -> kvm2, storage copy" in done.stdout
+    assert done.stdout.count("a: can move live, kvm1 -> kvm2, storage copy") == 1
+    assert "now the roles that cure it are" not in done.stdout
     assert "FAIL" not in done.stdout
     assert "changed=0" in done.stdout
+
+
+def test_preflight_tells_what_it_cures_before_it_does(play):
+    cured = {**PORTS, "role": "nosuch"}
+    queue = {"failed": True, "msg": "x", "results": [{**BAD, "checks": [GUEST, cured]}]}
+    done = play("preflight", known(), known(2, ()), queue=queue, vm="a", dest="kvm2", fix=True)
+    lines = [line.strip(' ",') for line in done.stdout.splitlines()]
+    assert "a: cannot move, kvm1 -> kvm2" in lines, done.stdout + done.stderr
+    first = lines.index("a: cannot move, kvm1 -> kvm2")
+    assert lines[first : first + 5] == [
+        "a: cannot move, kvm1 -> kvm2",
+        "FAIL ports: port 49152 is closed",
+        "cure: open it (role kvmops.migration.nosuch)",
+        "pass: guest",
+        "now the roles that cure it are applied: kvmops.migration.nosuch",
+    ]
+    told = done.stdout.partition("now the roles that cure it are")[2]
+    assert "kvmops.migration.nosuch" in told.partition("Apply what cures it")[2], done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("status", ["pass", "warn"])
