@@ -49,6 +49,22 @@ def test_c1_14_the_disk_goes_along(stopped):
     assert (again.changed, again.outcome) == (False, "already_there")
 
 
+@pytest.mark.parametrize("mode", ["auto", "offline"])
+def test_c1_14_a_disk_that_is_to_be_copied_goes_along(stopped, mode):
+    result = stopped.move(mode=mode, storage="copy")
+    assert not result.failed, result
+    assert (result.outcome, result.storage) == ("migrated", "copy")
+    assert stopped.kvm2.file(IMAGE).content == "a v1"
+
+
+def test_a_disk_that_both_hosts_share_is_not_copied_offline(lab):
+    lab.kvm1.share("/vm", lab.kvm2)
+    lab.add(state=SHUTOFF)
+    result = lab.move(mode="offline", storage="copy")
+    assert result.failure_class == "copy_of_shared"
+    assert lab.where() == (SHUTOFF, None)
+
+
 def test_c1_14_check_mode_says_what_would_be_done_and_does_nothing(stopped):
     result = stopped.move(check=True, diff=True)
     assert (result.changed, result.outcome) == (True, "planned")

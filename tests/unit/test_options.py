@@ -335,9 +335,9 @@ def test_what_is_accepted_is_no_contradiction(values):
         assert refusal.failure_class in ("bad_option", "bad_combination")
         assert refusal.cure
         return
-    copying = values["copy_storage"] in ("all", "inc") or values["storage"] == "copy" or values["migrate_disks"]
-    assert not (copying and values["mode"] == "offline")
-    assert not (copying and values["tunnelled"])
+    by_qemu = values["copy_storage"] in ("all", "inc") or values["migrate_disks"]
+    assert not (by_qemu and values["mode"] == "offline")
+    assert not ((by_qemu or values["storage"] == "copy") and values["tunnelled"])
     assert not (values["migrate_disks"] and (values["storage"] == "shared" or values["copy_storage"] == "none"))
     assert not (values["copy_storage"] and values["storage"] != "auto")
     assert values["persistent"] is not False or values["mode"] != "offline"

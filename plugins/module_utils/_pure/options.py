@@ -129,7 +129,9 @@ _TUNNEL_COPY = "libvirt copies no disk through its own connection"
 _LEAVE_TUNNEL = "leave tunnelled out"
 _LEAVE_ONE = "leave one of them out"
 _ARMED = "post-copy must be permitted from the start"
-_SHARE = "move the VM live, or put its disks on shared storage"
+_STOPPED_COPY = (
+    "it says what QEMU copies while a VM runs, and one that is shut off takes along what the hosts do not share"
+)
 
 OPTIONS = (
     Option("name", required=True, aliases=("guest",), pattern=_NAME, accepted="the name of a VM", decides=CALL),
@@ -178,8 +180,9 @@ OPTIONS = (
         flags=(("live", ("LIVE",)), ("offline", ("OFFLINE",))),
         since=(1, 0, 1),
         clashes=(
-            Clash(OFFLINE, "copy_storage", ("all", "inc"), "an offline move takes only the definition along", _SHARE),
-            Clash(OFFLINE, "storage", ("copy",), "an offline move takes only the definition along", _SHARE),
+            Clash(
+                OFFLINE, "copy_storage", ("all", "inc"), _STOPPED_COPY, "leave copy_storage out, or say storage: copy"
+            ),
         ),
         decides=RESULT,
     ),
@@ -246,7 +249,7 @@ OPTIONS = (
         clashes=(
             _no_copy(),
             Clash(GIVEN, "storage", ("shared",), "nothing would be copied", _LEAVE_ONE),
-            Clash(GIVEN, "mode", OFFLINE, "an offline move copies no disk", "leave migrate_disks out"),
+            Clash(GIVEN, "mode", OFFLINE, _STOPPED_COPY, "leave migrate_disks out"),
         ),
         decides=RESULT,
     ),
