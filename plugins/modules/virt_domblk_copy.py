@@ -245,7 +245,7 @@ left_behind:
   type: list
   elements: dict
 adopted:
-  description: The run that was going on already, and that this call has joined.
+  description: The run that was going on already, and that this call has joined, or would join in check mode.
   returned: when there was one
   type: str
 run:

@@ -741,7 +741,7 @@ settled:
   type: list
   elements: dict
 adopted:
-  description: The run that was going on already, and that this call has joined.
+  description: The run that was going on already, and that this call has joined, or would join in check mode.
   returned: when there was one
   type: str
 ended:

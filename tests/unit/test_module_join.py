@@ -15,7 +15,7 @@ from ansible_collections.kvmops.migration.plugins.module_utils._migrate import b
 from ansible_collections.kvmops.migration.plugins.module_utils._pure import options as table
 from ansible_collections.kvmops.migration.plugins.module_utils._pure.domblk import Wish
 from ansible_collections.kvmops.migration.plugins.module_utils._pure.refusal import Refusal
-from fake.lab import DEST_URI, domain_xml
+from fake.lab import DEST_URI, OTHER, domain_xml
 
 DEFAULTS = {**{option.name: option.default for option in table.OPTIONS}, "_watch": False, "_dest_facts": None}
 PASSWORD = "s3cret"
@@ -25,9 +25,9 @@ def params(**options):
     return {**DEFAULTS, "name": "a", "dest_uri": DEST_URI, "tls": "false", **options}
 
 
-def call(copy=None, **options):
+def call(copy=None, check=False, **options):
     module = SimpleNamespace(
-        params=params(**options), run_command=None, check_mode=False, _diff=False, no_log_values=set()
+        params=params(**options), run_command=None, check_mode=check, _diff=False, no_log_values=set()
     )
     return start.start(module, copy=copy)
 
@@ -60,6 +60,38 @@ def test_c3_75_the_same_wish_is_joined(join):
     assert joined["adopted"]
     assert joined["watching"]
     assert joined["warnings"] == []
+
+
+def test_check_mode_says_that_the_run_would_be_joined(join):
+    said = join({"policy": "never_pause"}, {"policy": "never_pause", "check": True})
+    assert (said["changed"], said["outcome"]) == (True, "planned")
+    assert said["adopted"]
+    assert said["warnings"] == []
+    assert "failed" not in said
+
+
+def test_check_mode_says_what_the_run_does_otherwise(join):
+    [warning] = join({"bandwidth": 100}, {"check": True})["warnings"]
+    assert "bandwidth (100 there, not given here)" in warning
+
+
+@pytest.mark.parametrize("second", [{"mode": "nonlive"}, {"cleanup": True}])
+def test_check_mode_refuses_what_would_not_be_joined(join, second):
+    refused = join({}, {"check": True, **second})
+    assert isinstance(refused, Refusal), refused
+    assert refused.failure_class == "busy"
+
+
+def test_a_move_that_is_only_judged_says_so_too(lab):
+    lab.add()
+    lab.add(name="b", uuid=OTHER, image="/vm/b.qcow2")
+    run = worker.Worker("r1", "a", "", start.told(params(), Wish())).take()
+    moves = [{"name": name, "dest_host": "kvm2", "dest_uri": DEST_URI, "tls": "false"} for name in ("a", "b")]
+    joins, moves_itself = lab.info(_moves=moves).moves
+    run.leave()
+    assert (joins["name"], joins["outcome"], joins["adopted"]) == ("a", "planned", "r1")
+    assert moves_itself["outcome"] == "planned"
+    assert "adopted" not in moves_itself
 
 
 @pytest.mark.parametrize(
@@ -134,10 +166,10 @@ def test_a_relocation_is_not_joined_by_who_wants_another_host(lab):
     run.leave()
 
 
-def relocate(**options):
+def relocate(check=False, **options):
     defaults = {name: row.get("default") for name, row in relocation.argument_spec().items()}
     module = SimpleNamespace(
-        params={**defaults, "name": "a", "_watch": True, **options}, run_command=None, check_mode=False, _diff=False
+        params={**defaults, "name": "a", "_watch": True, **options}, run_command=None, check_mode=check, _diff=False
     )
     return relocation.start(module)
 
@@ -154,6 +186,7 @@ def test_c3_75_the_same_relocation_is_joined(lab):
     run = worker.Worker("r1", "a", "", relocation.told(wish)).take()
     joined = relocate(path_map={"/iso": "/data/iso", "/vm": "/data"}, format="raw", verify=False)
     assert joined == {"changed": False, "run": "r1", "watching": True, "adopted": True, "warnings": []}
+    assert relocate(check=True, path_map={"/vm": "/data", "/iso": "/data/iso"}, format="raw")["adopted"] == "r1"
     run.leave()
 
 

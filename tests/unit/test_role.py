@@ -309,6 +309,17 @@ def test_check_mode_writes_no_report_and_says_so(play, tmp_path):
     assert not page.exists()
 
 
+@pytest.mark.parametrize("playbook", ["migrate", "import"])
+def test_check_mode_says_which_run_would_be_joined(play, playbook):
+    joined = {"name": "a", "changed": True, "outcome": "planned", "adopted": "r7", "checks": []}
+    queue = {"results": [joined], "changed": True}
+    done = play(playbook, known(), known(2, ()), queue=queue, copied=joined, check=True, vm="a", dest="kvm2")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "a: run r7 " in done.stdout
+    assert "already, kvm1 -> kvm2, and would be joined" in done.stdout or playbook == "import"
+    assert "changed=1" in done.stdout
+
+
 @pytest.mark.parametrize("playbook", ["migrate", "import", "relocate"])
 @pytest.mark.parametrize("check", [True, False])
 def test_a_report_that_cannot_be_written_stops_everything_before_it_begins(play, tmp_path, playbook, check):

@@ -19,6 +19,7 @@ from .._pure import outcome
 from .._pure import uri as uris
 from .._pure.refusal import Refusal
 from . import worker as workers
+from .report import Report
 from .run import END_PATIENCE
 from .worker import Held, Worker
 
@@ -42,7 +43,7 @@ def new_worker(options: Mapping[str, Any], told: Mapping[str, Any]) -> Worker:
 def begin(module: Any, options: Mapping[str, Any], worker: Worker, act: Act) -> Dict[str, Any]:
     """The result of `act`, or of a run that does the same; `run` and `watching` for a controller that watches it."""
     if module.check_mode:
-        return act()
+        return would_join(options, worker.told) or act()
     while True:
         try:
             worker.take()
@@ -57,6 +58,17 @@ def begin(module: Any, options: Mapping[str, Any], worker: Worker, act: Act) -> 
         return act()
     finally:
         worker.leave()
+
+
+def would_join(options: Mapping[str, Any], own: Mapping[str, Any]) -> Dict[str, Any] | None:
+    """What check mode says of a VM that a run is at: a real call joins that run, or is refused; None where none is."""
+    status = next((run for run in workers.live() if run["name"] == options["name"]), None)
+    if status is None or own.get("cancel"):
+        return None
+    run_id = str(status["run"])
+    report = Report(options["name"], time.time())
+    report.warn(*_agree(options["name"], own, status, workers.told(run_id)))
+    return report.finished(changed=True, outcome=outcome.PLANNED, adopted=run_id, disks=[])
 
 
 def _join(options: Mapping[str, Any], own: Mapping[str, Any], status: Mapping[str, Any]) -> Dict[str, Any] | None:

@@ -21,6 +21,7 @@ from .._pure import checks, outcome
 from .._pure import options as table
 from .._pure import uri as uris
 from .._pure.refusal import Refusal
+from .begin import would_join
 from .info import gather
 from .links import Links
 from .local import Local
@@ -83,7 +84,8 @@ def _one(module: Any, move: Mapping[str, Any], links: Links, local: Local, image
     def act() -> Dict[str, Any]:
         options = _validated(move)
         checks.check(options)
-        return run_through(links, request_of(module, options, local, images, check_mode=True))
+        request = request_of(module, options, local, images, check_mode=True)
+        return would_join(options, request.worker.told) or run_through(links, request)
 
     return {**kept(module, act), "name": move["name"], "dest_host": move.get("dest_host")}
 
