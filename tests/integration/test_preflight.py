@@ -632,7 +632,7 @@ MORE = [
     ),
     Obstacle(
         "space",
-        "disk vdz of centos64a takes",
+        "disk vda, vdz of centos64a takes",
         "free space in /vm on labkvm2",
         {SOURCE: SPARSE, DEST: "mount -t tmpfs -o size=300m tmpfs /vm; virsh pool-refresh vm"},
         {SOURCE: NO_SPARSE, DEST: "umount /vm; virsh pool-refresh vm"},
