@@ -32,7 +32,8 @@ def refusal(
     `local` is whether it is about the way to a daemon of this host.
     """
     message = messages.shortened(uris.redact(str(error)))
-    known = messages.look_up(message, local, **(known_as or {}))
+    look_up = messages.look_up_here if local else messages.look_up
+    known = look_up(message, **(known_as or {}))
     failure_class = "unreachable" if isinstance(error, NoAnswer) else known.failure_class
     return Refusal(f"{what}: {message}", failure_class, known.cure, known.role, **details)
 

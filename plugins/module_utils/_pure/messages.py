@@ -474,17 +474,21 @@ def shortened(text: str) -> str:
     return _BANNER.sub(lambda match: f"the host key has changed ({match[1] or 'known_hosts'}): {match[2]}", text)
 
 
-def look_up(text: str, local: bool = False, **names: str) -> Known:
+def look_up(text: str, **names: str) -> Known:
     """What is known of a message; for one that is in no row, the class `libvirt` and where to look.
 
-    `local` is whether it is about the way to a daemon of this host.
     `names` are those of UNNAMED that the caller knows: the VM, its two hosts, and the host that the message is about.
     """
     tried = ((known, known.pattern.search(text)) for known in (*TABLE, UNKNOWN))
     known, match = next((known, match) for known, match in tried if match)
-    known = _ENDED if local and known.failure_class in _LINKS else known
     caught = {group: value for group, value in match.groupdict().items() if value}
     return replace(known, cure=filled(known.cure, **{**names, **caught}))
+
+
+def look_up_here(text: str, **names: str) -> Known:
+    """Likewise, of a message about the way to a daemon of this host."""
+    known = look_up(text, **names)
+    return replace(_ENDED, cure=filled(_ENDED.cure, **names)) if known.failure_class in _LINKS else known
 
 
 def filled(cure: str, **names: str) -> str:
