@@ -62,8 +62,8 @@ def test_the_record_has_the_steps(recorder, kind, steps):
     times = [one["t"] for one in record["steps"]]
     assert times == sorted(times)
     assert times[0] == 0
-    # They are counted by two clocks that begin one after the other.
-    assert times[-1] <= record["duration_s"] + 0.5
+    # They are counted by two clocks that begin one after the other, on a busy machine seconds later.
+    assert times[-1] <= record["duration_s"] + 10
 
 
 def test_the_record_has_no_definition_and_the_answer_keeps_its_own(lab):
