@@ -290,7 +290,8 @@ def test_c5_95_cancel_yml_ends_what_status_yml_shows():
 def test_c3_75_a_second_run_with_the_same_wish_joins_the_first():
     source = BUSY.bring(shape="running, persistent")
     dest = other(source)
-    with faults.shaped(10, source), BUSY.busy(4, over=24):
+    # Half a minute: the playbook takes its time to come to the VM.
+    with faults.shaped(6, source), BUSY.busy(4, over=24):
         first = Call(source, {"name": "busy", "dest_host": dest, "tls": "false"})
         BUSY.moves_from(source)
         os.killpg(first.process.pid, signal.SIGKILL)
