@@ -150,7 +150,7 @@ def _unlike(text: str | None, kind: str, owner: str, mode: str) -> str:
     looked = _LOOKED.match((text or "").strip())
     if not looked:
         return "is not there" if text is None else f"is no {kind}"
-    if looked["kind"] != ("directory" if kind == "directory" else "regular file"):
+    if looked["kind"] != {"key": "regular file"}.get(kind, kind):
         return f"is no {kind}"
     if (looked["owner"], looked["mode"]) != (owner, mode):
         return f"is of {looked['owner']} with mode {looked['mode']}, not of {owner} with mode {mode}"

@@ -45,7 +45,7 @@ the roles, and none of them has been run there yet. Role `firewall` installs `fi
 MARKUP = re.compile(r"\b[CVOMP]\(((?:\\.|[^)\\])*)\)")
 SHORT = re.compile(r"\{\{ (\w+) \| default\(")
 # What a role calls an entry point is a playbook for those who read the page.
-MAIN = re.compile(r"as for the entry point `main`")
+MAIN = ("as for the entry point `main`", "as for [`migrate.yml`](#migrate)")
 
 
 def load(path: Path) -> Any:
@@ -60,7 +60,7 @@ def markdown(text: str | list[str]) -> str:
     """A description in one line, fit for a cell."""
     line = " ".join(" ".join([text] if isinstance(text, str) else text).split())
     line = MARKUP.sub(lambda match: "`" + re.sub(r"\\(.)", r"\1", match[1]).replace("#role", "") + "`", line)
-    return MAIN.sub("as for [`migrate.yml`](#migrate)", line).replace("|", r"\|")
+    return line.replace(*MAIN).replace("|", r"\|")
 
 
 def comment(path: Path) -> tuple[list[str], list[str]]:
