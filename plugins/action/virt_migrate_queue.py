@@ -17,7 +17,7 @@ from ansible.errors import AnsibleActionFail, AnsibleError
 from ansible.plugins.action import ActionBase
 
 from ansible_collections.kvmops.migration.plugins.module_utils._pure import options as table
-from ansible_collections.kvmops.migration.plugins.module_utils._pure import outcome
+from ansible_collections.kvmops.migration.plugins.module_utils._pure import outcome, together
 from ansible_collections.kvmops.migration.plugins.module_utils._pure.queue import Limits, Queue
 from ansible_collections.kvmops.migration.plugins.module_utils._pure.refusal import Refusal
 from ansible_collections.kvmops.migration.plugins.plugin_utils.errand import INFO_MODULE, Errand
@@ -113,7 +113,8 @@ class ActionModule(ActionBase):
         for pipe, those in pipes.items():
             said = _answer(pipe)
             results.update(said.get("results") or dict.fromkeys(those, said))
-        return [_told(move, results[number]) for number, move in enumerate(moves)]
+        told = [_told(move, results[number]) for number, move in enumerate(moves)]
+        return together.judge(moves, told)
 
     def _judge_those_of(self, source: str, moves: dict[int, dict[str, Any]]) -> dict[str, Any]:
         try:

@@ -752,6 +752,7 @@ checks:
   description:
     - What was looked at before the move, each with C(id), C(status) (V(pass), V(warn), V(fail) or V(skipped)),
       C(evidence), C(cure), and C(role), the role of this collection that does it, where there is one.
+    - What looks at memory or room of the destination has C(takes) too, with C(what), and C(need) and C(free) in bytes.
     - A check has several rows where it has found several things. It is V(skipped) where nothing of this move depends
       on it, or something that it needs is not known.
     - Empty where nothing had to be checked.

@@ -476,7 +476,16 @@ def queue_of(monkeypatch):
                 if self.host == "kvm4":
                     raise AnsibleConnectionFailure("no route")
                 moves = [
-                    {"name": one["name"], "outcome": "planned", "warnings": ["w"]} for one in args.get("_moves", ())
+                    {
+                        "name": one["name"],
+                        "outcome": "planned",
+                        "warnings": ["w"],
+                        "changed": True,
+                        "checks": [{"id": "memory", "status": "pass", "takes": {"what": "memory", "need": 4, "free": 5}}]
+                        if one["name"] in ("big", "Big")
+                        else [],
+                    }
+                    for one in args.get("_moves", ())
                 ]
                 return {**FACTS, "moves": moves} if moves else FACTS
             asked.append((self.host, args))
@@ -527,7 +536,7 @@ def test_a_queue_in_check_mode_asks_every_host_once_and_watches_nothing(queue):
         options={"tls": "false"},
     )
     assert [(one["name"], one["outcome"]) for one in result["results"]] == [(name, "planned") for name in "abcd"]
-    assert (result["changed"], result["warnings"]) == (False, ["w"] * 4)
+    assert (result["changed"], result["warnings"]) == (True, ["w"] * 4)
     assert [host for host, args in asked if "_moves" not in args] == ["kvm2", "kvm3"]
     judged = {host: args["_moves"] for host, args in asked if "_moves" in args}
     assert {host: [one["name"] for one in moves] for host, moves in judged.items()} == {
@@ -545,6 +554,15 @@ def test_a_host_that_does_not_answer_keeps_no_other_move_from_being_judged(queue
     assert result["results"][0]["failure_class"] == "unreachable"
     assert "a: no route" in result["msg"]
     assert "c: dest_host: 'nosuch' is not in the inventory" in result["msg"]
+
+
+def test_vms_of_two_hosts_that_a_third_has_no_memory_for_together(queue):
+    result, _asked = queue(check=True, moves=[move("big", dest_host="kvm3"), {**move("a"), "dest_host": "kvm3"}])
+    assert "failed" not in result
+    two = [move("big", dest_host="kvm3"), move("Big", source="kvm2", dest_host="kvm3")]
+    result, _asked = queue(check=True, moves=two)
+    assert [one.get("failed", False) for one in result["results"]] == [False, True]
+    assert result["msg"].startswith("Big: big and Big take 8 B of memory together, and kvm3 has 5 B; cure: ")
 
 
 @pytest.fixture

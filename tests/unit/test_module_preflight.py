@@ -1288,6 +1288,20 @@ def test_nothing_is_found_where_nothing_is_in_the_way(ready, make, options):
     assert [one for one in rows(result, "warn") if one not in ("qemu_users",)] == []
 
 
+def test_it_says_what_several_would_take_together(ready):
+    result = go(ready, check=True)
+    assert rows(result, "pass")["memory"][0]["takes"] == {"what": "memory", "need": 1 << 30, "free": 8 << 30}
+    takes = rows(result, "pass")["space"][0]["takes"]
+    assert takes["what"] == "room in /vm"
+    assert 0 < takes["need"] < takes["free"]
+    assert "takes" not in rows(result, "pass")["guest"][0]
+    ready.kvm1.guests[UUID].xml = ready.kvm1.guests[UUID].xml.replace("<os>", PAGES + "<os>")
+    there(huge_pages={"1073741824": 2})(ready)
+    row = rows(go(ready, check=True), "pass")["memory"][0]
+    assert row["takes"] == {"what": "huge pages of 1.0 GiB", "need": 1 << 30, "free": 2 << 30}
+    assert row["evidence"] == "kvm2 has 2.0 GiB in huge pages of 1.0 GiB, and 1.0 GiB are needed"
+
+
 def test_a_port_where_somebody_listens_is_not_connected_to(ready):
     """A QEMU that waits for another guest would take the probe for it."""
     ready.machines["kvm2"]["listening"] = [49152, 49215]

@@ -256,7 +256,7 @@ def note(case: Case, report: Report, preflight_is: str) -> None:
             report.warn(f"{found.evidence}; cure: {found.cure}")
         status = WARN if found.status == FAIL else found.status
         role = _role(check, found) if status == WARN else None
-        report.findings.add(Finding(check.id, status, found.evidence, found.cure, role))
+        report.findings.add(Finding(check.id, status, found.evidence, found.cure, role, found.takes))
 
 
 def _role(check: Check, found: Found) -> str | None:

@@ -19,6 +19,15 @@ NOT_REACHED = "it cannot be judged before what has failed is cured"
 
 
 @dataclass(frozen=True)
+class Takes:
+    """How much of one thing of the destination a VM needs, and how much of it there is, in bytes."""
+
+    what: str
+    need: int
+    free: int
+
+
+@dataclass(frozen=True)
 class Finding:
     """What one check says of one thing; `role` is the role of this collection that cures it."""
 
@@ -27,6 +36,8 @@ class Finding:
     evidence: str = ""
     cure: str = ""
     role: str | None = None
+    # Several VMs that go to one host take this together.
+    takes: Takes | None = None
 
 
 class Findings:
@@ -92,9 +103,9 @@ class Findings:
         rows: List[Finding] = []
         for check in order:
             found = self._found.get(check, [])
-            found = [one for one in found if one.status in (FAIL, WARN)] or found[-1:]
+            found = [one for one in found if one.status in (FAIL, WARN) or one.takes] or found[-1:]
             rows += found or [Finding(check, SKIPPED, reason)]
-        return [asdict(row) for row in rows]
+        return [{key: value for key, value in asdict(row).items() if key != "takes" or value} for row in rows]
 
     def _close(self, check: str, known: int) -> None:
         for text in self._warnings[known:]:

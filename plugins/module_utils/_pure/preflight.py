@@ -21,7 +21,7 @@ from typing import Any, Callable, Dict, Iterator, List, Mapping, Sequence, Tuple
 from . import certificates, forecast, names, storage
 from . import options as table
 from . import uri as uris
-from .findings import FAIL, PASS, SKIPPED, WARN
+from .findings import FAIL, PASS, SKIPPED, WARN, Takes
 from .forecast import Forecast
 from .needs import Needs
 from .status import size
@@ -62,6 +62,7 @@ class Found:
     cure: str = ""
     # Whether the role of the check cures this.
     by_role: bool = True
+    takes: Takes | None = None
 
 
 @dataclass(frozen=True)
@@ -412,14 +413,16 @@ def _memory(case: Case) -> Iterator[Found]:
         yield from unknown
         return
     need, free = case.needs.memory, case.there["memory"]["available"] + (case.there.get("swap_free") or 0)
+    takes = Takes("memory", need, free)
     if need > free:
         yield Found(
             FAIL,
             f"{case.name} has {size(need)} of memory, and {case.dest} can give {size(free)}",
             f"free memory on {case.dest}, or choose another host; preflight: warn where that is meant to be so",
+            takes=takes,
         )
     else:
-        yield Found(PASS, f"{case.dest} can give {size(free)}, and {size(need)} are needed")
+        yield Found(PASS, f"{case.dest} can give {size(free)}, and {size(need)} are needed", takes=takes)
 
 
 def _pages(case: Case) -> Iterator[Found]:
@@ -429,13 +432,17 @@ def _pages(case: Case) -> Iterator[Found]:
         return
     page = case.needs.huge_page
     free = sum(int(one) * count for one, count in pages.items() if page in (-1, int(one)))
+    what = "huge pages" if page < 0 else f"huge pages of {size(page)}"
+    takes = Takes(what, case.needs.memory, free)
     if free < case.needs.memory:
-        what = "huge pages" if page < 0 else f"huge pages of {size(page)}"
         yield Found(
             FAIL,
             f"{case.name} has {size(case.needs.memory)} in {what}, and {case.dest} has {size(free)} of them free",
             f"set more of them aside on {case.dest} (vm.nr_hugepages)",
+            takes=takes,
         )
+    else:
+        yield Found(PASS, f"{case.dest} has {size(free)} in {what}, and {size(takes.need)} are needed", takes=takes)
 
 
 def _space(case: Case) -> Iterator[Found]:
@@ -456,21 +463,24 @@ def _space(case: Case) -> Iterator[Found]:
         # libvirt makes a raw image with all of its blocks, and they are given back only while it is filled.
         made = [case.images[plan.source] for plan in plans if _is_made_whole(case, plan)]
         at_first = need + sum(one[0] - one[1] for one in made)
+        takes = Takes(f"room in {folder}", need, free)
         if need > free or at_first > free:
             how = f"takes {size(at_first)} at first" if need <= free else f"holds {size(need)}"
             yield Found(
                 FAIL,
                 f"disk {what} {how}, and {folder} on {case.dest} has {size(free)} free",
                 f"free space in {folder} on {case.dest}, or put the disk elsewhere with dest_xml",
+                takes=takes,
             )
         elif most > free:
             yield Found(
                 WARN,
                 f"disk {what} may grow to {size(most)}, and {folder} on {case.dest} has {size(free)} free",
                 f"free space in {folder} on {case.dest}",
+                takes=takes,
             )
         else:
-            yield Found(PASS, f"{folder} on {case.dest} has {size(free)} free, and {size(need)} are needed")
+            yield Found(PASS, f"{folder} on {case.dest} has {size(free)} free, and {size(need)} are needed", takes=takes)
 
 
 def _is_made_whole(case: Case, plan: DiskPlan) -> bool:
