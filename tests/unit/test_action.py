@@ -460,6 +460,13 @@ def queue(queue_of, monkeypatch):
     return queue_of
 
 
+def judged(name):
+    """What check mode answers to its move."""
+    row = {"id": "memory", "status": "pass", "evidence": "", "takes": {"what": "memory", "need": 4, "free": 5}}
+    checks = [row] if name in ("big", "Big") else []
+    return {"name": name, "changed": True, "outcome": "planned", "warnings": ["w"], "checks": checks}
+
+
 @pytest.fixture
 def queue_of(monkeypatch):
     """Run virt_migrate_queue with sites that answer at once; gives back its result and who was asked what."""
@@ -475,18 +482,7 @@ def queue_of(monkeypatch):
                 asked.append((self.host, args)) if judges else None
                 if self.host == "kvm4":
                     raise AnsibleConnectionFailure("no route")
-                moves = [
-                    {
-                        "name": one["name"],
-                        "outcome": "planned",
-                        "warnings": ["w"],
-                        "changed": True,
-                        "checks": [{"id": "memory", "status": "pass", "takes": {"what": "memory", "need": 4, "free": 5}}]
-                        if one["name"] in ("big", "Big")
-                        else [],
-                    }
-                    for one in args.get("_moves", ())
-                ]
+                moves = [judged(one["name"]) for one in args.get("_moves", ())]
                 return {**FACTS, "moves": moves} if moves else FACTS
             asked.append((self.host, args))
             if args["name"] == "bad":

@@ -350,6 +350,21 @@ def test_c8_123_the_first_host_that_fits_is_taken():
         assert ways(plan(facts, vm="a", dest=dest)) == [("a", "kvm1", chosen)]
 
 
+def test_c8_123_what_goes_to_a_host_leaves_less_of_it_for_the_next():
+    facts = {
+        "kvm1": told(1, a="running", b="running", c="shut_off"),
+        "kvm2": told(2, available=3 << 30),
+        "kvm3": told(3, available=3 << 30),
+    }
+    assert ways(plan(facts, vm="a,b,c", dest="kvm2,kvm3")) == [
+        ("a", "kvm1", "kvm2"),
+        ("b", "kvm1", "kvm3"),
+        ("c", "kvm1", "kvm2"),
+    ]
+    judged = plan(facts, vm="a,b", dest="kvm2,kvm3", every=True)["moves"]
+    assert [(move["name"], move["dest"]) for move in judged if move["chosen"]] == [("a", "kvm2"), ("b", "kvm3")]
+
+
 def test_a_host_is_no_worse_for_a_vm_that_is_shut_off():
     facts = {"kvm1": told(1, a="shut_off"), "kvm2": told(2, (), 0), "kvm3": told(3)}
     assert ways(plan(facts, vm="a", dest="kvm2,kvm3")) == [("a", "kvm1", "kvm2")]

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from . import messages, needs, preflight, queue
@@ -144,9 +144,13 @@ def plan(
             errors = ["no vm is given and no placement is declared: say -e vm=NAME, or declare migration_vms"]
         for name, wanted in _wishes(names, split_names(dest), declared, hosts, every):
             step = _plan_one(name, wanted, declared, hosts, set(inventory))
-            if every and name not in firsts:
-                wished = dest or declared.get(name, {}).get("host")
-                firsts[name] = _plan_one(name, split_names(dest), declared, hosts, set(inventory)) if wished else None
+            if name not in firsts:
+                firsts[name] = step
+                if every:
+                    wished = dest or declared.get(name, {}).get("host")
+                    all_of_them = split_names(dest)
+                    firsts[name] = _plan_one(name, all_of_them, declared, hosts, set(inventory)) if wished else None
+                _take(firsts[name], hosts)
             if isinstance(step, str):
                 wrongs.setdefault(name, []).append(step)
                 continue
@@ -369,6 +373,18 @@ def obstacle(name: str, home: Seen, there: Seen) -> str:
         there=there.facts,
     )
     return "; ".join(preflight.obstacles(case))
+
+
+def _take(step: Step | str | None, hosts: dict[str, Seen]) -> None:
+    """From here on its destination has so much less memory: the next VM may have to go to another one of its list."""
+    if not isinstance(step, Step) or not step.source or step.cleanup or step.state not in ACTIVE_STATES:
+        return
+    there, needed = hosts[step.dest], hosts[step.source].domains[step.name].get("needs")
+    memory, need = there.facts.get("memory"), needs.read(needed or {})
+    if not memory or need.huge_page:
+        return
+    left = {**memory, "available": memory["available"] - need.memory}
+    hosts[step.dest] = replace(there, facts={**there.facts, "memory": left})
 
 
 def _homes(name: str, hosts: Mapping[str, Seen]) -> list[Seen]:

@@ -480,7 +480,9 @@ def _space(case: Case) -> Iterator[Found]:
                 takes=takes,
             )
         else:
-            yield Found(PASS, f"{folder} on {case.dest} has {size(free)} free, and {size(need)} are needed", takes=takes)
+            yield Found(
+                PASS, f"{folder} on {case.dest} has {size(free)} free, and {size(need)} are needed", takes=takes
+            )
 
 
 def _is_made_whole(case: Case, plan: DiskPlan) -> bool:
