@@ -234,6 +234,12 @@ class Run:
 
     def _standstill(self) -> Figure:
         downtime, limit = self._record.get("downtime_ms"), self._record.get("downtime_limit_ms")
+        suspended = [float(one["t"]) for one in self.actions if one.get("action") == "suspend" and not one.get("error")]
+        ended = self._begin_of(statuses.MOVED)
+        if suspended and ended:
+            # libvirt counts from its own stop of a guest that runs.
+            stood = seconds(max(0.0, ended - self._job - suspended[0]))
+            return Figure("Downtime", f"about {stood}", "from the moment when it was suspended to the end of the job")
         value = "not known" if downtime is None else f"{downtime} ms"
         return Figure("Downtime, by libvirt", value, f"at most {limit} ms were permitted" if limit is not None else "")
 

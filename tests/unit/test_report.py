@@ -232,6 +232,18 @@ def test_what_was_refused_shows_every_obstacle_with_its_cure(recorder):
     assert "Downtime" not in told
 
 
+def test_a_vm_that_was_suspended_stood_still_from_then_on():
+    """libvirt counts from its own stop of a guest that runs, and this one stood still before."""
+    steps = [{"t": 1.0, "step": "moving"}, {"t": 13.5, "step": "moved"}]
+    suspended = {"t": 4.5, "action": "suspend", "reason": "it does not converge"}
+    record = {**RECORD, "mode": "live", "duration_s": 14.0, "steps": steps, "downtime_ms": 20}
+    told = said(report.page([{**record, "actions": [suspended]}]))
+    assert "Downtime about 8.0 s from the moment when it was suspended" in told
+    assert "by libvirt" not in told
+    # It was refused: the VM ran on.
+    assert "Downtime, by libvirt 20 ms" in said(report.page([{**record, "actions": [{**suspended, "error": "no"}]}]))
+
+
 def test_several_runs_are_on_one_page(recorder):
     answers = [recorder.make(kind) for kind in ("disks", "policy", "failed", "refused")]
     text = report.page(report.chosen(answers, recorder.records()))

@@ -550,6 +550,8 @@ def teller(worker: Any, what: str, keep: Callable[[List[Dict[str, Any]]], None])
         wish = worker.wish()
         if wish is not None:
             raise Refusal(f"{what} was given up: {wish[1]}", wish[0], "run again when it is wanted")
+        if not total:
+            return
         elapsed = time.monotonic() - began
         worker.say(**statuses.copying(done, total, elapsed))
         series.add(jobstats.copied(done, total, elapsed))

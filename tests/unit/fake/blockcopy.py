@@ -45,7 +45,7 @@ class BlockCopies:
     def blockJobInfo(self, disk, flags=0):
         self.called("blockJobInfo")
         if disk in self._guest.around.copies:
-            return {"type": 2, "bandwidth": 0, "cur": 1, "end": 1}
+            return {"type": 2, "bandwidth": 0, "cur": 64 << 20, "end": 64 << 20}
         return {"type": 2, "bandwidth": 0, "cur": 1, "end": 2} if disk in self._guest.around.block_jobs else {}
 
     def blockJobAbort(self, disk, flags=0):
