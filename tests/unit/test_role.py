@@ -168,6 +168,18 @@ def test_preflight_tells_what_is_in_the_way_first_with_its_cure_and_fails(play):
     assert lines[first : first + len(told)] == told
 
 
+def test_what_is_wrong_with_a_host_is_told_whole_once(play):
+    mine = {"id": "cpu", "status": "fail", "evidence": "b has a CPU of its own", "cure": "", "role": None}
+    queue = {**REFUSED, "results": [BAD, {**BAD, "name": "b", "checks": [GUEST, GUEST, PORTS, mine]}]}
+    done = play("preflight", known(domains=("a", "b")), known(2, ()), queue=queue, vm="a,b", dest="kvm2")
+    lines = [line.strip(' ",') for line in done.stdout.splitlines()]
+    first = lines.index("b: cannot move, kvm1 -> kvm2")
+    told = ["FAIL ports: as for a", "FAIL cpu: b has a CPU of its own", "pass: guest"]
+    assert lines[first + 1 : first + 4] == told, done.stdout
+    assert lines.count("FAIL ports: port 49152 is closed") == 1
+    assert lines.count("cure: open it (role kvmops.migration.firewall)") == 1
+
+
 @pytest.mark.parametrize(
     ("wish", "judged", "passes"),
     [
