@@ -39,12 +39,12 @@ options:
     description: How many days before its end a certificate has to be made anew.
     type: int
     required: true
-  keys:
+  asked:
     description: >-
-      The SHA-256 fingerprints of the public keys by the paths of the private ones, of keys that have been made since
-      the host was looked at.
-    type: dict
-    default: {}
+      What C(roles/libvirt_tls/files/ask.sh) says of keys that the host has made since then, and of the requests for
+      certificates of these and of others. An error where a host asks for other names than its own, or for more.
+    type: str
+    default: ""
 requirements:
   - cryptography
 """
@@ -70,13 +70,14 @@ EXAMPLES = r"""
 RETURN = r"""
 _value:
   description:
-    - A mapping with C(due), the certificates to be made, each with the reason in C(why), C(keys_due), the certificates
-      whose keys have to be made or given to their owner, likewise, C(directories_due), the directories that have to be
-      made or given to root, each with C(path) and C(mode), C(ours), the certificates that the host has from the
-      authorities, C(authorities), the names of authorities that the host does not have yet, C(authorities_due), the
-      names of those to be made, C(foreign), lines on files that hold another authority, C(names), the names as an
-      option C(subject_alt_name) takes them, and C(users), the users of the host as far as C(/etc/passwd) is in the
-      input.
+    - A mapping with C(due), the certificates to be made, each with the reason in C(why) and what the host asks for in
+      C(csr) (empty before it was asked to), C(keys_due), the certificates whose keys have to be made or given to their
+      owner, likewise, C(directories_due), the directories that have to be made or given to root, each with C(path),
+      C(mode) and C(why), C(work), all of that as arguments of C(ask.sh), C(ours), the certificates that the host has
+      from the authorities, C(authorities), the names of authorities that the host does not have yet,
+      C(authorities_due), the names of those to be made, C(foreign), lines on files that hold another authority,
+      C(names), the names as an option C(subject_alt_name) takes them, and C(users), the users of the host as far as
+      C(/etc/passwd) is in the input.
   type: dict
 """
 
@@ -91,7 +92,10 @@ def judge(*arguments, **options):
         raise AnsibleFilterError(
             f"the controller has no Python package cryptography; cure: install it there ({certificates.MISSING})"
         )
-    return certificates.judge(*arguments, **options)
+    try:
+        return certificates.judge(*arguments, **options)
+    except ValueError as error:
+        raise AnsibleFilterError(str(error)) from error
 
 
 class FilterModule:

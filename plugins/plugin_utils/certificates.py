@@ -30,14 +30,16 @@ else:
 USERS = "/etc/passwd"
 KEY_MODE = "400"
 _HEADING = re.compile(r"^==> (.+) <==$", re.MULTILINE)
-# What the role's look.sh says of a directory or a key, and the sum where there was no key.
+# What the role's ask.sh says of a key that it has made or found.
+_ASKED = re.compile(r"(?P<sum>[0-9a-f]{64})\n(?P<request>-----BEGIN CERTIFICATE REQUEST-----.+)", re.DOTALL)
+# What its look.sh says of a directory or a key, and the sum where there was no key.
 _LOOKED = re.compile(r"(?P<owner>\S+) (?P<mode>\d+) (?P<kind>.+)\n?(?P<sum>[0-9a-f]{64})?")
 _NO_KEY = hashlib.sha256(b"").hexdigest()
 _PEM = re.compile(r"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
 
 
 def split(text: str) -> dict[str, str]:
-    """The files by their path, in what the role's look.sh says of them."""
+    """The files by their path, in what the role's look.sh or ask.sh says of them."""
     parts = _HEADING.split(text)
     return dict(zip(parts[1::2], parts[2::2]))
 
@@ -54,7 +56,7 @@ def read(text: str) -> list[x509.Certificate]:
 
 
 def fingerprint(certificate: x509.Certificate) -> str:
-    """The SHA-256 of the public key, as community.crypto writes it."""
+    """The SHA-256 of the public key."""
     key = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     return hashlib.sha256(key).hexdigest()
 
@@ -95,7 +97,7 @@ def alternatives(names: t.Iterable[str]) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def _alternatives_of(certificate: x509.Certificate) -> set[str]:
+def _alternatives_of(certificate: x509.Certificate | x509.CertificateSigningRequest) -> set[str]:
     try:
         extension = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except x509.ExtensionNotFound:
@@ -104,11 +106,30 @@ def _alternatives_of(certificate: x509.Certificate) -> set[str]:
     return names | {f"IP:{address}" for address in extension.get_values_for_type(x509.IPAddress)}
 
 
-def _serves(certificate: x509.Certificate, usage: str) -> bool:
+def _serves(certificate: x509.Certificate | x509.CertificateSigningRequest, usage: str) -> bool:
     try:
         return USAGES[usage] in certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
     except x509.ExtensionNotFound:
         return False
+
+
+def _checked(request: str, path: str, usage: str, names: t.Sequence[str]) -> str:
+    """The request of a host for itself. What another one could be taken for, or an authority, is signed for nobody.
+
+    Raises ValueError where it asks for something else.
+    """
+    asked = x509.load_pem_x509_csr(request.encode())
+    present = _alternatives_of(asked)
+    authority = any(
+        extension.value.ca for extension in asked.extensions if isinstance(extension.value, x509.BasicConstraints)
+    )
+    if authority or present != set(names) or not _serves(asked, usage):
+        whom = ", ".join(sorted(present)) or "nobody"
+        raise ValueError(
+            f"the request for {path} is not what was to be asked for: it is for {whom}"
+            + (", as an authority" if authority else "")
+        )
+    return request
 
 
 def authority_due(text: str, days: int) -> bool:
@@ -123,7 +144,7 @@ def reason(
     usage: str,
     names: t.Sequence[str],
     days: int,
-    key: str | None = None,
+    key: str = "",
 ) -> str:
     """Why this certificate has to be made anew; empty if it is good."""
     found, ours = read(text or ""), read(authority)
@@ -140,7 +161,7 @@ def reason(
         return f"has other names, by {', '.join(sorted(wanted ^ present))}"
     if not _serves(certificate, usage):
         return f"is not made for {usage}"
-    if key and key.replace(":", "") != fingerprint(certificate):
+    if key and key != fingerprint(certificate):
         return "is of another key"
     return ""
 
@@ -166,6 +187,16 @@ def _directories(*lists: t.Sequence[dict[str, t.Any]]) -> t.Iterator[tuple[str, 
         yield path, "700" if os.path.basename(path) == "private" else "755"
 
 
+def _work(*dues: t.Sequence[dict[str, t.Any]]) -> list[str]:
+    """All of that as words of the role's ask.sh; a new key makes a certificate due that was good."""
+    directories, keys, certificates = dues
+    asking = {each["key"]: each["usage"] for each in (*keys, *certificates)}
+    words = [("directory", each["mode"], each["path"]) for each in directories]
+    words += [("key", each["owner"], each["key"]) for each in keys]
+    words += [("ask", usage, key) for key, usage in asking.items()]
+    return list(itertools.chain(*words))
+
+
 def _sum(text: str | None) -> str:
     looked = _LOOKED.match((text or "").strip())
     return looked["sum"] or "" if looked else ""
@@ -177,11 +208,11 @@ def judge(
     authorities: t.Sequence[dict[str, str]],
     names: t.Sequence[str],
     days: int,
-    keys: dict[str, str] | None = None,
+    asked: str = "",
 ) -> dict[str, t.Any]:
-    """See the documentation of the filter."""
+    """See the documentation of the filter; ValueError where a request is for something else."""
     files = split(seen)
-    keys = keys or {}
+    requests = {path: _ASKED.match(text.strip()) for path, text in split(asked).items()}
     wanted_names = alternatives(names)
     own = {authority["name"]: authority["content"] for authority in authorities}
     foreign, absent = [], []
@@ -195,6 +226,12 @@ def judge(
         elif ours[0] not in there:
             # The same authority, valid for another time.
             absent.append(authority["name"])
+    directories_due = [
+        {"path": path, "mode": f"0{mode}", "why": f"{path} {unlike}"}
+        for path, mode in _directories(certificates, authorities)
+        for unlike in [_unlike(files.get(path), "directory", "root", mode)]
+        if unlike
+    ]
     due, keys_due = [], []
     for wanted in certificates:
         text, looked = files.get(wanted["path"]), files.get(wanted["key"])
@@ -202,10 +239,12 @@ def judge(
         if unlike:
             keys_due.append({**wanted, "why": f"{wanted['key']} {unlike}"})
         # What was seen of one that is no key says nothing of the one that is made in its place.
-        key = keys.get(wanted["key"]) or ("" if unlike else _sum(looked))
+        request = requests.get(wanted["key"])
+        key = request["sum"] if request else "" if unlike else _sum(looked)
         why = reason(text, own[wanted["authority"]], wanted["usage"], wanted_names, days, key)
         if why:
-            due.append({**wanted, "why": f"{wanted['path']} {why}"})
+            csr = _checked(request["request"], wanted["path"], wanted["usage"], wanted_names) if request else ""
+            due.append({**wanted, "why": f"{wanted['path']} {why}", "csr": csr})
     ours = [
         wanted
         for wanted in certificates
@@ -219,11 +258,8 @@ def judge(
         "authorities_due": [name for name, content in own.items() if authority_due(content, days)],
         "due": due,
         "keys_due": keys_due,
-        "directories_due": [
-            {"path": path, "mode": f"0{mode}"}
-            for path, mode in _directories(certificates, authorities)
-            if _unlike(files.get(path), "directory", "root", mode)
-        ],
+        "directories_due": directories_due,
+        "work": _work(directories_due, keys_due, due),
         "ours": ours,
         "names": wanted_names,
         "users": users,

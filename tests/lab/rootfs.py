@@ -50,9 +50,9 @@ BY_ROLES = [
     "python3-firewall",
     "nftables",
     "iptables",
-    # what Ansible's own modules need: apt, certificates
+    # what Ansible's own module for packages needs, and what makes keys
     "python3-apt",
-    "python3-cryptography",
+    "openssl",
 ]
 PACKAGES = [
     *SERVER,

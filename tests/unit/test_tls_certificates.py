@@ -28,7 +28,7 @@ NOW = datetime.now(timezone.utc)
 NAMES = ("kvm1", "kvm1-private", "192.0.2.1", "2001:db8::0001")
 SERVER, CA = "/etc/pki/qemu/server-cert.pem", "/etc/pki/qemu/ca-cert.pem"
 FOLDER = "/etc/pki/qemu"
-LOOK = Path(__file__).resolve().parents[2] / "roles" / "libvirt_tls" / "files" / "look.sh"
+SCRIPTS = Path(__file__).resolve().parents[2] / "roles" / "libvirt_tls" / "files"
 WANTED = {
     "path": SERVER,
     "key": "/etc/pki/qemu/server-key.pem",
@@ -40,6 +40,13 @@ WANTED = {
 
 def named(name: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+
+
+def alternatives(names) -> list[x509.GeneralName]:
+    return [
+        x509.IPAddress(ipaddress.ip_address(name)) if ":" in name or name[0].isdigit() else x509.DNSName(name)
+        for name in names
+    ]
 
 
 class Authority:
@@ -55,13 +62,9 @@ class Authority:
         return builder.sign(self.key, hashes.SHA256()).public_bytes(Encoding.PEM).decode()
 
     def certificate(self, names=NAMES, days=365, usage="serverAuth", key=None) -> str:
-        alternatives = [
-            x509.IPAddress(ipaddress.ip_address(name)) if ":" in name or name[0].isdigit() else x509.DNSName(name)
-            for name in names
-        ]
         key = key or ec.generate_private_key(ec.SECP256R1())
         usages = x509.ExtendedKeyUsage([certificates.USAGES[usage]])
-        more = [x509.SubjectAlternativeName(alternatives)] if names else []
+        more = [x509.SubjectAlternativeName(alternatives(names))] if names else []
         return self.issue(named("kvm1"), key.public_key(), days, usages, *more)
 
 
@@ -116,23 +119,49 @@ def test_a_certificate_is_made_anew_when(case):
     due = judge(seen(authority=OURS.text, **files))["due"]
     assert len(due) == 1
     assert due[0]["why"].startswith(f"{SERVER} {why}")
-    assert {**due[0], "why": None} == {**WANTED, "why": None}
+    assert {**due[0], "why": None} == {**WANTED, "why": None, "csr": ""}
+
+
+def asked(key, names=NAMES, usage="serverAuth", *more: x509.ExtensionType) -> str:
+    """What the role's ask.sh says of a key and the request for its certificate."""
+    wanted = [certificates.USAGES[usage]]
+    builder = x509.CertificateSigningRequestBuilder().subject_name(named("kvm1"))
+    for extension in (x509.ExtendedKeyUsage(wanted), x509.SubjectAlternativeName(alternatives(names)), *more):
+        builder = builder.add_extension(extension, critical=False)
+    request = builder.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM).decode()
+    return f"\n==> {WANTED['key']} <==\n{key_sum(key)}\n{request}"
+
+
+def key_sum(key) -> str:
+    return certificates.fingerprint(certificates.read(OURS.certificate(key=key))[0])
 
 
 def test_a_certificate_of_another_key_is_made_anew():
-    key = ec.generate_private_key(ec.SECP256R1())
+    key, other = (ec.generate_private_key(ec.SECP256R1()) for _each in range(2))
     text = seen(server=OURS.certificate(key=key), authority=OURS.text)
-    own = certificates.fingerprint(certificates.read(OURS.certificate(key=key))[0])
-    # As community.crypto writes it.
-    own = ":".join(own[at : at + 2] for at in range(0, len(own), 2))
-    assert judge(text, keys={WANTED["key"]: own})["due"] == []
-    other = ("1" if own[0] == "0" else "0") + own[1:]
-    assert judge(text, keys={WANTED["key"]: other})["due"][0]["why"] == f"{SERVER} is of another key"
+    assert judge(text, asked=asked(key))["due"] == []
+    said = asked(other)
+    (due,) = judge(text, asked=said)["due"]
+    assert due["why"] == f"{SERVER} is of another key"
+    assert due["csr"] == said.partition(key_sum(other) + "\n")[2].strip()
+
+
+@pytest.mark.parametrize(
+    ("names", "usage", "more", "said"),
+    [
+        ((*NAMES, "kvm2"), "serverAuth", (), "it is for DNS:kvm1, DNS:kvm1-private, DNS:kvm2, IP:"),
+        (NAMES[:1], "serverAuth", (), "it is for DNS:kvm1$"),
+        (NAMES, "clientAuth", (), "is not what was to be asked for"),
+        (NAMES, "serverAuth", (x509.BasicConstraints(ca=True, path_length=0),), "as an authority"),
+    ],
+)
+def test_a_host_gets_no_certificate_that_it_was_not_to_ask_for(names, usage, more, said):
+    with pytest.raises(ValueError, match=f"the request for {SERVER} .*{said}"):
+        judge(seen(), asked=asked(OURS.key, names, usage, *more))
 
 
 def looked(key, owner: str = "q", mode: str = "400") -> str:
-    own = certificates.fingerprint(certificates.read(OURS.certificate(key=key))[0])
-    return f"{owner} {mode} regular file\n{own}  -\n"
+    return f"{owner} {mode} regular file\n{key_sum(key)}  -\n"
 
 
 def test_a_key_that_is_as_it_shall_be_is_not_touched_and_has_to_fit_its_certificate():
@@ -167,7 +196,73 @@ def test_a_key_is_made_or_given_to_its_owner_when_it(text):
 @pytest.mark.parametrize("text", [None, "root 700 directory\n", "q 755 directory\n", "some text\n"])
 def test_a_directory_is_made_or_given_to_root_when(text):
     files = {} if text is None else {"folder": text}
-    assert judge(seen(**files))["directories_due"] == [{"path": FOLDER, "mode": "0755"}]
+    said = judge(seen(**files))
+    (due,) = said["directories_due"]
+    assert (due["path"], due["mode"]) == (FOLDER, "0755")
+    assert due["why"].startswith(f"{FOLDER} is ")
+    assert said["work"][:3] == ["directory", "0755", FOLDER]
+
+
+def run(script: str, *arguments, check: bool = True) -> subprocess.CompletedProcess[str]:
+    """As the role does it, which sends the script."""
+    command = ["sh", "-s", "--", *map(str, arguments)]
+    text = (SCRIPTS / script).read_text(encoding="utf-8")
+    return subprocess.run(command, check=check, input=text, capture_output=True, text=True)
+
+
+def test_what_the_role_asks_of_a_host_is_done_and_understood(tmp_path):
+    folder, user = tmp_path / "pki" / "qemu", getpass.getuser()
+    wanted = [
+        {
+            **WANTED,
+            "owner": user,
+            "path": str(folder / f"{name}.pem"),
+            "key": str(folder / "private" / f"{name}key.pem"),
+        }
+        for name in ("made", "given")
+    ]
+    authorities = [{"name": "qemu", "path": str(folder / "ca.pem"), "content": OURS.text}]
+    (folder / "private").mkdir(parents=True)
+    given = Path(wanted[1]["key"])
+    given.write_bytes(OURS.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    paths = [folder, folder / "private", *(Path(each[name]) for each in wanted for name in ("path", "key"))]
+    before = run("look.sh", *paths).stdout
+    judged = certificates.judge(before, wanted, authorities, NAMES, 30)
+    assert [each["path"] for each in judged["directories_due"]] == [str(folder / "private")]
+    said = run("ask.sh", 'k$m"1', ",".join(judged["names"]), *judged["work"]).stdout
+    due = certificates.judge(before, wanted, authorities, NAMES, 30, asked=said)["due"]
+    requests = [x509.load_pem_x509_csr(each["csr"].encode()) for each in due]
+    assert [each.subject.rfc4514_string() for each in requests] == ['CN=k$m\\"1'] * 2
+    assert all(each.is_signature_valid for each in requests)
+    usages = [each.extensions.get_extension_for_class(x509.KeyUsage) for each in requests]
+    assert all(each.critical and each.value.digital_signature and each.value.key_encipherment for each in usages)
+    # The one that was there is the host's still.
+    assert requests[1].public_key() == OURS.key.public_key()
+    assert isinstance(requests[0].public_key().curve, ec.SECP256R1)
+    after = run("look.sh", *paths).stdout
+    judged = certificates.judge(after, wanted, authorities, NAMES, 30)
+    assert (judged["directories_due"], judged["keys_due"]) == ([], [])
+    assert sorted(path.name for path in folder.rglob("*.pem*")) == ["givenkey.pem", "madekey.pem"]
+
+
+def test_a_host_that_cannot_make_a_key_says_why_and_has_no_part_of_it(tmp_path):
+    (tmp_path / "key.pem").mkdir()
+    done = run("ask.sh", "kvm1", "DNS:kvm1", "key", getpass.getuser(), tmp_path / "key.pem", check=False)
+    assert done.returncode != 0
+    assert "key.pem" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["key.pem"]
+
+
+def test_certificates_are_put_where_they_belong(tmp_path):
+    """A link that stands there is no way to another file."""
+    other, first, second = (tmp_path / name for name in ("other.pem", "first.pem", "second.pem"))
+    other.write_text("other\n", encoding="ascii")
+    first.symlink_to(other)
+    run("put.sh", first, "one\n2 $HOME", second, "two")
+    assert (first.read_text(encoding="ascii"), second.read_text(encoding="ascii")) == ("one\n2 $HOME\n", "two\n")
+    assert other.read_text(encoding="ascii") == "other\n"
+    assert [path.stat().st_mode & 0o777 for path in (first, second)] == [0o644] * 2
+    assert len(list(tmp_path.iterdir())) == 3
 
 
 def test_what_the_role_looks_at_is_understood(tmp_path):
@@ -185,7 +280,7 @@ def test_what_the_role_looks_at_is_understood(tmp_path):
     for path in folder.iterdir():
         path.chmod(0o400)
     arguments = [folder, certificate, *paths.values()]
-    said = subprocess.run(["sh", LOOK, *arguments], check=True, capture_output=True, text=True).stdout
+    said = run("look.sh", *arguments).stdout
     judged = certificates.judge(said, wanted, [{"name": "qemu", "path": CA, "content": OURS.text}], [*NAMES], 30)
     assert judged["due"] == []
     assert {each["key"]: each["why"].rpartition("pem ")[2] for each in judged["keys_due"]} == {

@@ -391,7 +391,7 @@ class Relocation:
                         "copy_failed",
                         f"look at /var/log/libvirt/qemu/{domain.name}.log",
                     )
-            # One byte in all is libvirt's word for a copy whose size QEMU does not know yet, or that has nothing to copy.
+            # One byte in all is libvirt's word for a copy whose size QEMU does not know yet, or that has nothing to do.
             known = [job for job in jobs if job is not None and job[1] > 1]
             tell(sum(job[0] for job in known), sum(job[1] for job in known))
             if all(found[move.target].ready for move in moves):
