@@ -26,7 +26,7 @@ from ansible_collections.kvmops.migration.plugins.plugin_utils.sites import Else
 from ansible_collections.kvmops.migration.plugins.plugin_utils.values import check_known, problem
 
 # What a move says besides options of virt_migrate, and what a plan has for a person only.
-OWN = ("source", "dest", "state", "note")
+OWN = ("source", "dest", "state", "note", "chosen")
 KNOWN = ("moves", "options", "limits")
 
 

@@ -15,8 +15,9 @@ description:
   - A move begins as soon as the limits permit it. One that fails keeps no other one from going on.
   - Run it once, on any host (C(run_once)); it uses only the connections that the moves need.
   - In check mode it looks at the moves together, too. Where each VM fits on a host for itself, and the host has not the
-    memory, huge pages or room for all of them, the first ones can move and the others are refused. A VM that several
-    moves name is left out there. What lies in two directories is taken for two file systems.
+    memory, huge pages or room for all of them, the first ones can move and the others are refused. A VM that could go
+    to several hosts is left out there. What lies in two directories is taken for two file systems. Disks of VMs that
+    are shut off are not counted.
 author:
   - The kvmops.migration authors (@kvmops)
 extends_documentation_fragment:

@@ -19,13 +19,24 @@ try:
     from cryptography.exceptions import InvalidSignature
     from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
     from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-    from cryptography.x509.oid import ExtendedKeyUsageOID
+    from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 except ImportError as error:
     MISSING: ImportError | None = error
     USAGES: dict[str, t.Any] = {}
 else:
     MISSING = None
     USAGES = {"serverAuth": ExtendedKeyUsageOID.SERVER_AUTH, "clientAuth": ExtendedKeyUsageOID.CLIENT_AUTH}
+    _KEY_USAGE = x509.KeyUsage(
+        digital_signature=True,
+        content_commitment=False,
+        key_encipherment=True,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=False,
+        crl_sign=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
 
 USERS = "/etc/passwd"
 KEY_MODE = "400"
@@ -106,7 +117,7 @@ def _alternatives_of(certificate: x509.Certificate | x509.CertificateSigningRequ
     return names | {f"IP:{address}" for address in extension.get_values_for_type(x509.IPAddress)}
 
 
-def _serves(certificate: x509.Certificate | x509.CertificateSigningRequest, usage: str) -> bool:
+def _serves(certificate: x509.Certificate, usage: str) -> bool:
     try:
         return USAGES[usage] in certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
     except x509.ExtensionNotFound:
@@ -114,22 +125,34 @@ def _serves(certificate: x509.Certificate | x509.CertificateSigningRequest, usag
 
 
 def _checked(request: str, path: str, usage: str, names: t.Sequence[str]) -> str:
-    """The request of a host for itself. What another one could be taken for, or an authority, is signed for nobody.
+    """The request of a host for itself: whatever else it asked for, such as the name of another one, would be signed.
 
-    Raises ValueError where it asks for something else.
+    The first of the names is the common one. Raises ValueError where it is another request than that of ask.sh.
     """
     asked = x509.load_pem_x509_csr(request.encode())
-    present = _alternatives_of(asked)
-    authority = any(
-        extension.value.ca for extension in asked.extensions if isinstance(extension.value, x509.BasicConstraints)
-    )
-    if authority or present != set(names) or not _serves(asked, usage):
-        whom = ", ".join(sorted(present)) or "nobody"
-        raise ValueError(
-            f"the request for {path} is not what was to be asked for: it is for {whom}"
-            + (", as an authority" if authority else "")
-        )
+    try:
+        extensions = list(asked.extensions)
+    except (x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
+        raise ValueError(f"the request for {path} cannot be read: {error}") from error
+    present = [str(name.value) for each in extensions for name in _names_of(each.value)]
+    wanted = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0])])
+    others = [each.value for each in extensions if not isinstance(each.value, x509.SubjectAlternativeName)]
+    rules = [x509.BasicConstraints(ca=False, path_length=None), _KEY_USAGE, x509.ExtendedKeyUsage([USAGES[usage]])]
+    if (
+        asked.subject != wanted
+        or len(others) != len(rules)
+        or not all(rule in others for rule in rules)
+        or len(extensions) != len(rules) + 1
+        or sorted(_alternatives_of(asked)) != sorted(alternatives(names))
+        or len(present) != len(alternatives(names))
+    ):
+        whom = ", ".join([asked.subject.rfc4514_string(), *present])
+        raise ValueError(f"the request for {path} is not what the host was to ask for; it is for {whom}")
     return request
+
+
+def _names_of(value: x509.ExtensionType) -> t.Iterable[x509.GeneralName]:
+    return value if isinstance(value, x509.SubjectAlternativeName) else ()
 
 
 def authority_due(text: str, days: int) -> bool:
@@ -243,7 +266,9 @@ def judge(
         key = request["sum"] if request else "" if unlike else _sum(looked)
         why = reason(text, own[wanted["authority"]], wanted["usage"], wanted_names, days, key)
         if why:
-            csr = _checked(request["request"], wanted["path"], wanted["usage"], wanted_names) if request else ""
+            if asked and not request:
+                raise ValueError(f"the host has given no request for {wanted['path']}")
+            csr = _checked(request["request"], wanted["path"], wanted["usage"], names) if request else ""
             due.append({**wanted, "why": f"{wanted['path']} {why}", "csr": csr})
     ours = [
         wanted

@@ -236,7 +236,7 @@ class Run:
         downtime, limit = self._record.get("downtime_ms"), self._record.get("downtime_limit_ms")
         suspended = [float(one["t"]) for one in self.actions if one.get("action") == "suspend" and not one.get("error")]
         ended = self._begin_of(statuses.MOVED)
-        if suspended and ended:
+        if suspended and ended and self._job:
             # libvirt counts from its own stop of a guest that runs.
             stood = seconds(max(0.0, ended - self._job - suspended[0]))
             return Figure("Downtime", f"about {stood}", "from the moment when it was suspended to the end of the job")
@@ -339,7 +339,8 @@ class Run:
 
     @property
     def passed(self) -> list[dict[str, str]]:
-        return self._found(findings.PASS)
+        found = {one["id"] for one in self.obstacles}
+        return [one for one in self._found(findings.PASS) if one["id"] not in found]
 
     @property
     def skipped(self) -> dict[str, list[str]]:

@@ -361,8 +361,19 @@ def test_c8_123_what_goes_to_a_host_leaves_less_of_it_for_the_next():
         ("b", "kvm1", "kvm3"),
         ("c", "kvm1", "kvm2"),
     ]
+    # Another name of kvm2, which has no more memory than that.
+    facts["kvm4"] = facts["kvm2"]
+    assert ways(plan(facts, vm="a,b", dest="kvm2,kvm4,kvm3"))[1] == ("b", "kvm1", "kvm3")
+    del facts["kvm4"]
     judged = plan(facts, vm="a,b", dest="kvm2,kvm3", every=True)["moves"]
     assert [(move["name"], move["dest"]) for move in judged if move["chosen"]] == [("a", "kvm2"), ("b", "kvm3")]
+
+
+def test_c8_123_what_will_not_go_there_takes_nothing():
+    """One that fits nowhere is told of at the first host, and one that arrives has its memory already."""
+    facts = {"kvm1": told(1, a="running", b="running"), "kvm2": told(2, available=3 << 30), "kvm3": told(3)}
+    facts["kvm1"]["domains"][0]["needs"] = {**NEEDS, "memory": 1 << 50}
+    assert ways(plan(facts, vm="a,b", dest="kvm2,kvm3"))[1] == ("b", "kvm1", "kvm2")
 
 
 def test_a_host_is_no_worse_for_a_vm_that_is_shut_off():

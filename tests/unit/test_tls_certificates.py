@@ -46,6 +46,7 @@ def alternatives(names) -> list[x509.GeneralName]:
     return [
         x509.IPAddress(ipaddress.ip_address(name)) if ":" in name or name[0].isdigit() else x509.DNSName(name)
         for name in names
+        if "@" not in name
     ]
 
 
@@ -122,11 +123,17 @@ def test_a_certificate_is_made_anew_when(case):
     assert {**due[0], "why": None} == {**WANTED, "why": None, "csr": ""}
 
 
-def asked(key, names=NAMES, usage="serverAuth", *more: x509.ExtensionType) -> str:
+def asked(key, names=NAMES, usage="serverAuth", name="kvm1", ca=False, **key_usage: bool) -> str:
     """What the role's ask.sh says of a key and the request for its certificate."""
-    wanted = [certificates.USAGES[usage]]
-    builder = x509.CertificateSigningRequestBuilder().subject_name(named("kvm1"))
-    for extension in (x509.ExtendedKeyUsage(wanted), x509.SubjectAlternativeName(alternatives(names)), *more):
+    no = ("content_commitment", "data_encipherment", "key_agreement", "key_cert_sign", "crl_sign")
+    may = {**dict.fromkeys((*no, "encipher_only", "decipher_only"), False), **key_usage}
+    builder = x509.CertificateSigningRequestBuilder().subject_name(named(name))
+    for extension in (
+        x509.BasicConstraints(ca=ca, path_length=None),
+        x509.KeyUsage(digital_signature=True, key_encipherment=True, **may),
+        x509.ExtendedKeyUsage([certificates.USAGES.get(each, each) for each in usage.split()]),
+        x509.SubjectAlternativeName([*alternatives(names), *[x509.RFC822Name(each) for each in names if "@" in each]]),
+    ):
         builder = builder.add_extension(extension, critical=False)
     request = builder.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM).decode()
     return f"\n==> {WANTED['key']} <==\n{key_sum(key)}\n{request}"
@@ -146,18 +153,30 @@ def test_a_certificate_of_another_key_is_made_anew():
     assert due["csr"] == said.partition(key_sum(other) + "\n")[2].strip()
 
 
-@pytest.mark.parametrize(
-    ("names", "usage", "more", "said"),
-    [
-        ((*NAMES, "kvm2"), "serverAuth", (), "it is for DNS:kvm1, DNS:kvm1-private, DNS:kvm2, IP:"),
-        (NAMES[:1], "serverAuth", (), "it is for DNS:kvm1$"),
-        (NAMES, "clientAuth", (), "is not what was to be asked for"),
-        (NAMES, "serverAuth", (x509.BasicConstraints(ca=True, path_length=0),), "as an authority"),
-    ],
-)
-def test_a_host_gets_no_certificate_that_it_was_not_to_ask_for(names, usage, more, said):
-    with pytest.raises(ValueError, match=f"the request for {SERVER} .*{said}"):
-        judge(seen(), asked=asked(OURS.key, names, usage, *more))
+OTHERS: dict[str, dict] = {
+    "the name of another host": {"names": (*NAMES, "kvm2")},
+    "the name of another host alone": {"names": NAMES[1:]},
+    "a person": {"names": (*NAMES, "root@kvm2")},
+    "another host by its subject": {"name": "kvm2"},
+    "another use": {"usage": "clientAuth"},
+    "more uses": {"usage": "serverAuth clientAuth"},
+    "an authority": {"ca": True},
+    "signing others": {"key_cert_sign": True},
+}
+
+
+@pytest.mark.parametrize("wish", OTHERS)
+def test_a_host_gets_no_certificate_that_it_was_not_to_ask_for(wish):
+    with pytest.raises(
+        ValueError, match=f"the request for {SERVER} is not what the host was to ask for; it is for CN="
+    ):
+        judge(seen(), asked=asked(OURS.key, **OTHERS[wish]))
+
+
+def test_a_host_that_does_not_ask_for_all_of_it_is_named_by_the_certificate():
+    said = asked(OURS.key).replace("server-key", "client-key")
+    with pytest.raises(ValueError, match=f"the host has given no request for {SERVER}"):
+        judge(seen(), asked=said)
 
 
 def looked(key, owner: str = "q", mode: str = "400") -> str:
@@ -229,13 +248,12 @@ def test_what_the_role_asks_of_a_host_is_done_and_understood(tmp_path):
     before = run("look.sh", *paths).stdout
     judged = certificates.judge(before, wanted, authorities, NAMES, 30)
     assert [each["path"] for each in judged["directories_due"]] == [str(folder / "private")]
-    said = run("ask.sh", 'k$m"1', ",".join(judged["names"]), *judged["work"]).stdout
+    said = run("ask.sh", "kvm1", ",".join(judged["names"]), *judged["work"]).stdout
     due = certificates.judge(before, wanted, authorities, NAMES, 30, asked=said)["due"]
     requests = [x509.load_pem_x509_csr(each["csr"].encode()) for each in due]
-    assert [each.subject.rfc4514_string() for each in requests] == ['CN=k$m\\"1'] * 2
     assert all(each.is_signature_valid for each in requests)
-    usages = [each.extensions.get_extension_for_class(x509.KeyUsage) for each in requests]
-    assert all(each.critical and each.value.digital_signature and each.value.key_encipherment for each in usages)
+    for each in requests:
+        assert {one.oid.dotted_string for one in each.extensions if one.critical} == {"2.5.29.15", "2.5.29.19"}
     # The one that was there is the host's still.
     assert requests[1].public_key() == OURS.key.public_key()
     assert isinstance(requests[0].public_key().curve, ec.SECP256R1)
@@ -243,6 +261,36 @@ def test_what_the_role_asks_of_a_host_is_done_and_understood(tmp_path):
     judged = certificates.judge(after, wanted, authorities, NAMES, 30)
     assert (judged["directories_due"], judged["keys_due"]) == ([], [])
     assert sorted(path.name for path in folder.rglob("*.pem*")) == ["givenkey.pem", "madekey.pem"]
+
+
+def test_a_name_is_a_name_whatever_openssl_would_read_in_it(tmp_path):
+    key = tmp_path / "key.pem"
+    name = 'k$HOME"1\\#`x'
+    said = run("ask.sh", name, "DNS:kvm1", "key", getpass.getuser(), key, "ask", "serverAuth", key).stdout
+    request = x509.load_pem_x509_csr(said[said.index("-----BEGIN") :].encode())
+    assert request.subject == named(name)
+
+
+def test_a_link_is_no_key_and_what_it_leads_to_stays_whose_it_is(tmp_path):
+    secret, key = tmp_path / "secret.pem", tmp_path / "key.pem"
+    text = OURS.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    secret.write_bytes(text)
+    secret.chmod(0o640)
+    key.symlink_to(secret)
+    wanted = {**WANTED, "key": str(key), "owner": getpass.getuser()}
+    authorities = [{"name": "qemu", "path": CA, "content": OURS.text}]
+    said = certificates.judge(run("look.sh", key).stdout, [wanted], authorities, NAMES, 30)
+    assert [each["why"] for each in said["keys_due"]] == [f"{key} is no key"]
+    run("ask.sh", "kvm1", "DNS:kvm1", "key", getpass.getuser(), key)
+    assert (secret.read_bytes(), secret.stat().st_mode & 0o777) == (text, 0o640)
+    assert not key.is_symlink()
+    assert key.stat().st_mode & 0o777 == 0o400
+
+
+def test_a_directory_loses_what_it_has_from_the_one_above(tmp_path):
+    tmp_path.chmod(0o2755)
+    run("ask.sh", "kvm1", "DNS:kvm1", "directory", "0700", tmp_path / "private")
+    assert (tmp_path / "private").stat().st_mode & 0o7777 == 0o700
 
 
 def test_a_host_that_cannot_make_a_key_says_why_and_has_no_part_of_it(tmp_path):
@@ -258,7 +306,7 @@ def test_certificates_are_put_where_they_belong(tmp_path):
     other, first, second = (tmp_path / name for name in ("other.pem", "first.pem", "second.pem"))
     other.write_text("other\n", encoding="ascii")
     first.symlink_to(other)
-    run("put.sh", first, "one\n2 $HOME", second, "two")
+    run("put.sh", first, "one\n2 $HOME\n", second, "two\n")
     assert (first.read_text(encoding="ascii"), second.read_text(encoding="ascii")) == ("one\n2 $HOME\n", "two\n")
     assert other.read_text(encoding="ascii") == "other\n"
     assert [path.stat().st_mode & 0o777 for path in (first, second)] == [0o644] * 2

@@ -11,15 +11,15 @@ from ansible_collections.kvmops.migration.plugins.module_utils._pure import toge
 GIB = 1 << 30
 
 
-def move(name, **options):
-    return {"name": name, "source": "kvm1", **options}
+def move(name, dest="kvm2", **options):
+    return {"name": name, "source": "kvm1", "dest_host": dest, **options}
 
 
-def result(need, free=3 * GIB, check="memory", what="memory", dest="kvm2", **more):
+def result(need, free=3 * GIB, check="memory", what="memory", **more):
     row = {"id": check, "status": "pass", "evidence": "it fits", "cure": "", "role": None}
     row["takes"] = {"what": what, "need": need, "free": free}
     other = {"id": "guest", "status": "pass", "evidence": "", "cure": "", "role": None}
-    more["dest"] = {"host": dest}
+    more["dest"] = {"host": "localhost.localdomain"}
     return {"changed": True, "outcome": "planned", "checks": [other, row], "diff": [{"after": "x"}], **more}
 
 
@@ -47,14 +47,18 @@ def test_the_one_that_comes_too_late_is_refused():
 @pytest.mark.parametrize(
     ("moves", "results"),
     [
-        ([move("a"), move("b")], [result(2 * GIB), result(2 * GIB, dest="kvm3")]),
+        ([move("a"), move("b", "kvm3")], [result(2 * GIB), result(2 * GIB)]),
         # It will go to one of the two, and nobody knows to which.
-        ([move("a"), move("a"), move("b")], [result(2 * GIB), result(2 * GIB, dest="kvm3"), result(2 * GIB)]),
+        ([move("a"), move("a", "kvm3"), move("b")], [result(2 * GIB)] * 3),
         ([move("a"), move("b")], [result(2 * GIB, failed=True, changed=False), result(2 * GIB)]),
         # It is there already.
         ([move("a"), move("b")], [result(2 * GIB, changed=False), result(2 * GIB)]),
         ([move("a"), move("b")], [result(2 * GIB), result(GIB)]),
         ([move("a"), move("b")], [result(2 * GIB), {"changed": True}]),
+        # Only looked at, because it goes to the first of the two.
+        ([move("a", "kvm3"), move("a", chosen=False), move("b")], [result(2 * GIB)] * 3),
+        # It takes nothing, whatever the other one does.
+        ([move("a", preflight="warn"), move("b")], [result(4 * GIB), result(0)]),
         # Two directories.
         (
             [move("a"), move("b")],
@@ -70,6 +74,17 @@ def test_one_that_fits_comes_after_one_that_does_not():
     """What is refused takes nothing."""
     judged = together.judge([move("a"), move("b"), move("c")], [result(2 * GIB), result(2 * GIB), result(GIB)])
     assert failed(judged) == [False, True, False]
+
+
+def test_of_the_hosts_of_a_list_the_one_that_is_chosen_counts():
+    moves = [move("a"), move("a", "kvm3", chosen=False), move("b", "kvm3", chosen=False), move("b")]
+    assert failed(together.judge(moves, [result(2 * GIB)] * 4)) == [False, False, False, True]
+
+
+def test_one_that_could_go_elsewhere_and_cannot_move_there_counts_where_it_can():
+    moves = [move("a"), move("a", "kvm3"), move("b")]
+    judged = together.judge(moves, [result(2 * GIB), result(GIB, failed=True), result(2 * GIB)])
+    assert failed(judged) == [False, True, True]
 
 
 def test_room_in_a_directory():

@@ -76,7 +76,8 @@ class Step:
         wish = (
             {"cleanup": True} if self.cleanup else {"dest_host": self.dest, "mode": self.mode, "storage": self.storage}
         )
-        return {**asdict(self), "move": {"name": self.name, "source": self.source, "dest": self.dest, **wish}}
+        own = {} if self.chosen else {"chosen": False}
+        return {**asdict(self), "move": {"name": self.name, "source": self.source, "dest": self.dest, **own, **wish}}
 
 
 def read_facts(facts: Mapping[str, Mapping[str, Any]]) -> dict[str, Seen]:
@@ -379,12 +380,16 @@ def _take(step: Step | str | None, hosts: dict[str, Seen]) -> None:
     """From here on its destination has so much less memory: the next VM may have to go to another one of its list."""
     if not isinstance(step, Step) or not step.source or step.cleanup or step.state not in ACTIVE_STATES:
         return
-    there, needed = hosts[step.dest], hosts[step.source].domains[step.name].get("needs")
-    memory, need = there.facts.get("memory"), needs.read(needed or {})
-    if not memory or need.huge_page:
+    home, there = hosts[step.source], hosts[step.dest]
+    need = needs.read(home.domains[step.name].get("needs") or {})
+    # One that arrives has it already, and one that does not fit will not go there.
+    if need.huge_page or step.name in there.domains or obstacle(step.name, home, there):
         return
-    left = {**memory, "available": memory["available"] - need.memory}
-    hosts[step.dest] = replace(there, facts={**there.facts, "memory": left})
+    for name, host in hosts.items():
+        memory = host.facts.get("memory")
+        if memory and host.identity == there.identity:
+            left = {**memory, "available": max(0, memory["available"] - need.memory)}
+            hosts[name] = replace(host, facts={**host.facts, "memory": left})
 
 
 def _homes(name: str, hosts: Mapping[str, Seen]) -> list[Seen]:

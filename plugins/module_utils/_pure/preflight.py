@@ -463,7 +463,7 @@ def _space(case: Case) -> Iterator[Found]:
         # libvirt makes a raw image with all of its blocks, and they are given back only while it is filled.
         made = [case.images[plan.source] for plan in plans if _is_made_whole(case, plan)]
         at_first = need + sum(one[0] - one[1] for one in made)
-        takes = Takes(f"room in {folder}", need, free)
+        takes = Takes(f"room in {folder}", max(0, need - freed), case.free[folder])
         if need > free or at_first > free:
             how = f"takes {size(at_first)} at first" if need <= free else f"holds {size(need)}"
             yield Found(

@@ -27,16 +27,18 @@ def judge(moves: Sequence[Mapping[str, Any]], results: Sequence[Mapping[str, Any
     """The results of check mode, where those that come too late for what is left are refused (warned of with preflight:
     warn).
 
-    `moves` are in the order in which they begin. A VM that is judged for several hosts will go to one of them only, and
-    is left out, as is one that cannot move at all.
+    `moves` are in the order in which they begin. Of several hosts that a VM is judged for it goes to the one that is
+    `chosen`. Where none is, or several are, nobody knows to which, and it is left out, as is one that cannot move.
     """
-    names = Counter(move["name"] for move in moves)
+    counted = [
+        bool(move.get("chosen", True) and result.get("changed") and not result.get("failed"))
+        for move, result in zip(moves, results)
+    ]
+    names = Counter(move["name"] for move, counts in zip(moves, counted) if counts)
     taken: Taken = {}
     judged: List[Dict[str, Any]] = []
-    for move, result in zip(moves, results):
-        late = {}
-        if names[move["name"]] == 1 and result.get("changed") and not result.get("failed"):
-            late = _take(move["name"], result, taken)
+    for move, result, counts in zip(moves, results, counted):
+        late = _take(move, result, taken) if counts and names[move["name"]] == 1 else {}
         warns = move.get("preflight") == "warn"
         judged.append(_refused(result, late, warns) if late else dict(result))
         if late and not warns:
@@ -45,13 +47,14 @@ def judge(moves: Sequence[Mapping[str, Any]], results: Sequence[Mapping[str, Any
     return judged
 
 
-def _take(name: str, result: Mapping[str, Any], taken: Taken) -> Dict[int, Dict[str, str]]:
+def _take(move: Mapping[str, Any], result: Mapping[str, Any], taken: Taken) -> Dict[int, Dict[str, str]]:
     """What the checks say, by the number of the row, where others have taken too much of it before."""
     late: Dict[int, Dict[str, str]] = {}
-    dest = (result.get("dest") or {}).get("host", "")
+    # A host's own name is not always its own.
+    name, dest = move["name"], move.get("dest_host") or move.get("dest") or result["dest"]["host"]
     for number, row in enumerate(result.get("checks") or ()):
         takes = row.get("takes")
-        if not takes:
+        if not takes or not takes["need"]:
             continue
         what, free = takes["what"], takes["free"]
         all_of_them = taken.setdefault((dest, what), {})

@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 #
 # Make directories and private keys, and ask for certificates: all of a host at once, because each task of Ansible costs a
-# host the start of a Python. Below a heading for each key stand the SHA-256 of its public one and the request, in PEM.
+# host the start of a Python. It prints a heading for each key, the SHA-256 of its public key, and the request, in PEM.
 #
 # Usage: ask.sh NAME NAMES [directory MODE PATH | key OWNER PATH | ask USAGE PATH]...
 #   NAME     the common name of the requests
@@ -17,9 +17,11 @@ names=$2
 shift 2
 part=
 trap '[ -z "$part" ] || rm -f -- "$part"' EXIT
+trap 'exit 1' HUP INT TERM
 
 is_key() {
-    openssl pkey -in "$1" -passin pass: -noout 2>/dev/null
+    # Whoever may write here could have put a link to a key that is not his.
+    [ ! -L "$1" ] && openssl pkey -in "$1" -passin pass: -noout 2>/dev/null
 }
 
 while [ $# -gt 0 ]; do
@@ -28,7 +30,8 @@ while [ $# -gt 0 ]; do
     directory)
         (umask 022 && mkdir -p -- "$path")
         chown root -- "$path"
-        chmod "$2" -- "$path"
+        # Only so many digits take the set-group-ID bit away, which comes from the directory above.
+        chmod "0$2" -- "$path"
         ;;
     key)
         # One that is there may only have to be given to its owner.

@@ -10,7 +10,7 @@ for path; do
     printf '\n==> %s <==\n' "$path"
     case $path in
     *key.pem)
-        stat -L -c '%U %a %F' -- "$path"
+        stat -c '%U %a %F' -- "$path"
         # Of nothing at all, where it is no key, or one with a password.
         openssl pkey -in "$path" -passin pass: -pubout -outform DER | sha256sum
         ;;

@@ -7,9 +7,10 @@ set -eu
 export LC_ALL=C
 part=
 trap '[ -z "$part" ] || rm -f -- "$part"' EXIT
+trap 'exit 1' HUP INT TERM
 while [ $# -gt 0 ]; do
     part=$(mktemp -- "$1.XXXXXX")
-    printf '%s\n' "$2" >"$part"
+    printf '%s' "$2" >"$part"
     chown root -- "$part"
     chmod 644 -- "$part"
     mv -fT -- "$part" "$1"
