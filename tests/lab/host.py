@@ -29,7 +29,7 @@ Description=Watch which VMs run on this host
 DefaultDependencies=no
 
 [Service]
-ExecStart=/usr/bin/python3 /usr/local/lib/kvmops-watch.py sample --output {log} --loading {loading}
+ExecStart=/usr/bin/python3 /usr/local/lib/kvmops-watch.py sample --output {log} {options}
 Restart=always
 
 [Install]
@@ -77,6 +77,8 @@ class Host:
     patience: int = BOOT_TIMEOUT
     # Milliseconds of each vCPU that the watcher takes for QEMU's own.
     loading: int = LOADING_MS
+    # How many times as long the watcher waits between two looks.
+    slowness: int = 1
 
     @property
     def folder(self) -> Path:
@@ -100,7 +102,8 @@ class Host:
             link.symlink_to("/dev/null")
         # The watcher is the lab's, not the host's: it runs from boot to the end, whatever a scenario does.
         self._write("usr/local/lib/kvmops-watch.py", WATCHER.read_text(encoding="utf-8"))
-        watching = WATCH_UNIT.format(log=WATCH_LOG, loading=self.loading)
+        options = f"--loading {self.loading} --slowness {self.slowness}"
+        watching = WATCH_UNIT.format(log=WATCH_LOG, options=options)
         self._write("etc/systemd/system/kvmops-watch.service", watching)
         wanted = upper / "etc/systemd/system/sysinit.target.wants/kvmops-watch.service"
         wanted.parent.mkdir(parents=True)

@@ -22,6 +22,8 @@ from .paths import CONTROL_NETNS, NAME, STATE, LabError, run
 PATIENCE = 900
 # QEMU's own part of a vCPU, in an emulator within an emulator.
 LOADING_MS = 40
+# The watcher took a sixth of an emulated processor, and nothing comes or goes there within a tenth of a second.
+SLOWNESS = 5
 MEMORY_MIB = {True: 1536, False: 1024}
 # The widest page tables cost the emulator a step more at each look, and where a processor says that it moves strings of
 # bytes fast, the kernel copies and clears memory by the byte: three times slower than by the word here.
@@ -82,6 +84,7 @@ WantedBy=multi-user.target
 class Machine(Host):
     patience: int = PATIENCE
     loading: int = LOADING_MS
+    slowness: int = SLOWNESS
     # What gives it its addresses, as commands of ip(8), and the hardware addresses of its interfaces.
     commands: list[str] = field(default_factory=list)
     macs: dict[str, str] = field(default_factory=dict)

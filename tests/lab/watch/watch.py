@@ -27,8 +27,8 @@ MS = 1_000_000
 PERIOD_NS = 20 * MS
 SCAN_NS = 200 * MS
 BEAT_NS = 1000 * MS
-SCANS_PER_BEAT = BEAT_NS // SCAN_NS
-YOUNG_SCANS = 5 * SCANS_PER_BEAT
+# Seconds for which a process is young.
+YOUNG_BEATS = 5
 # A thread that used less in one sample was merely woken. A guest that writes one record uses far more, even under KVM.
 WOKEN_NS = 50_000
 # What a vCPU thread uses that is not the guest's: its own set-up when it is made (measured under TCG: up to 1.6 ms),
@@ -119,10 +119,13 @@ class Watcher:
     busy machine, what the judge concludes from it holds: it only proves less.
     """
 
-    def __init__(self, host: str, output: Any, loading: int) -> None:
+    def __init__(self, host: str, output: Any, loading: int, slowness: int = 1) -> None:
         self.host = host
         self.output = output
         self.loading = loading
+        self.period = PERIOD_NS * slowness
+        self.scan_period = min(SCAN_NS * slowness, BEAT_NS)
+        self.scans_per_beat = BEAT_NS // self.scan_period
         self.processes: dict[str, Process] = {}
         self.before = time.time_ns()
         self.scans = 0
@@ -137,7 +140,7 @@ class Watcher:
             self._forget(entry)
         for entry, age in self.ages.items():
             # libvirt's child becomes QEMU under the same process id: a young process is looked at every time.
-            if age <= YOUNG_SCANS or self.scans % SCANS_PER_BEAT == 0:
+            if age <= YOUNG_BEATS * self.scans_per_beat or self.scans % self.scans_per_beat == 0:
                 with contextlib.suppress(OSError):  # it ended just now
                     self._look(entry)
 
@@ -203,12 +206,12 @@ class Watcher:
         stop: list[int] = []
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda received, _frame: stop.append(received))
-        self.write("start", at=time.time_ns(), boot=_boot(), period=PERIOD_NS)
+        self.write("start", at=time.time_ns(), boot=_boot(), period=self.period)
         scanned = samples = latest = 0
         beaten = due = time.monotonic_ns()
         while not stop:
             now = time.monotonic_ns()
-            if not self.processes or now - scanned >= SCAN_NS:
+            if not self.processes or now - scanned >= self.scan_period:
                 scanned = now
                 self.scan()
             self.sample()
@@ -218,7 +221,7 @@ class Watcher:
                 beaten, samples, latest = now, 0, 0
             now = time.monotonic_ns()
             # Without a process there is nothing to sample until the next look finds one.
-            due += PERIOD_NS if self.processes else SCAN_NS
+            due += self.period if self.processes else self.scan_period
             if due < now:
                 latest = max(latest, now - due)
                 due = now
@@ -416,6 +419,9 @@ def main() -> int:
     sampling.add_argument(
         "--loading", type=int, default=LOADING_MS, help="milliseconds of each vCPU that are QEMU's own"
     )
+    sampling.add_argument(
+        "--slowness", type=int, default=1, help="how many times as long to wait between two looks, on a slow host"
+    )
     judging = commands.add_parser("judge", help="merge the files of all hosts: verdict as JSON, summary on stderr")
     judging.add_argument("files", nargs="+", metavar="FILE")
     judging.add_argument("--vm", action="append", default=[], help="a name or UUID that must have been seen running")
@@ -425,7 +431,7 @@ def main() -> int:
         with contextlib.suppress(PermissionError):
             os.nice(-10)  # a watcher that waits for a busy guest sees less of it
         with open(options.output, "a", encoding="utf-8") as output:
-            Watcher(options.host, output, options.loading * MS).watch()
+            Watcher(options.host, output, options.loading * MS, options.slowness).watch()
         return 0
     try:
         files = {path: load(path) for path in options.files}
