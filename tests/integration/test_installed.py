@@ -125,7 +125,7 @@ def test_nothing_of_it_is_left_out():
     others = [command for command in COMMANDS if command not in PLAYED]
     assert [command for command in others if not command.startswith(ELSEWHERE)] == []
     assert {re.findall(r"kvmops\.migration\.(\w+)", command)[0] for command in PLAYED if "kvmops." in command} >= {
-        *("prepare", "migrate", "status", "cancel", "recover", "import", "relocate")
+        *("prepare", "preflight", "migrate", "status", "cancel", "recover", "import", "relocate")
     }
 
 
