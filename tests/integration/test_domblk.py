@@ -15,6 +15,7 @@ from tests.lab import faults
 
 from .conftest import Run, ansible
 from .engine import HYPERVISORS, LOCAL, Call, Guest, other, virt_domblk_copy, virt_migrate, wait_for, without_records
+from .extent import chosen
 from .test_engine_guest import TPM, VARIABLES, digest, small
 from .test_engine_killed import comes_to, held, nothing_is_left
 
@@ -122,7 +123,7 @@ def test_c7_110_c7_115_a_guest_that_writes_goes_on_with_its_disk_at_the_new_plac
     quiet(host)
 
 
-@pytest.mark.parametrize("running", [True, False])
+@pytest.mark.parametrize("running", chosen([True, False], 1))
 def test_c7_110_formats_change_by_the_way(running):
     host = at_home("running, persistent" if running else STOPPED)
     there = f"{ELSEWHERE}/a disk für alle.raw"

@@ -149,6 +149,7 @@ def test_c1_26_firmware_variables_and_tpm_arrive_and_come_home():
         source = dest
 
 
+@full
 def test_c1_26_firmware_variables_that_nothing_accounts_for_are_refused(footprint):
     source = FIRM.home()
     dest = other(source)
@@ -215,6 +216,7 @@ def test_c1_10_the_definition_arrives_as_it_was_and_not_as_it_runs():
         assert Guest("small", "", shared=True).look()[dest].autostart
 
 
+@full
 def test_c1_27_a_saved_state_at_the_destination_is_refused(footprint):
     with small(host="labkvm2") as dest:
         source = other(dest)
@@ -246,6 +248,7 @@ def begin_backup(host: str, mode: str, inside: str) -> None:
     faults.must(host, "sh", "-c", script)
 
 
+@full
 def test_c1_29_a_block_job_or_a_backup_is_refused(footprint):
     with blank() as source:
         copy = ("--dest", "/vm/blank.copy", "--transient-job", "--format", "qcow2")
@@ -315,6 +318,7 @@ def test_c1_29_a_failed_move_gives_the_snapshots_back(history):
     assert (moments(source, "spoken"), current("spoken", source)) == before
 
 
+@full
 def test_c1_29_a_killed_run_gives_the_snapshots_back(history):
     source, dest = history, other(history)
     before = moments(source, "spoken"), current("spoken", source)
@@ -329,6 +333,7 @@ def test_c1_29_a_killed_run_gives_the_snapshots_back(history):
     assert (moments(source, "spoken"), current("spoken", source)) == before
 
 
+@full
 def test_c1_29_snapshots_of_a_local_disk_are_refused(footprint):
     with blank() as source:
         faults.must(source, "virsh", "snapshot-create-as", "blank", "first")
@@ -380,6 +385,7 @@ def test_c1_25_the_clock_is_right_after_the_move():
 # --- C2: devices
 
 
+@full
 def test_c2_57_memory_that_others_share_is_refused(footprint):
     shmem = "<shmem name='kvmops' role='peer'><model type='ivshmem-plain'/><size unit='M'>4</size></shmem>"
     with small(devices=shmem) as source:
@@ -418,6 +424,7 @@ def test_c7_105_a_guest_without_disks_moves(devices, start):
 ISO = "/srv/media/small.iso"
 
 
+@full
 def test_c2_58_a_medium_that_the_destination_has_not_is_refused(footprint):
     with files("labkvm1", ISO), small(devices=drive(ISO)) as source:
         refused("small", source, "image_missing", footprint, f"{other(source)} has no {ISO}", "--eject")
@@ -439,6 +446,7 @@ def test_c2_58_a_floppy_that_can_be_written_is_copied():
             remove("small", image)
 
 
+@full
 def test_c2_58_a_medium_that_may_be_missing_is_left_out():
     with files("labkvm1", ISO), small(devices=drive(ISO, policy="requisite")) as source:
         answer = move("small", source).ok()

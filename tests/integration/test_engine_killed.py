@@ -140,7 +140,7 @@ VICTIMS = {
 CASES = [(victim, step) for victim in VICTIMS for step in (*STEPS, JOB)]
 
 
-@pytest.mark.parametrize(("victim", "step"), chosen(CASES, 4))
+@pytest.mark.parametrize(("victim", "step"), chosen(CASES, 3))
 def test_c3_75_a_run_in_which_something_is_killed_ends_right(victim, step):
     guest = LOCAL
     source = guest.bring(shape="running, persistent")

@@ -10,7 +10,7 @@ from tests.lab import faults
 
 from . import engine
 from .engine import LOCAL, SHARED, other, virt_migrate, without_records
-from .extent import combined
+from .extent import combined, full
 
 pytestmark = pytest.mark.usefixtures("mended")
 
@@ -90,6 +90,7 @@ def test_c1_14_a_guest_that_is_shut_off_moves_as_a_definition(keep):
     )
 
 
+@full
 def test_c1_14_a_guest_that_runs_does_not_move_as_a_definition(footprint):
     """It would be defined at both hosts and run on one of them."""
     source = SHARED.bring()
@@ -99,6 +100,7 @@ def test_c1_14_a_guest_that_runs_does_not_move_as_a_definition(footprint):
     assert footprint() == before
 
 
+@full
 def test_c1_15_no_definition_moves_without_being_defined(footprint):
     source = SHARED.bring(shape="shut off, persistent")
     before = footprint()
