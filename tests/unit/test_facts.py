@@ -182,6 +182,18 @@ def test_a_port_is_open_where_somebody_says_so_or_refuses():
         assert facts.ports("127.0.0.1", [port]) == {port: ""}
 
 
+def test_what_a_firewall_rejects_is_told_from_a_port_where_nobody_listens():
+    """A socket of UDP gets by ICMP what only a firewall says so of TCP."""
+    with socket.socket(type=socket.SOCK_DGRAM) as one, socket.socket(type=socket.SOCK_DGRAM) as free:
+        free.bind(("127.0.0.1", 0))
+        one.setsockopt(*facts._RECVERR[socket.AF_INET], 1)
+        one.connect(free.getsockname())
+        assert not facts.told_by_icmp(one)
+        free.close()
+        one.send(b"x")
+        assert facts._answer(errno.ECONNREFUSED, one) == "a firewall rejects it"
+
+
 def test_a_port_that_nothing_leads_to(monkeypatch):
     monkeypatch.setattr(facts.socket.socket, "connect_ex", lambda *_: errno.ENETUNREACH, raising=False)
     assert facts.ports("127.0.0.1", [1, 2]) == {1: "Network is unreachable", 2: "Network is unreachable"}

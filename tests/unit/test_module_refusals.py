@@ -149,7 +149,9 @@ def test_c1_27_a_saved_state_would_stay_behind(lab, refused):
 def test_c2_46_a_destination_without_the_pool(lab, refused):
     lab.add()
     del lab.kvm2.pools["vm"]
-    result = refused("pool_missing", "kvm2 has no active storage pool with target path /vm", "cure: role storage_pool")
+    result = refused(
+        "pool_missing", "kvm2 has no active storage pool with target path /vm", "cure: start it, or define it"
+    )
     assert result.role == "storage_pool"
 
 

@@ -137,17 +137,20 @@ def ports(address: str, numbers: Sequence[int]) -> Dict[int, str]:
         for number in numbers:
             family, place = _place(address, number)
             one = trying[number] = socket.socket(family, socket.SOCK_STREAM)
+            # What a firewall answers by ICMP looks like a port where nobody listens, but for this (ip(7)).
+            with suppress(OSError):
+                one.setsockopt(*_RECVERR[family], 1)
             one.setblocking(False)
             error = one.connect_ex(place)
             if error == errno.EINPROGRESS:
                 waiting.register(one, selectors.EVENT_WRITE, number)
             else:
-                found[number] = _answer(error)
+                found[number] = _answer(error, one)
         while len(found) < len(trying) and time.monotonic() < deadline:
             for key, _events in waiting.select(max(0.0, deadline - time.monotonic())):
                 one = trying[key.data]
                 waiting.unregister(one)
-                found[key.data] = _answer(one.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))
+                found[key.data] = _answer(one.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR), one)
     finally:
         waiting.close()
         for one in trying.values():
@@ -155,8 +158,25 @@ def ports(address: str, numbers: Sequence[int]) -> Dict[int, str]:
     return {number: found.get(number, "no answer") for number in numbers}
 
 
-def _answer(error: int) -> str:
+# By family, the level and number of IP_RECVERR and IPV6_RECVERR, which Python has no names for.
+_RECVERR = {
+    int(socket.AF_INET): (socket.IPPROTO_IP, 11),
+    int(socket.AF_INET6): (socket.IPPROTO_IPV6, 25),
+}
+
+
+def _answer(error: int, one: socket.socket) -> str:
+    if error == errno.ECONNREFUSED and told_by_icmp(one):
+        return "a firewall rejects it"
     return "" if error in (0, errno.ECONNREFUSED) else os.strerror(error)
+
+
+def told_by_icmp(one: socket.socket) -> bool:
+    """Whether an error of a socket with IP_RECVERR came by ICMP, and not from the port itself."""
+    try:
+        return bool(one.recvmsg(1, 512, socket.MSG_ERRQUEUE)[1])
+    except OSError:
+        return False
 
 
 def _place(address: str, number: int) -> Tuple[int, Any]:

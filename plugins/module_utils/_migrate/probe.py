@@ -189,7 +189,7 @@ def missing_pools(host: str, *directories: str) -> Refusal:
     return Refusal(
         f"{host} has no active storage pool with target path {' nor with '.join(directories)}",
         "pool_missing",
-        "role storage_pool",
+        f"start it, or define it: virsh pool-list --all --details on {host}",
         role="storage_pool",
     )
 
@@ -215,7 +215,12 @@ def _seen_from(source: Storage, dest: Storage, made_in: str, directory: str, nam
     except LibvirtFailure as error:
         if error.errno in _ABSENT:
             return Evidence(NOT_SHARED, f"{dest.host} has no directory {directory}")
-        return Evidence(UNKNOWN, f"{dest.host} could not look into {directory}: {error}")
+        return Evidence(
+            UNKNOWN,
+            f"{dest.host} could not look into {directory}: {error}",
+            f"see that {directory} can be read on {dest.host} (findmnt -T {directory}); mount it anew where its"
+            " server was lost",
+        )
 
 
 def _counter_probe(source: Storage, dest: Storage, pool: str, name: str, made_in: str, directory: str) -> Evidence:

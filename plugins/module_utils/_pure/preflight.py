@@ -460,7 +460,7 @@ def _space(case: Case) -> Iterator[Found]:
         freed = sum(case.replaced.get(plan.dest, (0, 0))[1] for plan in plans)
         need, most, free = sum(one[1] for one in sizes), sum(one[0] for one in sizes), case.free[folder] + freed
         what = f"{', '.join(plan.target for plan in plans)} of {case.name}"
-        # libvirt makes a raw image with all of its blocks, and they are given back only while it is filled.
+        # libvirt makes an image with all of its blocks, and they are given back only while it is filled.
         made = [case.images[plan.source] for plan in plans if _is_made_whole(case, plan)]
         at_first = need + sum(one[0] - one[1] for one in made)
         takes = Takes(f"room in {folder}", max(0, need - freed), case.free[folder])
@@ -486,7 +486,9 @@ def _space(case: Case) -> Iterator[Found]:
 
 
 def _is_made_whole(case: Case, plan: DiskPlan) -> bool:
-    return plan.format == "raw" and plan.source in case.images and plan.dest not in case.replaced
+    if case.options.get("copy_storage") == "inc" or plan.dest in case.replaced:
+        return False
+    return plan.format in ("raw", "qcow2") and plan.source in case.images
 
 
 def _secrets(case: Case) -> Iterator[Found]:
@@ -748,6 +750,7 @@ def _directories(case: Case) -> Iterator[Found]:
     if closed is None or not user:
         return
     for folder in dict.fromkeys(map(posixpath.dirname, paths)):
+        kind = mount_fact(f"{folder}/image", case.there.get("mounts") or ()).get("type", "")
         if folder in closed:
             yield Found(
                 case.stops,
@@ -755,8 +758,12 @@ def _directories(case: Case) -> Iterator[Found]:
                 f" disks in {folder}",
                 f"chmod o+x {closed[folder]} on {case.dest}",
             )
-        else:
+        elif kind in LOCAL_TYPES:
             yield Found(PASS, f"{user['name']} may pass to {folder} on {case.dest}")
+        else:
+            yield Found(
+                SKIPPED, f"{folder} on {case.dest} is on {kind or 'what is not known'}, which decides by itself"
+            )
 
 
 def _selinux(case: Case) -> Iterator[Found]:
