@@ -36,9 +36,8 @@ while [ $# -gt 0 ]; do
     key)
         # One that is there may only have to be given to its owner.
         if ! is_key "$path"; then
-            part=$(mktemp -- "$path.XXXXXX")
+            part=$(mktemp -p "${path%/*}")
             openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -pkeyopt ec_param_enc:named_curve -out "$part"
-            chown "$2" -- "$part"
             mv -fT -- "$part" "$path"
             part=
         fi

@@ -9,7 +9,7 @@ part=
 trap '[ -z "$part" ] || rm -f -- "$part"' EXIT
 trap 'exit 1' HUP INT TERM
 while [ $# -gt 0 ]; do
-    part=$(mktemp -- "$1.XXXXXX")
+    part=$(mktemp -p "${1%/*}")
     printf '%s' "$2" >"$part"
     chown root -- "$part"
     chmod 644 -- "$part"
